@@ -1,0 +1,202 @@
+"""The `dmn` command."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from dmn.resources import UnknownConfigError, config_names, config_path
+from dmn.train import (
+    ClassificationTask,
+    HeatmapLogger,
+    ParameterSummary,
+    ProjectNonnegative,
+    QuantusLogger,
+    Run,
+    RunSummary,
+    Trainer,
+    log_config,
+    progress_bar,
+    tracking,
+)
+
+DESCRIPTION = """\
+Train image classifiers that explain themselves, as differences of monotone networks.
+
+  dmn fit --config mnist                       train, watching it explain itself
+  dmn test --config mnist --ckpt_path best     report its test accuracy
+  dmn fit --config mnist --ckpt_path last      resume an interrupted run
+  dmn finetune --config mnist --init_from best train on from its weights
+  dmn fit --config mnist --print_config        see every option and its value
+
+Configs are files or, from any folder, the names {configs}.
+Later configs and dotted options override earlier ones:
+  dmn fit --config mnist --config mine.yaml --trainer.max_epochs 5 --quantus.images 32
+"""
+
+EPILOGUES = {
+    "fit": "Train a network. It is watched by heatmaps and Quantus scores each epoch.",
+    "finetune": "Train from the weights of a checkpoint, with a new optimizer and schedule.",
+    "validate": "Report a checkpoint's metrics on the validation set.",
+    "test": "Report a checkpoint's metrics on the test set.",
+}
+CHECKPOINT = {
+    "checkpoint.filename": "best",
+    "checkpoint.monitor": "val/acc",
+    "checkpoint.mode": "max",
+    "checkpoint.save_last": True,
+    "checkpoint.auto_insert_metric_name": False,
+    "checkpoint.enable_version_counter": False,
+    "checkpoint.save_on_train_epoch_end": True,
+}
+TRAINER = {
+    "enable_model_summary": False,  # ParameterSummary shows more
+    "log_every_n_steps": 1,
+    "gradient_clip_val": 1.0,
+}
+
+
+class NoCheckpointError(FileNotFoundError):
+    """A checkpoint asked for by name that no run has left; says where was looked."""
+
+
+def find_checkpoint(name: str | None, run: Run) -> str | None:
+    """Turn "best" and "last" into the newest such checkpoint of a run; leave paths as they are.
+
+    Args:
+        name: "best", "last", a path, or None.
+        run: Whose folder is searched.
+
+    Raises:
+        NoCheckpointError: names the folder, and how to get there.
+    """
+    if name not in ("best", "last"):
+        return name
+    found = list(Path(run.root, run.name).glob(f"version_*/checkpoints/{name}.ckpt"))
+    if not found:
+        raise NoCheckpointError(
+            f"no {name}.ckpt below {Path(run.root, run.name)}; train first with "
+            f"`dmn fit`, or give --run.name, --run.root or the path of a checkpoint"
+        )
+    return str(max(found, key=lambda path: path.stat().st_mtime_ns))
+
+
+class SaveConfig(SaveConfigCallback):
+    """Save the whole configuration in the run's folder and in Weights & Biases."""
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Hand it to the loggers."""
+        log_config(trainer.loggers, self.config.as_dict())
+
+
+class DmnCLI(LightningCLI):
+    """LightningCLI with the run, the checkpoints and the watchers as options of their own.
+
+    Args:
+        opened: Closes the loggers when the command ends, however it ends.
+        args: The command line, without the program's name.
+    """
+
+    def __init__(self, opened: ExitStack, args: Sequence[str]) -> None:
+        self._opened = opened
+        description = DESCRIPTION.format(configs=", ".join(config_names()))
+        super().__init__(
+            ClassificationTask,
+            pl.LightningDataModule,
+            subclass_mode_data=True,
+            trainer_class=Trainer,
+            trainer_defaults={**TRAINER, "callbacks": _fixed_callbacks()},
+            save_config_callback=SaveConfig,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_kwargs={
+                "description": description,
+                **{name: {"description": text} for name, text in EPILOGUES.items()},
+            },
+            args=list(args),
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return the subcommands, and the arguments of the trainer's methods they do not take."""
+        return {
+            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
+            "finetune": {"model", "datamodule"},
+            "validate": {"model", "dataloaders", "datamodule"},
+            "test": {"model", "dataloaders", "datamodule"},
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add `--run`, `--checkpoint`, `--heatmaps` and `--quantus`."""
+        parser.add_class_arguments(Run, "run")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(HeatmapLogger, "heatmaps")
+        parser.add_lightning_class_args(QuantusLogger, "quantus")
+        parser.set_defaults(CHECKPOINT)
+
+    def before_instantiate_classes(self) -> None:
+        """Find the checkpoints that are asked for by name."""
+        config = self.config[self.subcommand]
+        for key in ("ckpt_path", "init_from"):
+            if key in config:
+                config[key] = find_checkpoint(config[key], config["run"])
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Give the trainer its loggers, unless the config names others or none."""
+        config = self.config[self.subcommand]
+        if config["trainer"]["logger"] is None:
+            resumed = config.get("ckpt_path") if self.subcommand == "fit" else None
+            job = {"fit": "train"}.get(str(self.subcommand), str(self.subcommand))
+            run = tracking(config["run"], job, Path(resumed) if resumed else None)
+            kwargs["logger"] = self._opened.enter_context(run)
+        trainer: Trainer = super().instantiate_trainer(**kwargs)
+        return trainer
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the `dmn` command.
+
+    Args:
+        args: The command line, without the program's name; None takes the process's.
+    """
+    _print_messages()
+    try:
+        arguments = _with_config_paths(sys.argv[1:] if args is None else list(args))
+        sys.argv[1:] = []  # LightningCLI warns where it is given arguments beside these
+        with ExitStack() as opened:
+            DmnCLI(opened, arguments)
+    except (UnknownConfigError, NoCheckpointError) as error:
+        sys.exit(f"dmn: {error}")
+
+
+def _with_config_paths(args: list[str]) -> list[str]:
+    """Replace the names of shipped configs by their paths."""
+    paths = []
+    for before, argument in zip(["", *args], args, strict=False):
+        if before in ("--config", "-c"):
+            argument = str(config_path(argument))
+        elif argument.startswith("--config="):
+            argument = f"--config={config_path(argument.removeprefix('--config='))}"
+        paths.append(argument)
+    return paths
+
+
+def _print_messages() -> None:
+    """Let the package's own messages through, as plain lines."""
+    log = logging.getLogger("dmn")
+    log.setLevel(logging.INFO)
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler())
+
+
+def _fixed_callbacks() -> list[pl.Callback]:
+    return [ProjectNonnegative(), ParameterSummary(), RunSummary(), progress_bar()]

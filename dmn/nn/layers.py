@@ -1,0 +1,95 @@
+"""The layers a difference-of-monotone network adds to torch's: input views and activations."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ConvexConcave(nn.Module):
+    """Half the channels `relu(z)`, half `-relu(-z)`: monotone, neither convex nor concave.
+
+    With ReLU alone a network of nonnegative weights is convex in its input; with both kinds it is
+    any monotone function.
+
+    Source: Runje & Shankaranarayana, Constrained Monotonic Neural Networks, ICML 2023.
+    """
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map pre-activations (B, C, ...) to activations of the same shape."""
+        convex, concave = z.tensor_split(2, dim=1)
+        return torch.cat([convex.relu(), -(-concave).relu()], dim=1)
+
+
+ACTIVATIONS: dict[type[nn.Module], str] = {
+    nn.ReLU: "convex",
+    ConvexConcave: "half convex, half concave",
+    nn.Hardtanh: "saturating",
+}
+"""Monotone elementwise activations with value 0 at 0, and their shape."""
+
+
+class View(nn.Module):
+    """What a monotone network sees of an image x in [0, 1].
+
+    The image is padded first, by its background 0, and complemented after, so that the border of
+    `1 - x` is 1: zeros there would read as ink.
+
+    Args:
+        margin: Pixels of background added on each side, in place of the first convolution's padding.
+    """
+
+    def __init__(self, margin: int = 0):
+        super().__init__()
+        self.margin = margin
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (B, C, H, W) to (B, C or 2C, H + 2 margin, W + 2 margin)."""
+        return self.view(F.pad(x, (self.margin,) * 4))
+
+    def view(self, x: Tensor) -> Tensor:
+        """Present the padded image."""
+        return x
+
+    def extra_repr(self) -> str:
+        """Name the margin in the printed network."""
+        return f"margin={self.margin}"
+
+
+class Plain(View):
+    """The image as it is."""
+
+
+class Inverted(View):
+    """The complement `1 - x`: a monotone network of it falls where ink is added."""
+
+    def view(self, x: Tensor) -> Tensor:
+        """Complement the padded image."""
+        return 1 - x
+
+
+class Paired(View):
+    """The image and its complement, `[x, 1 - x]` on the channel axis."""
+
+    def view(self, x: Tensor) -> Tensor:
+        """Stack the padded image and its complement."""
+        return torch.cat([x, 1 - x], dim=1)
+
+
+MONOTONE_OPERATIONS: set[type[nn.Module]] = {
+    View,
+    nn.Identity,
+    nn.Flatten,
+    nn.Dropout,
+    nn.Dropout2d,
+    nn.MaxPool1d,
+    nn.MaxPool2d,
+    nn.AvgPool1d,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool1d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool2d,
+    nn.ZeroPad2d,
+}
+"""Parameter-free modules that are nondecreasing in eval mode; add your own to have it accepted."""

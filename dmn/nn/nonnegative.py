@@ -1,0 +1,204 @@
+"""Which parameters must not be negative, and how they are kept so.
+
+Every weight below a `Monotone` module is constrained: multiplied by nonnegative weights, passed
+through monotone activations and added, nondecreasing functions stay nondecreasing. Biases and
+batch statistics are free. The table `FLOORS` says which parameter of which module has a floor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize
+
+from dmn.nn.layers import ACTIVATIONS, MONOTONE_OPERATIONS
+
+BATCH_NORM_FLOOR = 1e-3  # at zero a channel would be dead for good
+FLOORS: dict[type[nn.Module], float] = {
+    _ConvNd: 0.0,
+    nn.Linear: 0.0,
+    _BatchNorm: BATCH_NORM_FLOOR,
+}
+
+Constraint = Literal["projection", "abs", "square", "softplus", "exp", "none"]
+
+
+class Monotone(nn.Module):
+    """A network that is nondecreasing in every input, because no weight below it is negative.
+
+    Attributes:
+        constraint: How the weights are kept nonnegative; with "none" they are free, for a twin to
+            compare with.
+    """
+
+    constraint: Constraint = "projection"
+
+
+class NotMonotoneError(ValueError):
+    """A network that was to be monotone is not; the message names the parameter or module."""
+
+
+class Constrained(NamedTuple):
+    """One constrained parameter: where it is, what it belongs to, and the least it may be."""
+
+    name: str
+    module: nn.Module
+    floor: float
+
+    @property
+    def weight(self) -> Tensor:
+        """The effective weight, as the network multiplies by it."""
+        weight: Tensor = self.module.weight  # type: ignore[assignment]
+        return weight
+
+    @property
+    def reparametrised(self) -> bool:
+        """Whether the weight is computed from a free parameter, so that it needs no projection."""
+        return parametrize.is_parametrized(self.module, "weight")
+
+
+def constrained(model: nn.Module) -> Iterator[Constrained]:
+    """Walk the parameters with a floor: the weights below each `Monotone` module of the model.
+
+    Args:
+        model: Any module; parts of it that are not `Monotone` are free.
+    """
+    for path, module in _below_monotone(model):
+        floor = next((floor for kind, floor in FLOORS.items() if isinstance(module, kind)), None)
+        if floor is not None and module.weight is not None:
+            yield Constrained(f"{path}.weight".removeprefix("."), module, floor)
+
+
+@torch.no_grad()
+def project(model: nn.Module) -> None:
+    """Set each constrained weight to the nearest one allowed, in place (call after each step)."""
+    for item in constrained(model):
+        if not item.reparametrised:
+            item.weight.clamp_(min=item.floor)
+
+
+def assert_monotone(model: nn.Module) -> None:
+    """Check that the constrained parts of a model are monotone in eval mode.
+
+    Args:
+        model: A module that is, or holds, `Monotone` networks.
+
+    Raises:
+        NotMonotoneError: if there is no `Monotone` part, or names the parameter below its floor
+            and its least value, or the module that is not known to be monotone.
+    """
+    parts = dict(_below_monotone(model))
+    if not parts:
+        raise NotMonotoneError(
+            f"{type(model).__name__} has no constrained part; derive the networks to constrain "
+            'from dmn.nn.Monotone, with a constraint other than "none".'
+        )
+    for path, module in parts.items():
+        _assert_known(path, module)
+    for name, module, floor in constrained(model):
+        least = float(module.weight.min())  # type: ignore[operator, union-attr]
+        if not least >= floor:
+            raise NotMonotoneError(
+                f"{name} has the value {least:.3g}, below its floor {floor:g}; "
+                "call dmn.nn.project(model) after each optimizer step."
+            )
+
+
+def constraint_statistics(model: nn.Module) -> dict[str, float]:
+    """Say how close a model is to its constraint.
+
+    Returns:
+        `min_weight`, the least distance of a constrained weight from its floor (negative if the
+        constraint is broken), and `zero_fraction`, the share of constrained weights at the floor.
+        Empty if nothing is constrained.
+    """
+    slacks = [(item.weight.detach() - item.floor).flatten() for item in constrained(model)]
+    if not slacks:
+        return {}
+    slack = torch.cat(slacks)
+    return {
+        "min_weight": float(slack.min()),
+        "zero_fraction": float((slack <= 0).float().mean()),
+    }
+
+
+class _Reparametrisation(nn.Module):
+    """A nonnegative weight as a function of a free one, with the inverse that starts it."""
+
+    def __init__(self, forward: Callable[[Tensor], Tensor], inverse: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self._forward, self._inverse = forward, inverse
+
+    def forward(self, free: Tensor) -> Tensor:
+        return self._forward(free)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return self._inverse(weight)
+
+
+_TINY = 1e-6  # softplus and exp reach zero only at minus infinity
+
+
+def _square(free: Tensor) -> Tensor:
+    return free.square()
+
+
+def _inverse_softplus(weight: Tensor) -> Tensor:
+    return weight.clamp(min=_TINY).expm1().log()
+
+
+def _inverse_exp(weight: Tensor) -> Tensor:
+    return weight.clamp(min=_TINY).log()
+
+
+REPARAMETRISATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "abs": (torch.abs, torch.abs),
+    "square": (_square, torch.sqrt),
+    "softplus": (nn.functional.softplus, _inverse_softplus),
+    "exp": (torch.exp, _inverse_exp),
+}
+
+
+def reparametrise(model: nn.Module, constraint: Constraint) -> None:
+    """Compute the weights of linear layers from free ones, for ablations against projection.
+
+    BatchNorm's scale stays projected. Other tools read `module.weight`, and some are silently
+    wrong on a reparametrised layer; that is why projection is the default.
+
+    Args:
+        model: Holds `Monotone` networks; the present weights (all >= 0) are kept.
+        constraint: A key of `REPARAMETRISATIONS`.
+    """
+    functions = REPARAMETRISATIONS[constraint]
+    for _, module, _ in list(constrained(model)):
+        if not isinstance(module, _BatchNorm):
+            parametrize.register_parametrization(module, "weight", _Reparametrisation(*functions))
+
+
+def _below_monotone(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield (path, module) for each module in a constrained part, without parametrisations."""
+    inside: list[str] = []
+    for path, module in model.named_modules():
+        if isinstance(module, Monotone) and module.constraint != "none":
+            inside.append(path)
+        below = any(not root or path == root or path.startswith(f"{root}.") for root in inside)
+        if below and "parametrizations" not in path.split("."):
+            yield path, module
+
+
+def _assert_known(path: str, module: nn.Module) -> None:
+    """Refuse what may decrease: an unknown leaf, or BatchNorm that uses batch statistics."""
+    if isinstance(module, _BatchNorm) and not module.track_running_stats:
+        raise NotMonotoneError(f"{path}: BatchNorm without running statistics is not monotone.")
+    is_leaf = not any(module.children()) or parametrize.is_parametrized(module)
+    known = (*FLOORS, *ACTIVATIONS, *MONOTONE_OPERATIONS, Monotone)
+    if is_leaf and not isinstance(module, known):
+        raise NotMonotoneError(
+            f"{path}: {type(module).__name__} is not known to be monotone; "
+            "if it is, add it to dmn.nn.MONOTONE_OPERATIONS."
+        )

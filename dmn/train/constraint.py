@@ -1,0 +1,71 @@
+"""Keeping the constraint while training, and showing that it is kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_only
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from dmn.nn import constrained, constraint_statistics, project
+
+
+class ProjectNonnegative(pl.Callback):
+    """Project the constrained weights after each optimizer step, and log how close they are.
+
+    Logs `constraint/min_weight` and `constraint/zero_fraction` each epoch. Does nothing to a
+    network without constrained parts.
+    """
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start inside the constraint."""
+        project(pl_module)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
+        """Project."""
+        project(pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the constraint."""
+        for name, value in constraint_statistics(pl_module).items():
+            pl_module.log(f"constraint/{name}", value)
+
+
+class ParameterSummary(pl.Callback):
+    """Print the network's parameters and which of them are constrained, once, before training."""
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the table."""
+        self._print(pl_module)
+
+    @rank_zero_only
+    def _print(self, model: nn.Module) -> None:
+        Console(soft_wrap=True).print(parameter_table(model))
+
+
+def parameter_table(model: nn.Module) -> Table:
+    """Tabulate the parameters of a model: name, shape, count, constraint.
+
+    Args:
+        model: Any module; what is constrained is found by `dmn.nn.constrained`.
+    """
+    floors = {item.name: item for item in constrained(model)}
+    table = Table("parameter", "shape", "numbers", "constraint", box=None, pad_edge=False)
+    total = 0
+    for name, parameter in model.named_parameters():
+        path = name.replace("parametrizations.", "").removesuffix(".original")
+        rule = "free"
+        if item := floors.get(path):
+            how = "reparametrised" if item.reparametrised else "projected"
+            rule = f">= {item.floor:g}, {how}"
+        shape = " x ".join(map(str, parameter.shape))
+        table.add_row(path, shape, f"{parameter.numel():,}", rule)
+        total += parameter.numel()
+    table.add_section()
+    table.add_row("all", "", f"{total:,}", "")
+    return table

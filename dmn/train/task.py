@@ -1,0 +1,118 @@
+"""Training an image classifier: loss, accuracy, optimizer; the network itself is plain torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
+
+from dmn.explain import Explainer
+
+OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
+SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
+ExplainerFactory = Callable[[nn.Module], Explainer]
+
+
+class OneCycle(OneCycleLR):
+    """Warm up to the optimizer's own learning rate, then anneal to nearly zero.
+
+    Args:
+        optimizer: Its learning rate is the peak.
+        total_steps: Optimizer steps in the whole run; filled in by the task.
+        warmup: Share of the steps spent warming up.
+    """
+
+    def __init__(self, optimizer: Optimizer, total_steps: int, warmup: float = 0.2) -> None:
+        peaks = [group["lr"] for group in optimizer.param_groups]
+        super().__init__(optimizer, peaks, total_steps, pct_start=warmup)
+
+
+class ClassificationTask(pl.LightningModule):
+    """Train and test an image classifier, and hold the explainers it is watched by.
+
+    Args:
+        net: Maps images (B, C, H, W) in [0, 1] to logits (B, K).
+        optimizer: Called with the parameters, e.g. `torch.optim.Adam` with its options.
+        lr_scheduler: Called with the optimizer and the number of steps in the whole run, and
+            stepped after each; e.g. `dmn.train.OneCycle`.
+        explainers: How the network is explained while it trains, by the name to log under; each
+            is called with the network, e.g. `dmn.explain.SplitCAM` with its options.
+        num_classes: Number of classes K.
+        label_smoothing: Share of the target spread over all classes.
+        calibration: Also log the expected calibration error.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        optimizer: OptimizerFactory = Adam,
+        lr_scheduler: SchedulerFactory | None = None,
+        explainers: dict[str, ExplainerFactory] | None = None,
+        num_classes: int = 10,
+        label_smoothing: float = 0.0,
+        calibration: bool = False,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.explainers = {name: make(net) for name, make in (explainers or {}).items()}
+        self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
+        self._label_smoothing = label_smoothing
+        metrics: dict[str, Metric | MetricCollection] = {
+            "acc": MulticlassAccuracy(num_classes, average="micro")
+        }
+        if calibration:
+            metrics["calibration_error"] = MulticlassCalibrationError(num_classes)
+        collection = MetricCollection(metrics)
+        self.metrics = nn.ModuleDict(
+            {
+                f"{stage}_metrics": collection.clone(f"{stage}/")
+                for stage in ("train", "val", "test")
+            }
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (B, K) of images (B, C, H, W)."""
+        logits: Tensor = self.net(x)
+        return logits
+
+    def training_step(self, batch: Any, batch_index: int) -> Tensor:
+        """Return the loss of a batch (images, classes, ...) and count it."""
+        return self._step(batch, "train", self._label_smoothing)
+
+    def validation_step(self, batch: Any, batch_index: int) -> None:
+        """Count a validation batch."""
+        self._step(batch, "val")
+
+    def test_step(self, batch: Any, batch_index: int) -> None:
+        """Count a test batch."""
+        self._step(batch, "test")
+
+    def configure_optimizers(self) -> Any:
+        """Build the optimizer, and the scheduler for the run's number of steps."""
+        optimizer = self._optimizer(self.parameters())
+        if self._lr_scheduler is None:
+            return optimizer
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = self._lr_scheduler(optimizer, steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def _step(self, batch: Any, stage: str, label_smoothing: float = 0.0) -> Tensor:
+        images, labels = batch[:2]
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        metrics = self.metrics[f"{stage}_metrics"]
+        metrics.update(logits, labels)
+        options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": len(labels)}
+        self.log(f"{stage}/loss", loss, sync_dist=True, **options)
+        self.log_dict(metrics, **options)
+        return loss

@@ -1,0 +1,158 @@
+"""Where a run is written: a CSV file and a Weights & Biases run, one row an epoch each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
+
+LAST_OF_EPOCH = "train/loss"  # Lightning logs an epoch's training metrics after all others
+
+
+@dataclass
+class Run:
+    """Where a run is written, and under which name.
+
+    Args:
+        name: Of the experiment: its folder below `root`, and the group in Weights & Biases.
+        root: Folder of all runs.
+        online: Send the run to Weights & Biases while it trains; needs an account there.
+        project: Project in Weights & Biases.
+    """
+
+    name: str = "dmn"
+    root: str = "runs"
+    online: bool = False
+    project: str = "dmn"
+
+
+class _OneRowAnEpoch(Logger):
+    """Gather what an epoch logs, and write it at once.
+
+    Lightning logs validation and training metrics in separate calls, which do not line up in a
+    file and get separate steps in Weights & Biases.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._row: dict[str, Any] = {}
+        self._step: int | None = None
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:  # type: ignore[override]
+        """Add to the epoch's row; write it when it is complete."""
+        if self._row.get("epoch") != metrics.get("epoch") and "epoch" in self._row:
+            self.flush()
+        self._row.update(metrics)
+        self._step = step
+        if LAST_OF_EPOCH in metrics:
+            self.flush()
+
+    @rank_zero_only
+    def flush(self) -> None:
+        """Write the row gathered so far."""
+        row, self._row = self._row, {}
+        if row:
+            self.write_row(row, self._step)
+
+    def write_row(self, row: dict[str, Any], step: int | None) -> None:
+        """Write a row."""
+        super().log_metrics(row, step)  # type: ignore[safe-super]
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write what is left and close."""
+        self.flush()
+        super().finalize(status)
+
+
+class EpochCSVLogger(_OneRowAnEpoch, CSVLogger):
+    """`metrics.csv`, one row an epoch."""
+
+
+class EpochWandbLogger(_OneRowAnEpoch, WandbLogger):
+    """A Weights & Biases run with one log call an epoch, pictures included."""
+
+    @rank_zero_only
+    def log_image(self, key: str, images: list[Any], step: int | None = None, **_: Any) -> None:
+        """Add pictures (paths or arrays) to the epoch's row."""
+        import wandb
+
+        self._row[key] = [wandb.Image(image) for image in images]
+
+    def write_row(self, row: dict[str, Any], step: int | None) -> None:
+        """Log numbers and pictures in one call, Lightning's step being an ordinary value."""
+        self.experiment.log({**row, "trainer/global_step": step})
+
+
+@contextmanager
+def tracking(run: Run, job: str = "train", resumed: Path | None = None) -> Iterator[list[Logger]]:
+    """Open the loggers of a run, and close Weights & Biases afterwards whatever happens.
+
+    Args:
+        run: Where, and under which name.
+        job: "train", "finetune", "validate" or "test"; the last two go to folders of their own.
+        resumed: The checkpoint that the run continues; online, its Weights & Biases run goes on.
+
+    Yields:
+        The CSV logger, whose `log_dir` is the run's folder, and the Weights & Biases logger.
+    """
+    mode = os.environ.get("WANDB_MODE")
+    csv = EpochCSVLogger(
+        run.root, run.name if job in ("train", "finetune") else f"{run.name}/{job}"
+    )
+    _make_folder(csv.log_dir)
+    wandb = EpochWandbLogger(
+        name=f"{csv.name} {Path(csv.log_dir).name}",
+        save_dir=csv.log_dir,
+        project=run.project,
+        group=run.name,
+        job_type=job,
+        offline=not run.online,
+        log_model=False,
+        id=wandb_id(resumed) if resumed and run.online else None,
+    )
+    try:
+        yield [csv, wandb]
+    finally:
+        _finish()
+        if mode is None:
+            os.environ.pop("WANDB_MODE", None)  # the offline logger sets it for the whole process
+        else:
+            os.environ["WANDB_MODE"] = mode
+
+
+def log_config(to: Sequence[Logger], config: dict[str, Any]) -> None:
+    """Write the whole configuration to Weights & Biases, once."""
+    for logger in to:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.config.update(config, allow_val_change=True)
+
+
+def wandb_folder(run_folder: Path) -> Path | None:
+    """Return the Weights & Biases folder within a run's folder, if there is one."""
+    return next(iter(sorted(run_folder.glob("wandb/*run-*"))), None)
+
+
+def wandb_id(checkpoint: Path) -> str | None:
+    """Return the Weights & Biases id of the run that a checkpoint belongs to."""
+    folder = wandb_folder(checkpoint.parent.parent)
+    return None if folder is None else folder.name.rsplit("-", 1)[1]
+
+
+@rank_zero_only
+def _make_folder(path: str) -> None:
+    os.makedirs(path, exist_ok=True)
+
+
+@rank_zero_only
+def _finish() -> None:
+    import wandb
+
+    wandb.finish()

@@ -1,0 +1,221 @@
+"""Callbacks that watch a network explain itself: heatmaps and Quantus scores each epoch.
+
+Neither can stop a run: what fails is counted, logged with its reason, and left out.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from dmn.evaluate import METRICS, score
+from dmn.explain import Explainer, SplitExplainer, controls
+from dmn.explain.render import overlay, panel
+from dmn.explain.target import resolve_target
+from dmn.train.probe import Probe
+
+log = logging.getLogger(__name__)
+
+
+class Watcher(pl.Callback):
+    """Gather probe images while validating, and look at them when validation ends.
+
+    Args:
+        images: Probe images a process.
+        every_n_epochs: Look only each n-th epoch, and after the last one; 0 is never.
+    """
+
+    clock: str
+
+    def __init__(self, images: int, every_n_epochs: int = 1) -> None:
+        self.images, self.every_n_epochs = images, every_n_epochs
+        self.seconds = 0.0
+        self._probe = Probe(images)
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        """Keep the first images."""
+        if self._is_due(trainer):
+            self._probe.collect(batch)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the images, and log how long it took."""
+        explainers = getattr(pl_module, "explainers", {})
+        if not self._probe or not explainers:
+            return
+        start = time.perf_counter()
+        self.look(trainer, pl_module, explainers, *self._probe.take())
+        seconds = time.perf_counter() - start
+        self.seconds += seconds
+        pl_module.log(f"time/{self.clock}_s", seconds, rank_zero_only=True)
+
+    def look(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        explainers: dict[str, Explainer],
+        x: Tensor,
+        y: Tensor,
+        masks: Tensor | None,
+    ) -> None:
+        """Look at the probe images; subclasses say how."""
+        raise NotImplementedError
+
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        if trainer.sanity_checking or not self.every_n_epochs:
+            return False
+        epoch = trainer.current_epoch + 1
+        return epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs
+
+
+class HeatmapLogger(Watcher):
+    """Draw, each epoch, how the network explains the same few images.
+
+    One panel a method: the image, evidence (g), counter-evidence (h), and both combined; red
+    speaks for the true class, blue against it. Panels are saved below `heatmaps/` in the run's
+    folder and handed to every logger that takes images, as `heatmap/<method>`.
+
+    Args:
+        images: Rows of a panel.
+        every_n_epochs: Draw only each n-th epoch, and the last; 0 is never.
+    """
+
+    clock = "heatmap"
+
+    def __init__(self, images: int = 10, every_n_epochs: int = 1) -> None:
+        super().__init__(images, every_n_epochs)
+
+    def look(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        explainers: dict[str, Explainer],
+        x: Tensor,
+        y: Tensor,
+        masks: Tensor | None,
+    ) -> None:
+        """Draw, save and log the panels."""
+        if not trainer.is_global_zero:
+            return
+        predicted = resolve_target(pl_module, x, None)
+        rows = [f"true {a}\nsaid {b}" for a, b in zip(y.tolist(), predicted.tolist(), strict=True)]
+        for name, explainer in explainers.items():
+            try:
+                picture = panel(_columns(explainer, x, y), rows)
+                path = self._path(trainer, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                picture.save(path)
+            except Exception:
+                log.exception("no heatmap of %s in epoch %d", name, trainer.current_epoch)
+                continue
+            for logger in trainer.loggers:
+                if hasattr(logger, "log_image"):
+                    logger.log_image(f"heatmap/{name}", [str(path)])
+
+    @staticmethod
+    def _path(trainer: pl.Trainer, name: str) -> Path:
+        folder = Path(trainer.log_dir or trainer.default_root_dir) / "heatmaps"
+        return folder / f"{name}_epoch_{trainer.current_epoch:03d}.png"
+
+
+def _columns(explainer: Explainer, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """Picture the images and their maps, by the title of the column."""
+    image = {"image": 1 - x if x.shape[1] == 1 else x}
+    if not isinstance(explainer, SplitExplainer):
+        return {**image, "map": overlay(x, explainer(x, y))}
+    maps = explainer.streams(x, y)
+    return {
+        **image,
+        "g: for": overlay(x, maps.g),
+        "h: against": overlay(x, maps.h, against=True),
+        "g - h": overlay(x, maps.stream("g-h")),
+    }
+
+
+class QuantusLogger(Watcher):
+    """Score, each epoch, the network's explanations of the true class by Quantus' metrics.
+
+    Logs `quantus/<metric>/<method>` for each explainer and for the controls `random`, `edges` and
+    `centre`, the floor that a score has to be read against; and `quantus/unscored`, the share of
+    (metric, method, image) without a score, whose reasons are counted and printed. Checkpoints and
+    early stopping can monitor the scores: a missing one is NaN and counts as no improvement.
+
+    Args:
+        metrics: Which metrics, keys of `dmn.evaluate.METRICS`; None is all of them.
+        images: Validation images scored a process. 8 cost about a fifth of an epoch of MNIST.
+        every_n_epochs: Score only each n-th epoch, and the last; 0 is never.
+        with_controls: Score the controls too.
+        seed: Of the metrics' and the controls' own draws.
+
+    Raises:
+        KeyError: names the metrics that there are.
+    """
+
+    clock = "quantus"
+
+    def __init__(
+        self,
+        metrics: list[str] | None = None,
+        images: int = 8,
+        every_n_epochs: int = 1,
+        with_controls: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(images, every_n_epochs)
+        self.metrics = list(METRICS) if metrics is None else metrics
+        if unknown := set(self.metrics) - set(METRICS):
+            raise KeyError(f"no metric {', '.join(unknown)}; there are {', '.join(METRICS)}")
+        self.controls = controls(seed) if with_controls else {}
+        self.seed = seed
+        self.remarks: Counter[str] = Counter()
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Let early stopping wait out a score that is missing."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, EarlyStopping) and "quantus/" in str(callback.monitor):
+                callback.check_finite = False
+
+    def look(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        explainers: dict[str, Explainer],
+        x: Tensor,
+        y: Tensor,
+        masks: Tensor | None,
+    ) -> None:
+        """Score and log."""
+        unscored = MeanMetric().to(pl_module.device)
+        for method, explainer in {**explainers, **self.controls}.items():
+            for name in self.metrics:
+                scores = score(name, pl_module, explainer, x, y, masks, seed=self.seed)
+                values = torch.from_numpy(scores.values).to(pl_module.device, torch.float32)
+                mean = MeanMetric(nan_strategy="ignore").to(pl_module.device)
+                mean.update(values)
+                unscored.update(values.isnan().float())
+                pl_module.log(f"quantus/{name}/{method}", mean.compute())
+                self._remark(trainer, f"{name} of {method}", scores.remarks)
+        pl_module.log("quantus/unscored", unscored.compute())
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print how often what went wrong."""
+        for remark, count in self.remarks.most_common():
+            log.warning("%s: %d images in all", remark, count)
+
+    def _remark(self, trainer: pl.Trainer, what: str, remarks: Counter[str]) -> None:
+        """Count what went wrong, and print it the first time."""
+        for reason, count in remarks.items():
+            remark = f"{what}: {reason}"
+            if remark not in self.remarks:
+                log.warning("%s (%d images, epoch %d)", remark, count, trainer.current_epoch)
+            self.remarks[remark] += count
