@@ -150,7 +150,7 @@ class DmnCLI(LightningCLI):
             if key in config:
                 config[key] = find_checkpoint(config[key], config["run"])
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Give the trainer its loggers, unless the config names others or none."""
         config = self.config[self.subcommand]
         if config["trainer"]["logger"] is None:
@@ -158,8 +158,7 @@ class DmnCLI(LightningCLI):
             job = {"fit": "train"}.get(str(self.subcommand), str(self.subcommand))
             run = tracking(config["run"], job, Path(resumed) if resumed else None)
             kwargs["logger"] = self._opened.enter_context(run)
-        trainer: Trainer = super().instantiate_trainer(**kwargs)
-        return trainer
+        return super().instantiate_trainer(**kwargs)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -196,6 +195,7 @@ def _print_messages() -> None:
     log.setLevel(logging.INFO)
     if not log.handlers:
         log.addHandler(logging.StreamHandler())
+        log.propagate = False  # other packages give the root logger handlers of their own
 
 
 def _fixed_callbacks() -> list[pl.Callback]:

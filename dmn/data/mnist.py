@@ -131,8 +131,10 @@ class MNIST(pl.LightningDataModule):
         )
 
 
-def _as_fetched(batch: Batch) -> Batch:
-    return batch
+def _as_fetched(batch: Any) -> Batch:
+    """Leave a batch as `__getitems__` made it."""
+    fetched: Batch = batch
+    return fetched
 
 
 Part = tuple[Tensor, Tensor]
@@ -159,7 +161,7 @@ def _turns(labels: Tensor, part: Any) -> Tensor:
     """Order a part so that the classes take turns: its first n are about balanced for every n."""
     indices = torch.as_tensor(part)
     turn = torch.empty(len(indices), dtype=torch.long)
-    for label in labels[indices].unique():
+    for label in range(int(labels.max()) + 1):
         members = (labels[indices] == label).nonzero().flatten()
         turn[members] = torch.arange(len(members))
     return indices[(turn * (int(labels.max()) + 1) + labels[indices]).argsort()]

@@ -23,7 +23,7 @@ class EpochSampler(DistributedSampler[Any]):
     processes and is a plain shuffle where there is one.
     """
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[tuple[int, int]]:
         for index in super().__iter__():
             yield self.epoch, index
 

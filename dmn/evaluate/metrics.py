@@ -14,7 +14,7 @@ import numpy as np
 
 Category = Literal["faithfulness", "robustness", "localisation", "complexity", "randomisation"]
 
-FLIPPING_STEPS = 64  # at most; Quantus' default is one forward a pixel and channel
+FLIPPING_STEPS = 32  # at most; Quantus' default is one forward a pixel and channel
 SENSITIVITY_SAMPLES = 10  # Quantus' default is 200, minutes of it in an internal check
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from dmn.evaluate.metrics import METRICS, MetricSpec
 from dmn.explain import Explainer
-from dmn.explain.stream import explaining
+from dmn.explain.stream import eval_mode
 
 Array = NDArray[Any]
 
@@ -52,53 +52,115 @@ class Scores:
 
 
 def score(
-    metric: str,
+    metrics: Iterable[str],
     model: nn.Module,
     explainer: Explainer,
     x: Tensor,
     y: Tensor,
     masks: Tensor | None = None,
-    maps: Tensor | None = None,
     seed: int = 0,
-) -> Scores:
-    """Score an explainer's maps of some images by one metric; never raises for what it scores.
+) -> dict[str, Scores]:
+    """Score an explainer's maps of some images; what fails is remarked on, never raised.
 
     Args:
-        metric: A key of `METRICS`.
+        metrics: Keys of `METRICS`.
         model: The classifier (B, C, H, W) → logits (B, K); held in eval mode meanwhile.
-        explainer: Called again by the metrics that perturb images or classes.
+        explainer: Called once for the maps, and again by metrics that perturb images or classes.
         x: Images (N, C, H, W).
         y: The classes explained, (N,).
         masks: Where the evidence ought to be, 0 or 1, (N, 1, H, W); for localisation.
-        maps: The maps, if they have been made already, (N, 1, H, W).
-        seed: Of the metric's own draws; the global random state is left as it was.
+        seed: Of the metrics' own draws; the global random state is left as it was.
+
+    Returns:
+        The scores by metric.
 
     Raises:
         KeyError: if there is no such metric.
     """
-    spec = METRICS[metric]
-    start = time.perf_counter()
-    result = Scores(np.full(len(x), np.nan))
-    with explaining(model), _own_randomness(seed), warnings.catch_warnings():
+    specs = {name: METRICS[name] for name in metrics}
+    with eval_mode(model), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one for each pixel flip that changes nothing
         try:
-            maps = explainer(x, y) if maps is None else maps
-            kept = _keep(spec, maps, masks, result)
+            maps = explainer(x, y)
+            call = _Call(model, explainer, x, y, masks, maps, classes=model(x[:1]).shape[-1])
+        except Exception as error:  # whatever an explainer raises, training goes on
+            unscored = np.full(len(x), np.nan)
+            return {name: Scores(unscored, Counter({_reason(error): len(x)})) for name in specs}
+        return {name: _score(spec, call, seed) for name, spec in specs.items()}
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What every metric is asked about, to be put for any subset of the images."""
+
+    model: nn.Module
+    explainer: Explainer
+    x: Tensor
+    y: Tensor
+    masks: Tensor | None
+    maps: Tensor
+    classes: int
+
+    def __call__(self, spec: MetricSpec, rows: Array) -> list[float]:
+        def explain(model: Any, inputs: Array, targets: Array, **_: Any) -> Array:
+            images = torch.as_tensor(np.ascontiguousarray(inputs)).to(self.x)
+            return _numpy(
+                _prepare(self.explainer(images, torch.as_tensor(targets).to(self.y)), spec)
+            )
+
+        shape: tuple[int, int, int] = tuple(self.x.shape[1:])  # type: ignore[assignment]
+        chosen = torch.from_numpy(rows)
+        results = spec.build(shape, self.classes)(
+            model=self.model,
+            x_batch=_numpy(self.x[chosen]),
+            y_batch=_numpy(self.y[chosen]),
+            a_batch=_numpy(_prepare(self.maps[chosen], spec)),
+            s_batch=None if self.masks is None else _numpy(self.masks[chosen]),
+            channel_first=True,
+            explain_func=explain,
+            softmax=True,
+            device=str(self.x.device),
+            batch_size=len(rows),
+        )
+        return [spec.finish(value) for value in results]
+
+
+def _score(spec: MetricSpec, call: _Call, seed: int) -> Scores:
+    """Score all images that can be at once or, where that fails, one by one."""
+    start = time.perf_counter()
+    result = Scores(np.full(len(call.x), np.nan))
+    kept = _keep(spec, call, result)
+    with _own_randomness(seed):
+        try:
             if len(kept):
-                classes = model(x[:1]).shape[-1]
-                call = _Call(spec, model, explainer, x, y, masks, maps, classes)
-                _score_kept(call, kept, result)
-        except Exception as error:  # whatever explainers and Quantus raise, training goes on
-            result.remarks[_reason(error)] += len(x) - result.n
+                _record(call(spec, kept), kept, result)
+        except Exception:
+            for row in kept:
+                _score_one(spec, call, row, result)
         finally:
             _forget_models()
     result.seconds = time.perf_counter() - start
     return result
 
 
-def _keep(spec: MetricSpec, maps: Tensor, masks: Tensor | None, result: Scores) -> Array:
+def _score_one(spec: MetricSpec, call: _Call, row: int, result: Scores) -> None:
+    rows = np.array([row])
+    try:
+        _record(call(spec, rows), rows, result)
+    except Exception as error:
+        result.remarks[_reason(error)] += 1
+
+
+def _record(values: list[float], rows: Array, result: Scores) -> None:
+    result.values[rows] = values
+    if missing := int(np.isnan(result.values[rows]).sum()):
+        result.remarks["Quantus gave NaN"] += missing
+
+
+def _keep(spec: MetricSpec, call: _Call, result: Scores) -> Array:
     """Return the indices of images that Quantus can score; remark on the others."""
-    flat = maps.detach().flatten(1).cpu()
+    masks = call.masks
+    flat = call.maps.flatten(1).cpu()
     finite = flat.isfinite().all(1)
     constant = finite & (flat == flat[:, :1]).all(1)
     faults = {
@@ -121,61 +183,11 @@ def _keep(spec: MetricSpec, maps: Tensor, masks: Tensor | None, result: Scores) 
     return (~bad).nonzero().flatten().numpy()
 
 
-@dataclass(frozen=True)
-class _Call:
-    """One metric's question, to be put for any subset of the images."""
-
-    spec: MetricSpec
-    model: nn.Module
-    explainer: Explainer
-    x: Tensor
-    y: Tensor
-    masks: Tensor | None
-    maps: Tensor
-    classes: int
-
-    def __call__(self, rows: Array) -> list[float]:
-        shape: tuple[int, int, int] = tuple(self.x.shape[1:])  # type: ignore[assignment]
-        metric = self.spec.build(shape, self.classes)
-        chosen = torch.from_numpy(rows)
-        results = metric(
-            model=self.model,
-            x_batch=_numpy(self.x[chosen]),
-            y_batch=_numpy(self.y[chosen]),
-            a_batch=_numpy(self._prepare(self.maps[chosen])),
-            s_batch=None if self.masks is None else _numpy(self.masks[chosen]),
-            channel_first=True,
-            explain_func=self._explain,
-            softmax=True,
-            device=str(self.x.device),
-            batch_size=len(rows),
-        )
-        return [self.spec.finish(value) for value in results]
-
-    def _explain(self, model: Any, inputs: Array, targets: Array, **_: Any) -> Array:
-        x = torch.as_tensor(np.ascontiguousarray(inputs), dtype=self.x.dtype, device=self.x.device)
-        y = torch.as_tensor(targets, device=self.x.device)
-        return _numpy(self._prepare(self.explainer(x, y)))
-
-    def _prepare(self, maps: Tensor) -> Tensor:
-        if not self.spec.normalise:
-            return maps
-        return maps / maps.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
-
-
-def _score_kept(call: _Call, kept: Array, result: Scores) -> None:
-    """Score all kept images at once or, where that fails, one by one."""
-    try:
-        result.values[kept] = call(kept)
-        return
-    except Exception:
-        if len(kept) == 1:
-            raise
-    for row in kept:
-        try:
-            result.values[row] = call(np.array([row]))[0]
-        except Exception as error:
-            result.remarks[_reason(error)] += 1
+def _prepare(maps: Tensor, spec: MetricSpec) -> Tensor:
+    """Divide each map by its own largest absolute value, where the metric asks for it."""
+    if not spec.normalise:
+        return maps
+    return maps / maps.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
 
 
 def _reason(error: Exception) -> str:

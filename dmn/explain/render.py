@@ -40,14 +40,15 @@ def overlay(x: Tensor, maps: Tensor, against: bool = False) -> Tensor:
     return ground * (1 - opacity) + colour * opacity
 
 
-def panel(columns: dict[str, Tensor], rows: Sequence[str]) -> Image.Image:
+def panel(columns: dict[str, Tensor], rows: Sequence[str], caption: str = "") -> Image.Image:
     """Lay pictures out as a titled grid.
 
     Args:
         columns: Title → pictures (B, 1 or 3, H, W) in [0, 1], one a row.
         rows: What is written before each row.
+        caption: Written below.
     """
-    height = TITLE + len(rows) * (CELL + GAP)
+    height = TITLE + len(rows) * (CELL + GAP) + TITLE
     width = LABEL + len(columns) * (CELL + GAP)
     canvas = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(canvas)
@@ -55,6 +56,7 @@ def panel(columns: dict[str, Tensor], rows: Sequence[str]) -> Image.Image:
     for row, text in enumerate(rows):
         top = TITLE + row * (CELL + GAP)
         draw.multiline_text((4, top + CELL // 2), text, "black", font, anchor="lm")
+    draw.text((4, height - TITLE // 2), caption, "black", font, anchor="lm")
     for column, (title, pictures) in enumerate(columns.items()):
         left = LABEL + column * (CELL + GAP)
         draw.text((left + CELL // 2, TITLE // 2), title, "black", font, anchor="mm")

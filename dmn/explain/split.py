@@ -57,6 +57,9 @@ class SplitExplainer:
     ) -> None:
         self.pair, self.layer, self.stream, self.part = pair, layer, stream, part
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} at {self.layer}, part {self.part}"
+
     def __call__(self, x: Tensor, target: Target = None) -> Tensor:
         """Explain images of shape (B, C, H, W); returns maps of shape (B, 1, H, W), float32.
 

@@ -17,20 +17,26 @@ EPSILON = 1e-6  # the paper's
 
 
 @contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Hold a model in eval mode, and put each of its modules back afterwards."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
 def explaining(model: nn.Module) -> Iterator[None]:
     """Hold a model in eval mode with gradients on, whatever holds outside, and restore it.
 
     Monotonicity, and so every map, is a property of eval mode only.
     """
-    training = [module for module in model.modules() if module.training]
-    try:
-        for module in training:
-            module.training = False
-        with torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
+    with eval_mode(model), torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def read_stream(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 Target = int | Tensor | None
 
 
 @torch.no_grad()
-def resolve_target(model: nn.Module, x: Tensor, target: Target) -> Tensor:
+def resolve_target(model: Callable[[Tensor], Tensor], x: Tensor, target: Target) -> Tensor:
     """Turn a target into one class index an image.
 
     Args:
@@ -21,8 +23,7 @@ def resolve_target(model: nn.Module, x: Tensor, target: Target) -> Tensor:
         Class indices (B,), on the images' device.
     """
     if target is None:
-        logits: Tensor = model(x)
-        return logits.argmax(dim=1)
+        return model(x).argmax(dim=1)
     if isinstance(target, int):
         return torch.full((len(x),), target, device=x.device)
     return target.to(x.device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Any, Literal
 
 import torch.nn.functional as F
@@ -20,6 +19,18 @@ _VIEWS: dict[Inputs, tuple[type[View], type[View]]] = {
     "inverted": (Plain, Inverted),
     "plain": (Plain, Plain),
 }
+
+
+class _Side(nn.Module):
+    """One network behind its view of the image."""
+
+    def __init__(self, view: View, net: nn.Module) -> None:
+        super().__init__()
+        self.input, self.net = view, net
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.net(self.input(x))
+        return output
 
 
 class DifferenceOfMonotone(nn.Module):
@@ -41,8 +52,7 @@ class DifferenceOfMonotone(nn.Module):
     ) -> None:
         super().__init__()
         view_g, view_h = (view(margin) for view in _VIEWS[inputs])
-        self.g = nn.Sequential(OrderedDict(input=view_g, net=g))
-        self.h = nn.Sequential(OrderedDict(input=view_h, net=h))
+        self.g, self.h = _Side(view_g, g), _Side(view_h, h)
         self.margin = margin
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,15 +103,16 @@ class DifferenceOfMonotone(nn.Module):
         return explainer(x, target)
 
     def _read_side(
-        self, side: nn.Sequential, x: Tensor, target: Tensor, layer: str, backward: Backward
+        self, side: _Side, x: Tensor, target: Tensor, layer: str, backward: Backward
     ) -> Reading:
         path = "input" if layer == "input" else f"net.{layer}"
-        values = read_stream(side, x, target, path, backward)
-        if values[0].dim() != 4:
-            raise UnknownLayerError(f"layer {layer!r} holds no image, {tuple(values[0].shape)}")
-        channels = values[0].shape[1]
+        values, sensitivities = read_stream(side, x, target, path, backward)
+        if values.dim() != 4:
+            raise UnknownLayerError(f"layer {layer!r} holds no image, {tuple(values.shape)}")
+        channels = values.shape[1]
         if layer == "input":
-            values = tuple(F.pad(value, (-self.margin,) * 4) for value in values)
+            crop = (-self.margin,) * 4
+            values, sensitivities = F.pad(values, crop), F.pad(sensitivities, crop)
             channels = x.shape[1]  # the image is the part p, a complement beside it the part n
-        (p, n), (delta_p, delta_n) = (value.tensor_split([channels], dim=1) for value in values)
-        return Reading(p, n, delta_p, delta_n)
+        p, n = values.tensor_split([channels], dim=1)
+        return Reading(p, n, *sensitivities.tensor_split([channels], dim=1))

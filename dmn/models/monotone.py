@@ -6,8 +6,9 @@ layer can be asked for by name.
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from torch import Tensor, nn
@@ -21,7 +22,11 @@ def _saturating() -> nn.Module:
     return nn.Hardtanh(-1.0, 1.0)
 
 
-_ACTIVATIONS = {"convex": nn.ReLU, "convex_concave": ConvexConcave, "saturating": _saturating}
+_ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
+    "convex": nn.ReLU,
+    "convex_concave": ConvexConcave,
+    "saturating": _saturating,
+}
 
 
 class _MonotoneSequence(Monotone, nn.Sequential):
@@ -65,7 +70,7 @@ class MonotoneMLP(_MonotoneSequence):
     ) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
         widths = (in_features, *hidden)
-        for index, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+        for index, (inputs, outputs) in enumerate(itertools.pairwise(widths), start=1):
             layers[f"block{index}"] = nn.Sequential(
                 nn.Linear(inputs, outputs, bias=False),
                 nn.BatchNorm1d(outputs),
@@ -105,8 +110,9 @@ class ConvUnit(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', H', W')."""
-        z = self.norm(self.conv(x))
-        output: Tensor = self.activation(z + x if self.residual else z)
+        conv, norm, activation = self
+        z = norm(conv(x))
+        output: Tensor = activation(z + x if self.residual else z)
         return output
 
 

@@ -29,9 +29,9 @@ def dirac_positive_(weight: Tensor, mass: float = 0.2) -> None:
     """
     outputs, inputs = weight.shape[:2]
     weight.uniform_(0.0, 2.0 * mass / weight[0].numel())
+    centre = math.prod(weight.shape[2:]) // 2
     rows = torch.arange(outputs, device=weight.device)
-    centre = tuple(size // 2 for size in weight.shape[2:])
-    weight[(rows, rows % inputs, *centre)] += 1.0
+    weight.view(outputs, inputs, -1)[rows, rows % inputs, centre] += 1.0
 
 
 @torch.no_grad()

@@ -37,7 +37,8 @@ class View(nn.Module):
     `1 - x` is 1: zeros there would read as ink.
 
     Args:
-        margin: Pixels of background added on each side, in place of the first convolution's padding.
+        margin: Pixels of background added on each side, in place of the first convolution's
+            padding.
     """
 
     def __init__(self, margin: int = 0):

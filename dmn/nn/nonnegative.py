@@ -101,7 +101,7 @@ def assert_monotone(model: nn.Module) -> None:
     for path, module in parts.items():
         _assert_known(path, module)
     for name, module, floor in constrained(model):
-        least = float(module.weight.min())  # type: ignore[operator, union-attr]
+        least = float(module.weight.min())  # type: ignore[operator]
         if not least >= floor:
             raise NotMonotoneError(
                 f"{name} has the value {least:.3g}, below its floor {floor:g}; "

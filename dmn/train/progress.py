@@ -55,7 +55,7 @@ class RunSummary(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Say how to resume an interrupted run."""
-        last = [c.last_model_path for c in trainer.checkpoint_callbacks if _path(c)]
+        last = [c.last_model_path for c in _checkpoints(trainer) if c.last_model_path]
         if isinstance(exception, KeyboardInterrupt) and last:
             print(f"\ninterrupted; the last whole epoch is {last[0]}; resume with --ckpt_path last")
 
@@ -67,8 +67,8 @@ class RunSummary(pl.Callback):
             "run": folder,
             "metrics": folder / "metrics.csv",
             "heatmaps": folder / "heatmaps",
-            **{"best checkpoint": c.best_model_path for c in _checkpoints(trainer)},
-            **{_monitored(c): f"{float(c.best_model_score):.4f}" for c in _scored(trainer)},
+            "checkpoints": folder / "checkpoints",
+            **{f"best by {c.monitor}": _best(c) for c in _checkpoints(trainer)},
             "training took": f"{seconds:.0f} s, of which scoring and heatmaps {watching:.0f} s "
             f"({watching / seconds:.0%})",
         }
@@ -85,13 +85,6 @@ def _checkpoints(trainer: pl.Trainer) -> list[ModelCheckpoint]:
     return [callback for callback in found if isinstance(callback, ModelCheckpoint)]
 
 
-def _scored(trainer: pl.Trainer) -> list[ModelCheckpoint]:
-    return [callback for callback in _checkpoints(trainer) if callback.best_model_score is not None]
-
-
-def _monitored(callback: ModelCheckpoint) -> str:
-    return f"best {callback.monitor}"
-
-
-def _path(callback: Any) -> str:
-    return str(getattr(callback, "last_model_path", ""))
+def _best(callback: ModelCheckpoint) -> str:
+    score = callback.best_model_score
+    return callback.best_model_path + ("" if score is None else f" ({float(score):.4f})")

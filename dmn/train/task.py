@@ -17,7 +17,7 @@ from dmn.explain import Explainer
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
-ExplainerFactory = Callable[[nn.Module], Explainer]
+ExplainerFactory = Callable[[Any], Explainer]
 
 
 class OneCycle(OneCycleLR):
@@ -70,7 +70,7 @@ class ClassificationTask(pl.LightningModule):
         if calibration:
             metrics["calibration_error"] = MulticlassCalibrationError(num_classes)
         collection = MetricCollection(metrics)
-        self.metrics = nn.ModuleDict(
+        self.metrics: Any = nn.ModuleDict(
             {
                 f"{stage}_metrics": collection.clone(f"{stage}/")
                 for stage in ("train", "val", "test")

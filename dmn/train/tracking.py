@@ -45,7 +45,7 @@ class _OneRowAnEpoch(Logger):
         self._step: int | None = None
 
     @rank_zero_only
-    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:  # type: ignore[override]
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         """Add to the epoch's row; write it when it is complete."""
         if self._row.get("epoch") != metrics.get("epoch") and "epoch" in self._row:
             self.flush()

@@ -23,6 +23,7 @@ from dmn.explain.render import overlay, panel
 from dmn.explain.target import resolve_target
 from dmn.train.probe import Probe
 
+LEGEND = "Red speaks for the class, blue against it."
 log = logging.getLogger(__name__)
 
 
@@ -105,15 +106,18 @@ class HeatmapLogger(Watcher):
         masks: Tensor | None,
     ) -> None:
         """Draw, save and log the panels."""
+        folder = (
+            Path(trainer.log_dir or trainer.default_root_dir) / "heatmaps"
+        )  # asks all processes
         if not trainer.is_global_zero:
             return
+        folder.mkdir(parents=True, exist_ok=True)
         predicted = resolve_target(pl_module, x, None)
         rows = [f"true {a}\nsaid {b}" for a, b in zip(y.tolist(), predicted.tolist(), strict=True)]
         for name, explainer in explainers.items():
             try:
-                picture = panel(_columns(explainer, x, y), rows)
-                path = self._path(trainer, name)
-                path.parent.mkdir(parents=True, exist_ok=True)
+                picture = panel(_columns(explainer, x, y), rows, f"{explainer}. {LEGEND}")
+                path = folder / f"{name}_epoch_{trainer.current_epoch:03d}.png"
                 picture.save(path)
             except Exception:
                 log.exception("no heatmap of %s in epoch %d", name, trainer.current_epoch)
@@ -121,11 +125,6 @@ class HeatmapLogger(Watcher):
             for logger in trainer.loggers:
                 if hasattr(logger, "log_image"):
                     logger.log_image(f"heatmap/{name}", [str(path)])
-
-    @staticmethod
-    def _path(trainer: pl.Trainer, name: str) -> Path:
-        folder = Path(trainer.log_dir or trainer.default_root_dir) / "heatmaps"
-        return folder / f"{name}_epoch_{trainer.current_epoch:03d}.png"
 
 
 def _columns(explainer: Explainer, x: Tensor, y: Tensor) -> dict[str, Tensor]:
@@ -197,25 +196,26 @@ class QuantusLogger(Watcher):
         """Score and log."""
         unscored = MeanMetric().to(pl_module.device)
         for method, explainer in {**explainers, **self.controls}.items():
-            for name in self.metrics:
-                scores = score(name, pl_module, explainer, x, y, masks, seed=self.seed)
+            results = score(self.metrics, pl_module, explainer, x, y, masks, self.seed)
+            for name, scores in results.items():
                 values = torch.from_numpy(scores.values).to(pl_module.device, torch.float32)
                 mean = MeanMetric(nan_strategy="ignore").to(pl_module.device)
                 mean.update(values)
                 unscored.update(values.isnan().float())
                 pl_module.log(f"quantus/{name}/{method}", mean.compute())
-                self._remark(trainer, f"{name} of {method}", scores.remarks)
+                self._remark(trainer, name, method, scores.remarks)
         pl_module.log("quantus/unscored", unscored.compute())
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print how often what went wrong."""
         for remark, count in self.remarks.most_common():
-            log.warning("%s: %d images in all", remark, count)
+            log.warning("quantus: %s: %d times (metric and image) in all", remark, count)
 
-    def _remark(self, trainer: pl.Trainer, what: str, remarks: Counter[str]) -> None:
+    def _remark(self, trainer: pl.Trainer, metric: str, method: str, remarks: Counter[str]) -> None:
         """Count what went wrong, and print it the first time."""
         for reason, count in remarks.items():
-            remark = f"{what}: {reason}"
+            remark = f"{method}: {reason}"
             if remark not in self.remarks:
-                log.warning("%s (%d images, epoch %d)", remark, count, trainer.current_epoch)
+                epoch = trainer.current_epoch
+                log.warning("quantus: %s (first by %s in epoch %d)", remark, metric, epoch)
             self.remarks[remark] += count
