@@ -100,11 +100,11 @@ def assert_monotone(model: nn.Module) -> None:
         )
     for path, module in parts.items():
         _assert_known(path, module)
-    for name, module, floor in constrained(model):
-        least = float(module.weight.min())  # type: ignore[operator]
-        if not least >= floor:
+    for item in constrained(model):
+        least = item.weight.detach().min()
+        if not least >= least.new_tensor(item.floor):
             raise NotMonotoneError(
-                f"{name} has the value {least:.3g}, below its floor {floor:g}; "
+                f"{item.name} has the value {float(least):.3g}, below its floor {item.floor:g}; "
                 "call dmn.nn.project(model) after each optimizer step."
             )
 

@@ -1,0 +1,91 @@
+import pytest
+import torch
+from conftest import randomise, tiny_pair
+
+from dmn.models import DifferenceOfMonotone, MonotoneConvNet, MonotoneMLP
+from dmn.nn import Pair, UnknownLayerError
+
+INPUTS = ["paired", "inverted", "plain"]
+
+
+@pytest.mark.parametrize("inputs", INPUTS)
+@pytest.mark.parametrize("activation", ["convex", "convex_concave", "saturating"])
+def test_g_and_h_are_monotone_in_what_they_see(inputs, activation):
+    """10,000 random pairs z <= z', single-pixel increases included, in float64."""
+    pair = tiny_pair(inputs, activation=activation, residual=True)
+    for side in (pair.g, pair.h):
+        z = side.input(torch.rand(10_000, 1, 8, 8, dtype=torch.float64))
+        higher = z + torch.rand_like(z) * torch.rand(len(z), 1, 1, 1)
+        pixels = torch.randint(z[0].numel(), (5_000, 1))
+        single = z[:5_000].flatten(1).scatter_add(1, pixels, torch.rand(5_000, 1).double())
+        higher[:5_000] = single.view_as(z[:5_000])
+        assert (higher >= z).all()
+        with torch.no_grad():
+            change = side.net(higher) - side.net(z)
+        assert change.min() >= -1e-12
+        assert change.max() > 0
+
+
+@pytest.mark.parametrize("inputs", INPUTS)
+def test_forward_is_the_difference(inputs, images):
+    pair = tiny_pair(inputs)
+    assert torch.equal(pair(images), pair.g(images) - pair.h(images))
+    assert isinstance(pair, Pair)
+
+
+def test_inverted_logits_are_nondecreasing_in_ink(images):
+    pair = tiny_pair("inverted")
+    more = (images + torch.rand_like(images)).clamp(max=1)
+    assert (pair(more) >= pair(images) - 1e-12).all()
+
+
+def test_state_dict_round_trips(pair, images, tmp_path):
+    torch.save(pair.state_dict(), tmp_path / "pair.pt")
+    other = tiny_pair(seed=7)
+    assert not torch.equal(other(images), pair(images))
+    other.load_state_dict(torch.load(tmp_path / "pair.pt", weights_only=True))
+    assert torch.equal(other(images), pair(images))
+
+
+def test_layers_are_those_of_both_sides(pair):
+    assert pair.layers[:3] == ("input", "stem", "stem.conv")
+    g, h = MonotoneConvNet(2, (4, 6)), MonotoneConvNet(2, (4,))
+    uneven = DifferenceOfMonotone(g, h)
+    assert "stage1_1" in uneven.layers
+    assert "stage2_1" not in uneven.layers
+
+
+def test_unknown_layers_are_named(pair, images):
+    with pytest.raises(UnknownLayerError, match="no layer 'stage9'; there are input, stem"):
+        pair.explain(images, layer="stage9")
+    with pytest.raises(UnknownLayerError, match=r"'head' holds no image, \(5, 3\)"):
+        pair.explain(images, layer="head")
+
+
+def test_explain_by_name(pair, images):
+    for method in ("splitcam", "splitgrad", "splitlrp"):
+        maps = pair.explain(images, method=method, layer="stage2_1", stream="g")
+        assert maps.shape == images.shape
+        assert maps.dtype == torch.float32
+    with pytest.raises(ValueError, match="no method 'gradcam'; there are splitcam"):
+        pair.explain(images, method="gradcam")
+
+
+@pytest.mark.parametrize("side", ["g", "h"])
+def test_readings_are_the_gradient_of_the_view(pair, images, side):
+    """At the input, against autograd on the view itself."""
+    target = torch.tensor([0, 1, 2, 0, 1])
+    reading = pair.read(images, target, "input")["gh".index(side)]
+    module = getattr(pair, side)
+    z = module.input(images).requires_grad_()
+    module.net(z).gather(1, target[:, None]).sum().backward()
+    inner = z.grad[:, :, 1:-1, 1:-1]
+    assert torch.equal(reading.p, images)
+    assert torch.equal(reading.n, 1 - images)
+    assert torch.allclose(torch.cat([reading.delta_p, reading.delta_n], 1), inner, atol=1e-12)
+
+
+def test_mlp_pairs_explain_at_the_input(images):
+    nets = [MonotoneMLP(2 * 64, (9,), 3) for _ in range(2)]
+    pair = randomise(DifferenceOfMonotone(*nets, margin=0)).double().eval()
+    assert pair.explain(images, layer="input").shape == images.shape
