@@ -186,8 +186,9 @@ def _torchvision_mnist(root: str, train: bool, download: bool) -> Part:
     try:
         digits = datasets.MNIST(root, train=train, download=download)
     except (RuntimeError, urllib.error.URLError, OSError) as error:
+        reason = " ".join(str(error).split())
         raise DataUnavailableError(
-            f"MNIST is not in {Path(root).resolve()} and could not be downloaded ({error}). "
+            f"MNIST is not in {Path(root).resolve()} and could not be downloaded ({reason}). "
             "Put its four IDX files into MNIST/raw there, go online once, "
             "or leave `data.full` false: 5,000 digits come with the packages."
         ) from error

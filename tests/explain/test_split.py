@@ -77,7 +77,7 @@ class Literal:
         relevance[target] = start
         names = ["input", *(name for name, _ in layers)]
         for position in range(len(layers), names.index(layer), -1):
-            name, module = layers[position - 1]
+            module = layers[position - 1][1]
             a = activations[position - 1]
             if isinstance(module, ConvUnit):
                 relevance = self.unit(module, a, relevance)

@@ -50,8 +50,10 @@ def test_log_normal_has_the_moments_of_the_paper():
     inputs = 8
     weight = torch.empty(200_000, inputs)
     log_normal_(weight)
-    mean_squared = 6 * torch.pi / (
-        inputs * (6 * (torch.pi - 1) + (inputs - 1) * (3 * 3**0.5 + 2 * torch.pi - 6))
+    mean_squared = (
+        6
+        * torch.pi
+        / (inputs * (6 * (torch.pi - 1) + (inputs - 1) * (3 * 3**0.5 + 2 * torch.pi - 6)))
     )
     assert weight.mean().square() == pytest.approx(mean_squared, rel=0.02)
     assert weight.var() == pytest.approx(1 / inputs, rel=0.1)
