@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from jsonargparse import ActionConfigFile, DefaultHelpFormatter  # type: ignore[attr-defined]
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from dmn.resources import UnknownConfigError, config_names, config_path
+from dmn.errors import DmnError
+from dmn.resources import config_names, config_path
 from dmn.train import (
     ClassificationTask,
     HeatmapLogger,
@@ -42,12 +46,35 @@ Later configs and dotted options override earlier ones:
   dmn fit --config mnist --config mine.yaml --trainer.max_epochs 5 --quantus.images 32
 """
 
-EPILOGUES = {
-    "fit": "Train a network. It is watched by heatmaps and Quantus scores each epoch.",
-    "finetune": "Train from the weights of a checkpoint, with a new optimizer and schedule.",
-    "validate": "Report a checkpoint's metrics on the validation set.",
-    "test": "Report a checkpoint's metrics on the test set.",
+SUBCOMMANDS = {
+    "fit": """\
+Train a network, watched by heatmaps and Quantus scores each epoch.
+
+  dmn fit --config mnist
+  dmn fit --config mnist --trainer.max_epochs 5 --run.online true
+
+The options most often changed stand last: --run, --checkpoint, --heatmaps, --quantus.
+What a class takes, --model.net say, is told by e.g.
+  dmn fit --model.net.help dmn.models.DifferenceOfMonotone""",
+    "finetune": """\
+Train from the weights of a checkpoint, with a new optimizer and schedule.
+
+  dmn finetune --config mnist --init_from runs/mnist/version_0/checkpoints/best.ckpt
+  dmn finetune --config mnist --init_from best --data.init_args.fold 1
+
+Keys that are missing, unexpected or replaced (a head for other classes) are reported, and the
+constraint is kept. Files are read without executing code.""",
+    "validate": """\
+Report a checkpoint's metrics on the validation set, heatmaps and Quantus scores included.
+
+  dmn validate --config mnist --ckpt_path best --quantus.images 100""",
+    "test": """\
+Report a checkpoint's metrics on the test set: once, when all is chosen.
+
+  dmn test --config mnist --ckpt_path best""",
 }
+NOISE = ("isinstance.treespec, LeafSpec", "does not have many workers")  # Lightning's own
+ADVERTISEMENT = "litlogger"
 CHECKPOINT = {
     "checkpoint.filename": "best",
     "checkpoint.monitor": "val/acc",
@@ -64,7 +91,7 @@ TRAINER = {
 }
 
 
-class NoCheckpointError(FileNotFoundError):
+class NoCheckpointError(DmnError, FileNotFoundError):
     """A checkpoint asked for by name that no run has left; says where was looked."""
 
 
@@ -87,6 +114,10 @@ def find_checkpoint(name: str | None, run: Run) -> str | None:
             f"`dmn fit`, or give --run.name, --run.root or the path of a checkpoint"
         )
     return str(max(found, key=lambda path: path.stat().st_mtime_ns))
+
+
+class HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Leave the lines of descriptions as they are."""
 
 
 class SaveConfig(SaveConfigCallback):
@@ -120,10 +151,27 @@ class DmnCLI(LightningCLI):
             load_from_checkpoint_support=False,
             parser_kwargs={
                 "description": description,
-                **{name: {"description": text} for name, text in EPILOGUES.items()},
+                **{
+                    name: {
+                        "description": text,
+                        "usage": f"dmn {name} --config NAME_OR_FILE [--OPTION VALUE ...]",
+                    }
+                    for name, text in SUBCOMMANDS.items()
+                },
             },
             args=list(args),
         )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Make a parser whose `--config` also takes the names of shipped configs."""
+        parser = self.parser_class(formatter_class=HelpFormatter, **kwargs)
+        parser.add_argument(
+            "-c",
+            "--config",
+            action=ActionConfigFile,
+            help=f"A YAML file, or the name of a shipped config: {', '.join(config_names())}.",
+        )
+        return parser
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -167,13 +215,13 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: The command line, without the program's name; None takes the process's.
     """
-    _print_messages()
+    _choose_messages()
     try:
         arguments = _with_config_paths(sys.argv[1:] if args is None else list(args))
         sys.argv[1:] = []  # LightningCLI warns where it is given arguments beside these
         with ExitStack() as opened:
             DmnCLI(opened, arguments)
-    except (UnknownConfigError, NoCheckpointError) as error:
+    except DmnError as error:
         sys.exit(f"dmn: {error}")
 
 
@@ -189,8 +237,13 @@ def _with_config_paths(args: list[str]) -> list[str]:
     return paths
 
 
-def _print_messages() -> None:
-    """Let the package's own messages through, as plain lines."""
+def _choose_messages() -> None:
+    """Let the package's own messages through, as plain lines, and keep some of others' out."""
+    for message in NOISE:
+        warnings.filterwarnings("ignore", f".*{message}")
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
+        lambda record: ADVERTISEMENT not in record.getMessage()
+    )
     log = logging.getLogger("dmn")
     log.setLevel(logging.INFO)
     if not log.handlers:

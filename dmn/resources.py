@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dmn.errors import DmnError
+
 _PACKAGE = Path(__file__).parent
 CONFIGS = next(
     folder
@@ -12,7 +14,7 @@ CONFIGS = next(
 )
 
 
-class UnknownConfigError(ValueError):
+class UnknownConfigError(DmnError, ValueError):
     """A config that is neither a file nor shipped; names those that are."""
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dmn.data.sampling import EpochSampler, RandomAffine
+from dmn.errors import DmnError
 
 FOLDS = 5
 VALIDATION = 500  # of the 4,000 digits outside the test fold
@@ -19,8 +20,12 @@ FULL_VALIDATION = 5_000  # of torchvision's 60,000 training digits
 STROKE = 0.25  # ink above which a pixel belongs to the stroke
 
 
-class DataUnavailableError(RuntimeError):
+class DataUnavailableError(DmnError, RuntimeError):
     """Data that is neither on disk nor to be downloaded; says where to put it."""
+
+
+class UnknownFoldError(DmnError, ValueError):
+    """A fold that there is none of."""
 
 
 class Batch(NamedTuple):
@@ -70,6 +75,9 @@ class MNIST(pl.LightningDataModule):
         augment: Rotate, scale and shift the training digits a little.
         seed: Fixes the folds, the order and the augmentation.
         num_workers: Processes that load data; 0 is fastest for digits in memory.
+
+    Raises:
+        UnknownFoldError: says which folds there are.
     """
 
     num_classes = 10
@@ -86,7 +94,7 @@ class MNIST(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         if fold not in range(FOLDS):
-            raise ValueError(f"data.fold is {fold}; choose 0 to {FOLDS - 1}")
+            raise UnknownFoldError(f"data.fold is {fold}; choose 0 to {FOLDS - 1}")
         self.fold, self.full, self.root = fold, full, root
         self.batch_size, self.augment, self.seed = batch_size, augment, seed
         self.num_workers = num_workers

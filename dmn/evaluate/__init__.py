@@ -1,6 +1,6 @@
 """How good an explanation is: Quantus metrics, guarded."""
 
-from dmn.evaluate.metrics import METRICS, MetricSpec
+from dmn.evaluate.metrics import METRICS, MetricSpec, UnknownMetricError, metric_specs
 from dmn.evaluate.score import Scores, score
 
-__all__ = ["METRICS", "MetricSpec", "Scores", "score"]
+__all__ = ["METRICS", "MetricSpec", "Scores", "UnknownMetricError", "metric_specs", "score"]

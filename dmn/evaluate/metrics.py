@@ -6,16 +6,22 @@ Everything that reads a score reads its direction, range and needs here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
+from dmn.errors import DmnError
+
 Category = Literal["faithfulness", "robustness", "localisation", "complexity", "randomisation"]
 
 FLIPPING_STEPS = 32  # at most; Quantus' default is one forward a pixel and channel
 SENSITIVITY_SAMPLES = 10  # Quantus' default is 200, minutes of it in an internal check
+
+
+class UnknownMetricError(DmnError, KeyError):
+    """A metric that is not in the table; names those that are."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,29 @@ def features_in_step(shape: tuple[int, int, int]) -> int:
     return next(
         size for size in divisors if math.prod(shape) / size <= FLIPPING_STEPS or size == pixels
     )
+
+
+def metric_specs(names: Iterable[str]) -> dict[str, MetricSpec]:
+    """Look metrics up in the table.
+
+    Args:
+        names: Keys of `METRICS`.
+
+    Raises:
+        UnknownMetricError: names the metrics that there are.
+    """
+    chosen = list(names)
+    if unknown := [name for name in chosen if name not in METRICS]:
+        raise UnknownMetricError(f"no metric {', '.join(unknown)}; there are {', '.join(METRICS)}")
+    return {name: METRICS[name] for name in chosen}
+
+
+def forget_models() -> None:
+    """Empty the caches by which Quantus keeps every model it has seen alive."""
+    from quantus.helpers.model.pytorch_model import PyTorchModel
+
+    for method in ("_get_last_softmax_layer_index", "_get_model_with_linear_top"):
+        getattr(PyTorchModel, method).cache_clear()
 
 
 def _area_under_curve(curve: Any) -> float:

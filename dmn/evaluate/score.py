@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dmn.evaluate.metrics import METRICS, MetricSpec
+from dmn.evaluate.metrics import MetricSpec, forget_models, metric_specs
 from dmn.explain import Explainer
 from dmn.explain.stream import eval_mode
 
@@ -75,9 +75,9 @@ def score(
         The scores by metric.
 
     Raises:
-        KeyError: if there is no such metric.
+        UnknownMetricError: names the metrics that there are.
     """
-    specs = {name: METRICS[name] for name in metrics}
+    specs = metric_specs(metrics)
     with eval_mode(model), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one for each pixel flip that changes nothing
         try:
@@ -138,7 +138,7 @@ def _score(spec: MetricSpec, call: _Call, seed: int) -> Scores:
             for row in kept:
                 _score_one(spec, call, row, result)
         finally:
-            _forget_models()
+            forget_models()
     result.seconds = time.perf_counter() - start
     return result
 
@@ -210,11 +210,3 @@ def _own_randomness(seed: int) -> Iterator[None]:
             yield
     finally:
         np.random.set_state(state)
-
-
-def _forget_models() -> None:
-    """Empty the caches by which Quantus keeps every model it has seen alive."""
-    from quantus.helpers.model.pytorch_model import PyTorchModel
-
-    for method in ("_get_last_softmax_layer_index", "_get_model_with_linear_top"):
-        getattr(PyTorchModel, method).cache_clear()

@@ -12,11 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dmn.errors import DmnError
 from dmn.explain.target import Target, resolve_target
-from dmn.nn import Backward, Pair, Reading
+from dmn.nn import Backward, Pair, Reading, UnknownLayerError
 
 Stream = Literal["g", "h", "g-h"]
 Part = Literal["p", "n", "p+n", "p-n"]
+
+
+class UnknownPartError(DmnError, ValueError):
+    """A part that a layer does not have."""
 
 
 class StreamMaps(NamedTuple):
@@ -42,8 +47,8 @@ class SplitExplainer:
             pair all is p.
 
     Raises:
-        UnknownLayerError: when called; names the layers that there are.
-        ValueError: when called for a part "n" that the layer does not have.
+        UnknownLayerError: names the layers that there are; when called, for one without image.
+        UnknownPartError: when called for a part "n" that the layer does not have.
     """
 
     backward: ClassVar[Backward] = "gradient"
@@ -55,6 +60,8 @@ class SplitExplainer:
         stream: Stream = "g-h",
         part: Part = "p+n",
     ) -> None:
+        if layer not in pair.layers:
+            raise UnknownLayerError(f"no layer {layer!r}; there are {', '.join(pair.layers)}")
         self.pair, self.layer, self.stream, self.part = pair, layer, stream, part
 
     def __repr__(self) -> str:
@@ -85,7 +92,7 @@ class SplitExplainer:
     def _map(self, reading: Reading, x: Tensor) -> Tensor:
         p, n, delta_p, delta_n = reading
         if self.part == "n" and not n.shape[1]:
-            raise ValueError(f"layer {self.layer!r} has no part n; a paired input has, others not")
+            raise UnknownPartError(f"layer {self.layer!r} has no part n; only a paired input has")
         sign = -1 if self.part == "p-n" else 1
         values, sensitivities = {
             "p": (p, delta_p),

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dmn.errors import DmnError
 from dmn.explain.split import SPLIT_METHODS, SplitExplainer
 from dmn.explain.stream import explaining, read_stream
 from dmn.explain.target import Target
@@ -19,6 +20,10 @@ _VIEWS: dict[Inputs, tuple[type[View], type[View]]] = {
     "inverted": (Plain, Inverted),
     "plain": (Plain, Plain),
 }
+
+
+class UnknownMethodError(DmnError, ValueError):
+    """A method by which a pair does not explain itself; names those by which it does."""
 
 
 class _Side(nn.Module):
@@ -94,11 +99,11 @@ class DifferenceOfMonotone(nn.Module):
             Maps (B, 1, H, W), float32; positive speaks for the target.
 
         Raises:
-            ValueError: names the methods that there are.
+            UnknownMethodError: names the methods that there are.
             UnknownLayerError: names the layers that there are.
         """
         if method not in SPLIT_METHODS:
-            raise ValueError(f"no method {method!r}; there are {', '.join(SPLIT_METHODS)}")
+            raise UnknownMethodError(f"no method {method!r}; there are {', '.join(SPLIT_METHODS)}")
         explainer: SplitExplainer = SPLIT_METHODS[method](self, **options)
         return explainer(x, target)
 

@@ -6,15 +6,13 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from dmn.errors import DmnError
+
 Backward = Literal["gradient", "relevance"]
 
 
-class UnknownLayerError(KeyError):
+class UnknownLayerError(DmnError, KeyError):
     """A layer that the pair does not have, or that holds no image; names those that it has."""
-
-    def __str__(self) -> str:
-        """Show the message without the quotes KeyError adds."""
-        return str(self.args[0])
 
 
 class Reading(NamedTuple):

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from dmn.errors import DmnError
 from dmn.nn import project
 
 log = logging.getLogger(__name__)
@@ -19,7 +20,7 @@ PREFIX = "net."  # of the network within a ClassificationTask
 SHOWN = 8
 
 
-class CheckpointError(ValueError):
+class CheckpointError(DmnError, ValueError):
     """A checkpoint that cannot be read, or whose weights do not fit; names the file and keys."""
 
 

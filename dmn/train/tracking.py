@@ -79,6 +79,10 @@ class EpochCSVLogger(_OneRowAnEpoch, CSVLogger):
 class EpochWandbLogger(_OneRowAnEpoch, WandbLogger):
     """A Weights & Biases run with one log call an epoch, pictures included."""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._wandb_init.pop("anonymous")  # no longer an option, and wandb warns of it
+
     @rank_zero_only
     def log_image(self, key: str, images: list[Any], step: int | None = None, **_: Any) -> None:
         """Add pictures (paths or arrays) to the epoch's row."""
@@ -107,7 +111,7 @@ def tracking(run: Run, job: str = "train", resumed: Path | None = None) -> Itera
     csv = EpochCSVLogger(
         run.root, run.name if job in ("train", "finetune") else f"{run.name}/{job}"
     )
-    _make_folder(csv.log_dir)
+    _ = csv.experiment  # makes the run's folder while it is empty
     wandb = EpochWandbLogger(
         name=f"{csv.name} {Path(csv.log_dir).name}",
         save_dir=csv.log_dir,
@@ -116,6 +120,7 @@ def tracking(run: Run, job: str = "train", resumed: Path | None = None) -> Itera
         job_type=job,
         offline=not run.online,
         log_model=False,
+        settings={"quiet": True},  # RunSummary says where it lies
         id=wandb_id(resumed) if resumed and run.online else None,
     )
     try:
@@ -144,11 +149,6 @@ def wandb_id(checkpoint: Path) -> str | None:
     """Return the Weights & Biases id of the run that a checkpoint belongs to."""
     folder = wandb_folder(checkpoint.parent.parent)
     return None if folder is None else folder.name.rsplit("-", 1)[1]
-
-
-@rank_zero_only
-def _make_folder(path: str) -> None:
-    os.makedirs(path, exist_ok=True)
 
 
 @rank_zero_only

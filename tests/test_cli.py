@@ -1,0 +1,183 @@
+"""The `dmn` command as its users meet it."""
+
+import csv
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from dmn.cli import find_checkpoint, main
+from dmn.nn import assert_monotone
+from dmn.train import Run
+
+FAST = shlex.split("--quantus.every_n_epochs 0 --heatmaps.every_n_epochs 0")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*args):
+    main(shlex.split(args[0]) + list(args[1:]))
+
+
+def shell(*args, **options):
+    """Run the installed command in a process of its own."""
+    command = [str(Path(sys.executable).with_name("dmn")), *args]
+    environment = {**os.environ, "WANDB_SILENT": "true"}
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env=environment, **options
+    )
+
+
+def weights(checkpoint):
+    return torch.load(checkpoint, weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize("args", [[], ["fit"], ["finetune"], ["validate"], ["test"]])
+def test_help_reads_like_documentation(args, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([*args, "--help"])
+    assert stopped.value.code == 0
+    out = capsys.readouterr().out
+    name = " ".join(["dmn", *(args or ["fit"])])
+    assert f"{name} --config mnist" in out
+    assert "mnist_inverted" in out
+    if args:
+        assert len(out[: out.index("options:")].splitlines()) < 20  # no wall of usage
+        assert "--quantus.images IMAGES" in out
+        assert "Validation images scored a process" in out
+
+
+def test_fit_test_and_finetune_from_another_folder(folder):
+    """The newcomer's path, by the installed command."""
+    fit = shell("fit", "--config", "debug", cwd=folder)
+    assert fit.returncode == 0, fit.stderr
+    assert "wandb sync runs/debug/version_0/wandb/offline-run-" in fit.stdout
+    assert ">= 0, projected" in fit.stdout
+    assert "epoch 1/1  train/loss" in fit.stdout
+    assert "\r" not in fit.stdout  # a log, not a terminal
+    test = shell("test", "--config", "debug", "--ckpt_path", "best", cwd=folder)
+    assert test.returncode == 0, test.stderr
+    assert "test/acc" in test.stdout
+    with open(folder / "runs/debug/test/version_0/metrics.csv") as file:
+        assert float(next(csv.DictReader(file))["test/acc"]) > 0
+    tune = shell("finetune", "--config", "debug", "--init_from", "last", cwd=folder)
+    assert tune.returncode == 0, tune.stderr
+    assert "checkpoints/last.ckpt: loaded 40 tensors" in tune.stderr
+    assert (folder / "runs/debug/version_1/checkpoints/last.ckpt").exists()
+
+
+def test_an_interrupted_run_resumes_to_the_same_weights(folder):
+    """Ctrl-C inside an epoch, then `--ckpt_path last`, against a run that was left alone."""
+    args = shlex.split("fit --config debug --trainer.max_epochs 4 --trainer.limit_train_batches 12")
+    args += FAST
+    run("", *args, "--run.name", "whole")
+    script = (
+        "import os, signal, sys; import pytorch_lightning as pl; from dmn.cli import main\n"
+        "def strike(self, trainer, module, *_):\n"
+        "    if trainer.global_step == 30: os.kill(os.getpid(), signal.SIGINT)\n"
+        "pl.Callback.on_train_batch_end = strike\n"
+        "main(sys.argv[1:])\n"
+    )
+    stopped = subprocess.run(
+        [sys.executable, "-c", script, *args, "--run.name", "cut"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert stopped.returncode == 1
+    assert "resume with --ckpt_path last" in stopped.stdout
+    state = torch.load("runs/cut/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert state["global_step"] == 24  # two whole epochs; the third was cut
+    run("", *args, "--run.name", "cut", "--ckpt_path", "last")
+    whole = weights("runs/whole/version_0/checkpoints/last.ckpt")
+    resumed = weights("runs/cut/version_1/checkpoints/last.ckpt")
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_config_files_dotted_options_and_print_config(folder, capsys):
+    Path("mine.yaml").write_text("trainer: {max_epochs: 7}\nquantus: {images: 3}\n")
+    with pytest.raises(SystemExit):
+        run("fit --config debug --config=mine.yaml --quantus.images 5 --data.fold 2 --print_config")
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["trainer"]["max_epochs"] == 7
+    assert config["quantus"]["images"] == 5
+    assert config["data"]["init_args"]["fold"] == 2
+    assert config["checkpoint"]["monitor"] == "val/acc"
+
+
+def test_the_saved_config_repeats_the_run(folder):
+    run("fit --config debug --seed_everything 5", *FAST)
+    run("fit --config runs/debug/version_0/config.yaml")
+    first, second = (weights(f"runs/debug/version_{k}/checkpoints/last.ckpt") for k in range(2))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    third = "runs/debug/version_2/checkpoints/last.ckpt"
+    run("fit --config debug --seed_everything 6", *FAST)
+    assert not all(torch.equal(value, first[key]) for key, value in weights(third).items())
+
+
+def test_scores_can_choose_the_checkpoint(folder):
+    run(
+        "fit --config debug --checkpoint.monitor quantus/Sparseness/splitcam --heatmaps.images 1 "
+        "--quantus.images 2 --quantus.metrics [Sparseness] --trainer.max_epochs 2"
+    )
+    assert Path("runs/debug/version_0/checkpoints/best.ckpt").exists()
+
+
+def test_finetuning_keeps_the_constraint_and_other_options(folder):
+    run("fit --config debug", *FAST)
+    run(
+        "finetune --config debug --init_from best --model.optimizer.init_args.lr 0.001 "
+        "--trainer.limit_train_batches 1",
+        *FAST,
+    )
+    config = yaml.safe_load(Path("runs/debug/version_1/config.yaml").read_text())
+    assert config["init_from"] == "runs/debug/version_0/checkpoints/best.ckpt"
+    assert config["model"]["optimizer"]["init_args"]["lr"] == 0.001
+    from dmn.models import DifferenceOfMonotone, MonotoneConvNet
+
+    nets = [MonotoneConvNet(2, (4, 4), 1, residual=True) for _ in range(2)]
+    net = DifferenceOfMonotone(*nets)
+    state = weights("runs/debug/version_1/checkpoints/last.ckpt")
+    net.load_state_dict({key.removeprefix("net."): value for key, value in state.items()})
+    assert_monotone(net)
+
+
+def test_best_and_last_are_the_newest_of_the_run(tmp_path):
+    paths = [tmp_path / "exp" / f"version_{k}" / "checkpoints" / "best.ckpt" for k in (2, 10)]
+    for age, path in enumerate(paths):
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (age, age))
+    run_of = Run("exp", str(tmp_path))
+    assert find_checkpoint("best", run_of) == str(paths[1])
+    assert find_checkpoint("some/path.ckpt", run_of) == "some/path.ckpt"
+    assert find_checkpoint(None, run_of) is None
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("fit --config nope", "no config 'nope'"),
+        ("test --config debug --ckpt_path best --run.name none", "no best.ckpt below runs/none"),
+        ("finetune --config debug --init_from none.ckpt", "none.ckpt: there is no such file"),
+        ("fit --config debug --data.fold 9", "data.fold is 9; choose 0 to 4"),
+        ("fit --config debug --quantus.metrics [Truth]", "no metric Truth; there are"),
+        ("fit --config debug --model.explainers.splitcam.init_args.layer x", "no layer 'x'"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(folder, command, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run(command)
+    err = f"{stopped.value.code}\n{capsys.readouterr().err}"
+    assert message in err
+    assert "Traceback" not in err

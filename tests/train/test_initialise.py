@@ -1,0 +1,111 @@
+import pickle
+
+import pytest
+import safetensors.torch
+import torch
+from train_problem import make_task
+
+from dmn.nn import assert_monotone
+from dmn.train import CheckpointError, initialise, read_weights
+
+
+@pytest.fixture
+def source(data, make_trainer, tmp_path):
+    """Train a little, and save the same weights in every format that is read."""
+    task = make_task()
+    trainer = make_trainer(max_epochs=1)
+    trainer.fit(task, data)
+    trainer.save_checkpoint(tmp_path / "lightning.ckpt")
+    torch.save(task.net.state_dict(), tmp_path / "state.pt")
+    safetensors.torch.save_file(task.net.state_dict(), tmp_path / "state.safetensors")
+    return task
+
+
+@pytest.mark.parametrize("name", ["lightning.ckpt", "state.pt", "state.safetensors"])
+def test_every_format_gives_the_weights_and_nothing_else(source, tmp_path, name):
+    net = make_task(seed=9).net
+    fit = initialise(net, tmp_path / name)
+    state = source.net.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+    assert set(fit.loaded) == set(state)
+    assert not fit.missing + fit.unexpected + fit.replaced
+    assert fit.projected == 0
+    assert str(fit) == f"loaded {len(state)} tensors"
+
+
+def test_a_head_for_other_classes_keeps_its_start(source, tmp_path):
+    net = make_task(seed=9, classes=5).net
+    start = {key: value.clone() for key, value in net.state_dict().items()}
+    fit = initialise(net, tmp_path / "state.pt")
+    heads = {f"{side}.net.head.{kind}" for side in "gh" for kind in ("weight", "bias")}
+    assert set(fit.replaced) == heads
+    for key, value in net.state_dict().items():
+        origin = start if key in heads else source.net.state_dict()
+        assert torch.equal(value, origin[key]), key
+    assert "replaced: g.net.head.weight, g.net.head.bias" in str(fit)
+    assert_monotone(net)
+
+
+def test_missing_and_unexpected_keys_are_reported(source, tmp_path):
+    state = source.net.state_dict()
+    del state["g.net.stem.conv.weight"]
+    state["g.net.extra"] = torch.zeros(1)
+    torch.save(state, tmp_path / "odd.pt")
+    fit = initialise(make_task().net, tmp_path / "odd.pt")
+    assert fit.missing == ("g.net.stem.conv.weight",)
+    assert fit.unexpected == ("g.net.extra",)
+    assert "missing: g.net.stem.conv.weight; unexpected: g.net.extra" in str(fit)
+
+
+def test_the_constraint_is_kept(source, tmp_path):
+    state = source.net.state_dict()
+    state["h.net.stem.conv.weight"][0, 0, 0] = -1.0
+    torch.save(state, tmp_path / "negative.pt")
+    net = make_task().net
+    fit = initialise(net, tmp_path / "negative.pt")
+    assert fit.projected == 3
+    assert "3 weights were negative" in str(fit)
+    assert_monotone(net)
+
+
+def test_other_shapes_than_the_heads_are_refused_by_name(source, tmp_path):
+    state = source.net.state_dict()
+    state["g.net.stem.conv.weight"] = torch.zeros(7, 2, 3, 3)
+    torch.save(state, tmp_path / "wide.pt")
+    with pytest.raises(
+        CheckpointError, match=r"wide\.pt.*g\.net\.stem\.conv\.weight \(7, 2, 3, 3\)"
+    ):
+        initialise(make_task().net, tmp_path / "wide.pt")
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path):
+    torch.save({"encoder.weight": torch.zeros(2)}, tmp_path / "else.pt")
+    with pytest.raises(CheckpointError, match=r"else\.pt: no weight fits; it has encoder\.weight"):
+        initialise(make_task().net, tmp_path / "else.pt")
+
+
+class Malicious:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('code was executed')",)
+
+
+def test_files_are_read_without_executing_code(tmp_path):
+    torch.save({"weight": Malicious()}, tmp_path / "evil.pt")
+    (tmp_path / "pickle.pt").write_bytes(pickle.dumps(Malicious(), protocol=2))
+    for name in ("evil.pt", "pickle.pt"):
+        with pytest.raises(CheckpointError, match=f"{name}: not a file of weights"):
+            read_weights(tmp_path / name)
+
+
+def test_what_is_no_checkpoint_is_refused_by_name(tmp_path):
+    with pytest.raises(CheckpointError, match=r"none\.pt: there is no such file"):
+        read_weights(tmp_path / "none.pt")
+    for name in ("text.pt", "text.safetensors"):
+        (tmp_path / name).write_text("not weights")
+        with pytest.raises(CheckpointError, match=f"{name}: not a file of weights"):
+            read_weights(tmp_path / name)
+    torch.save({"weight": 3}, tmp_path / "number.pt")
+    with pytest.raises(
+        CheckpointError, match=r"number\.pt: holds other things than weights: weight"
+    ):
+        read_weights(tmp_path / "number.pt")

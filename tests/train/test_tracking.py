@@ -1,0 +1,101 @@
+import csv
+import os
+from pathlib import Path
+
+import pytest
+from train_problem import make_task
+
+from dmn.train import EpochCSVLogger, HeatmapLogger, QuantusLogger, Run, tracking
+from dmn.train.tracking import wandb_folder, wandb_id
+
+
+def rows(path):
+    with open(path) as file:
+        return list(csv.DictReader(file))
+
+
+def test_metrics_of_an_epoch_stand_in_one_row(task, data, make_trainer, tmp_path):
+    logger = EpochCSVLogger(tmp_path, "run")
+    make_trainer(QuantusLogger(["Sparseness"], 2), logger=logger, max_epochs=3).fit(task, data)
+    table = rows(tmp_path / "run" / "version_0" / "metrics.csv")
+    assert [int(row["epoch"]) for row in table] == [0, 1, 2]
+    for row in table:
+        assert all(row.values())
+    for key in ("train/loss", "val/acc", "constraint/min_weight", "quantus/Sparseness/splitcam"):
+        assert key in table[0]
+
+
+def test_tests_are_written_too(task, data, make_trainer, tmp_path):
+    make_trainer(logger=EpochCSVLogger(tmp_path, "run")).test(task, data, verbose=False)
+    (row,) = rows(tmp_path / "run" / "version_0" / "metrics.csv")
+    assert float(row["test/acc"]) <= 1
+
+
+def test_weights_and_biases_gets_one_log_call_an_epoch(data, make_trainer, tmp_path, monkeypatch):
+    calls = []
+    with tracking(Run("exp", str(tmp_path))) as loggers:
+        run = loggers[1].experiment
+        monkeypatch.setattr(run, "log", lambda values, **options: calls.append((values, options)))
+        trainer = make_trainer(HeatmapLogger(2), QuantusLogger(["Sparseness"], 2), logger=loggers)
+        trainer.fit(make_task(), data)
+    assert len(calls) == 2
+    for epoch, (values, options) in enumerate(calls):
+        assert values["epoch"] == epoch
+        assert values["trainer/global_step"] == 3 * (epoch + 1) - 1
+        assert not options  # no step: it would not line up
+        assert {"train/loss", "val/acc", "heatmap/splitcam", "heatmap/splitlrp"} <= set(values)
+        assert type(values["heatmap/splitcam"][0]).__name__ == "Image"
+
+
+def test_offline_runs_keep_their_pictures_and_leave_no_trace(data, make_trainer, tmp_path):
+    import wandb
+
+    with tracking(Run("exp", str(tmp_path), project="p")) as loggers:
+        make_trainer(HeatmapLogger(2), logger=loggers).fit(make_task(), data)
+        settings = loggers[1].experiment.settings
+        assert (settings.run_group, settings.run_job_type, settings.project) == (
+            "exp",
+            "train",
+            "p",
+        )
+    assert wandb.run is None
+    assert "WANDB_MODE" not in os.environ
+    folder = tmp_path / "exp" / "version_0"
+    media = list(wandb_folder(folder).glob("files/media/images/heatmap/*.png"))
+    assert len(media) == 4  # two methods, two epochs
+    identity = wandb_id(folder / "checkpoints" / "last.ckpt")
+    assert wandb_folder(folder).name.endswith(f"-{identity}")
+
+
+def test_everything_is_closed_when_the_run_fails(tmp_path, monkeypatch):
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+
+    def fail():
+        with tracking(Run("e", str(tmp_path))) as loggers:
+            assert loggers[1].experiment is wandb.run
+            raise RuntimeError("no luck")
+
+    with pytest.raises(RuntimeError, match="no luck"):
+        fail()
+    assert wandb.run is None
+    assert os.environ["WANDB_MODE"] == "offline"
+
+
+def test_runs_are_numbered_and_tests_lie_apart(tmp_path):
+    folders = []
+    for job in ("train", "finetune", "test"):
+        with tracking(Run("exp", str(tmp_path)), job) as loggers:
+            folders.append(Path(loggers[0].log_dir).relative_to(tmp_path).as_posix())
+    assert folders == ["exp/version_0", "exp/version_1", "exp/test/version_0"]
+
+
+def test_a_resumed_run_goes_on_under_its_name_only_online(tmp_path):
+    folder = tmp_path / "exp" / "version_0"
+    (folder / "wandb" / "run-20260101_000000-abc123").mkdir(parents=True)
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    for online, expected in ((True, "abc123"), (False, None)):
+        with tracking(Run("exp", str(tmp_path), online), resumed=checkpoint) as loggers:
+            assert loggers[1].version == expected
+    assert wandb_id(tmp_path / "none" / "checkpoints" / "last.ckpt") is None
