@@ -73,7 +73,11 @@ Report a checkpoint's metrics on the test set: once, when all is chosen.
 
   dmn test --config mnist --ckpt_path best""",
 }
-NOISE = ("isinstance.treespec, LeafSpec", "does not have many workers")  # Lightning's own
+NOISE = (  # Lightning's own
+    "isinstance.treespec, LeafSpec",
+    "does not have many workers",
+    "Checkpoint directory .* exists and is not empty",  # of a resumed run
+)
 ADVERTISEMENT = "litlogger"
 CHECKPOINT = {
     "checkpoint.filename": "best",
@@ -146,6 +150,7 @@ class DmnCLI(LightningCLI):
             trainer_class=Trainer,
             trainer_defaults={**TRAINER, "callbacks": _fixed_callbacks()},
             save_config_callback=SaveConfig,
+            save_config_kwargs={"overwrite": True},  # a resumed run has one already
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,

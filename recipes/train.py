@@ -3,7 +3,7 @@
 The same as `dmn fit --config mnist`, as a program to read and to change:
 
     python recipes/train.py
-    python recipes/train.py --inputs inverted --epochs 40 --learning-rate 0.02
+    python recipes/train.py --inputs inverted --epochs 40 --learning-rate 0.01
 """
 
 import argparse
@@ -36,8 +36,8 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", choices=["paired", "inverted", "plain"], default="paired")
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--learning-rate", type=float, default=0.01)
+    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--learning-rate", type=float, default=0.02)
     parser.add_argument("--batches", type=float, default=1.0, help="share or number of an epoch's")
     parser.add_argument("--root", default="runs", help="folder of all runs")
     return parser.parse_args(args)
@@ -55,9 +55,9 @@ def main(args: Sequence[str] | None = None) -> None:
         optimizer=partial(torch.optim.Adam, lr=options.learning_rate),
         lr_scheduler=OneCycle,
         explainers={
-            "splitcam": partial(SplitCAM, layer="stage2_1"),
-            "splitgrad": SplitGrad,
-            "splitlrp": partial(SplitLRP, part="p"),
+            "splitcam": partial(SplitCAM, layer="stage2_1", stream="g"),
+            "splitgrad": partial(SplitGrad, stream="g"),
+            "splitlrp": partial(SplitLRP, stream="g"),
         },
     )
     best = ModelCheckpoint(filename="best", monitor="val/acc", mode="max", save_last=True)

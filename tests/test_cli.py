@@ -99,9 +99,12 @@ def test_an_interrupted_run_resumes_to_the_same_weights(folder):
     state = torch.load("runs/cut/version_0/checkpoints/last.ckpt", weights_only=True)
     assert state["global_step"] == 24  # two whole epochs; the third was cut
     run("", *args, "--run.name", "cut", "--ckpt_path", "last")
-    whole = weights("runs/whole/version_0/checkpoints/last.ckpt")
-    resumed = weights("runs/cut/version_1/checkpoints/last.ckpt")
-    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    whole, resumed = (Path("runs", name, "version_0") for name in ("whole", "cut"))
+    states = [weights(folder / "checkpoints/last.ckpt") for folder in (whole, resumed)]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    tables = [(folder / "metrics.csv").read_text().splitlines() for folder in (whole, resumed)]
+    assert len(tables[0]) == 1 + 4
+    assert tables[0] == tables[1]
 
 
 def test_config_files_dotted_options_and_print_config(folder, capsys):
@@ -170,7 +173,10 @@ def test_best_and_last_are_the_newest_of_the_run(tmp_path):
         ("fit --config nope", "no config 'nope'"),
         ("test --config debug --ckpt_path best --run.name none", "no best.ckpt below runs/none"),
         ("finetune --config debug --init_from none.ckpt", "none.ckpt: there is no such file"),
-        ("fit --config debug --data.fold 9", "data.fold is 9; choose 0 to 4"),
+        (
+            "fit --config debug --data.fold 9",
+            "Expected a typing.Literal[0, 1, 2, 3, 4]. Got value: 9",
+        ),
         ("fit --config debug --quantus.metrics [Truth]", "no metric Truth; there are"),
         ("fit --config debug --model.explainers.splitcam.init_args.layer x", "no layer 'x'"),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import urllib.error
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import pytorch_lightning as pl
 import torch
@@ -15,6 +15,7 @@ from dmn.data.sampling import EpochSampler, RandomAffine
 from dmn.errors import DmnError
 
 FOLDS = 5
+Fold = Literal[0, 1, 2, 3, 4]
 VALIDATION = 500  # of the 4,000 digits outside the test fold
 FULL_VALIDATION = 5_000  # of torchvision's 60,000 training digits
 STROKE = 0.25  # ink above which a pixel belongs to the stroke
@@ -84,7 +85,7 @@ class MNIST(pl.LightningDataModule):
 
     def __init__(
         self,
-        fold: int = 0,
+        fold: Fold = 0,
         full: bool = False,
         root: str = "data",
         batch_size: int = 64,
@@ -93,7 +94,7 @@ class MNIST(pl.LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        if fold not in range(FOLDS):
+        if fold not in get_args(Fold):
             raise UnknownFoldError(f"data.fold is {fold}; choose 0 to {FOLDS - 1}")
         self.fold, self.full, self.root = fold, full, root
         self.batch_size, self.augment, self.seed = batch_size, augment, seed

@@ -140,7 +140,7 @@ class MonotoneConvNet(_MonotoneSequence):
     def __init__(
         self,
         in_channels: int,
-        widths: Sequence[int] = (16, 32, 32),
+        widths: Sequence[int] = (24, 48, 48),
         units: int = 2,
         residual: bool = False,
         grid: int = 7,

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
 from pytorch_lightning.utilities import rank_zero_only
 
-from dmn.train.tracking import wandb_folder
+from dmn.train.tracking import wandb_folders
 from dmn.train.watch import Watcher
 
 SHOWN = ("train/loss", "train/acc", "val/loss", "val/acc")
@@ -72,8 +72,8 @@ class RunSummary(pl.Callback):
             "training took": f"{seconds:.0f} s, of which scoring and heatmaps {watching:.0f} s "
             f"({watching / seconds:.0%})",
         }
-        if offline := wandb_folder(folder):
-            lines["show it in Weights & Biases"] = f"wandb sync {offline}"
+        if offline := wandb_folders(folder):
+            lines["show it in Weights & Biases"] = " ".join(["wandb sync", *map(str, offline)])
         width = max(map(len, lines))
         print()
         for name, value in lines.items():

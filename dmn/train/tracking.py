@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.loggers.csv_logs import ExperimentWriter
+from pytorch_lightning.loggers.logger import rank_zero_experiment  # type: ignore[attr-defined]
 from pytorch_lightning.utilities import rank_zero_only
 
 LAST_OF_EPOCH = "train/loss"  # Lightning logs an epoch's training metrics after all others
@@ -67,13 +70,36 @@ class _OneRowAnEpoch(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write what is left and close."""
-        self.flush()
+        """Close; what is left is written, unless the epoch was cut: a resumed run repeats it."""
+        if status == "success":
+            self.flush()
         super().finalize(status)
 
 
+class _AppendingWriter(ExperimentWriter):
+    """Go on with the `metrics.csv` that a folder has, instead of deleting it."""
+
+    def __init__(self, log_dir: str) -> None:
+        super().__init__(log_dir)
+        if os.path.isfile(self.metrics_file_path):
+            with open(self.metrics_file_path, newline="") as file:
+                self.metrics_keys = next(csv.reader(file))
+
+    def _check_log_dir_exists(self) -> None:
+        """Leave what there is."""
+
+
 class EpochCSVLogger(_OneRowAnEpoch, CSVLogger):
-    """`metrics.csv`, one row an epoch."""
+    """`metrics.csv`, one row an epoch; a resumed run goes on in the same file."""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> ExperimentWriter:
+        """The writer of the file."""
+        self._experiment: ExperimentWriter | None = self._experiment or _AppendingWriter(
+            self.log_dir
+        )
+        return self._experiment
 
 
 class EpochWandbLogger(_OneRowAnEpoch, WandbLogger):
@@ -102,29 +128,30 @@ def tracking(run: Run, job: str = "train", resumed: Path | None = None) -> Itera
     Args:
         run: Where, and under which name.
         job: "train", "finetune", "validate" or "test"; the last two go to folders of their own.
-        resumed: The checkpoint that the run continues; online, its Weights & Biases run goes on.
+        resumed: The checkpoint that the run continues. From a run's `last.ckpt` it goes on in
+            that run's folder and, online, as the same run in Weights & Biases.
 
     Yields:
         The CSV logger, whose `log_dir` is the run's folder, and the Weights & Biases logger.
     """
     mode = os.environ.get("WANDB_MODE")
-    csv = EpochCSVLogger(
-        run.root, run.name if job in ("train", "finetune") else f"{run.name}/{job}"
-    )
-    _ = csv.experiment  # makes the run's folder while it is empty
+    name = run.name if job in ("train", "finetune") else f"{run.name}/{job}"
+    same = resumed.parent.parent if resumed and resumed.name == "last.ckpt" else None
+    rows = EpochCSVLogger(run.root, name, version=same.name if same else None)
+    _ = rows.experiment  # makes the run's folder
     wandb = EpochWandbLogger(
-        name=f"{csv.name} {Path(csv.log_dir).name}",
-        save_dir=csv.log_dir,
+        name=f"{name} {Path(rows.log_dir).name}",
+        save_dir=rows.log_dir,
         project=run.project,
         group=run.name,
         job_type=job,
         offline=not run.online,
         log_model=False,
         settings={"quiet": True},  # RunSummary says where it lies
-        id=wandb_id(resumed) if resumed and run.online else None,
+        id=wandb_id(same) if same and run.online else None,
     )
     try:
-        yield [csv, wandb]
+        yield [rows, wandb]
     finally:
         _finish()
         if mode is None:
@@ -140,15 +167,15 @@ def log_config(to: Sequence[Logger], config: dict[str, Any]) -> None:
             logger.experiment.config.update(config, allow_val_change=True)
 
 
-def wandb_folder(run_folder: Path) -> Path | None:
-    """Return the Weights & Biases folder within a run's folder, if there is one."""
-    return next(iter(sorted(run_folder.glob("wandb/*run-*"))), None)
+def wandb_folders(folder: Path) -> list[Path]:
+    """Return the Weights & Biases folders within a run's, oldest first; one for each resumption."""
+    return sorted(folder.glob("wandb/*run-*"))
 
 
-def wandb_id(checkpoint: Path) -> str | None:
-    """Return the Weights & Biases id of the run that a checkpoint belongs to."""
-    folder = wandb_folder(checkpoint.parent.parent)
-    return None if folder is None else folder.name.rsplit("-", 1)[1]
+def wandb_id(folder: Path) -> str | None:
+    """Return the Weights & Biases id of the run in a folder, if there is one."""
+    folders = wandb_folders(folder)
+    return folders[-1].name.rsplit("-", 1)[1] if folders else None
 
 
 @rank_zero_only

@@ -6,7 +6,7 @@ import pytest
 from train_problem import make_task
 
 from dmn.train import EpochCSVLogger, HeatmapLogger, QuantusLogger, Run, tracking
-from dmn.train.tracking import wandb_folder, wandb_id
+from dmn.train.tracking import wandb_folders, wandb_id
 
 
 def rows(path):
@@ -61,10 +61,9 @@ def test_offline_runs_keep_their_pictures_and_leave_no_trace(data, make_trainer,
     assert wandb.run is None
     assert "WANDB_MODE" not in os.environ
     folder = tmp_path / "exp" / "version_0"
-    media = list(wandb_folder(folder).glob("files/media/images/heatmap/*.png"))
-    assert len(media) == 4  # two methods, two epochs
-    identity = wandb_id(folder / "checkpoints" / "last.ckpt")
-    assert wandb_folder(folder).name.endswith(f"-{identity}")
+    (offline,) = wandb_folders(folder)
+    assert len(list(offline.glob("files/media/images/heatmap/*.png"))) == 4  # 2 methods x 2 epochs
+    assert offline.name.endswith(f"-{wandb_id(folder)}")
 
 
 def test_everything_is_closed_when_the_run_fails(tmp_path, monkeypatch):
@@ -98,4 +97,21 @@ def test_a_resumed_run_goes_on_under_its_name_only_online(tmp_path):
     for online, expected in ((True, "abc123"), (False, None)):
         with tracking(Run("exp", str(tmp_path), online), resumed=checkpoint) as loggers:
             assert loggers[1].version == expected
-    assert wandb_id(tmp_path / "none" / "checkpoints" / "last.ckpt") is None
+            assert loggers[0].version == "version_0"
+    with tracking(Run("exp", str(tmp_path)), resumed=checkpoint.with_name("best.ckpt")) as loggers:
+        assert loggers[0].version == 1  # a branch, not a continuation
+    assert wandb_id(tmp_path / "none") is None
+
+
+def test_a_resumed_run_goes_on_in_the_same_file(tmp_path):
+    for epochs in ((0, 1), (2, 3)):
+        logger = EpochCSVLogger(tmp_path, "run", version="version_0")
+        for epoch in epochs:
+            logger.log_metrics({"epoch": epoch, "val/acc": epoch / 10}, epoch)
+            logger.log_metrics({"epoch": epoch, "train/loss": 1.0}, epoch)
+            logger.save()
+        logger.log_metrics({"epoch": epoch + 1, "val/acc": 0.0}, epoch + 1)
+        logger.finalize("failed")  # cut in an epoch, which will be repeated
+    table = rows(tmp_path / "run" / "version_0" / "metrics.csv")
+    assert [row["epoch"] for row in table] == ["0", "1", "2", "3"]
+    assert [row["val/acc"] for row in table] == ["0.0", "0.1", "0.2", "0.3"]

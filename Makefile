@@ -1,0 +1,43 @@
+# `make help` lists the targets. Plain venv and pip, Python 3.11 or newer.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip<26.2'
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+.PHONY: install
+install: $(INSTALLED)  ## Make the virtual environment and install dmn into it
+
+.PHONY: demo
+demo: $(INSTALLED)  ## Train a self-explaining digit classifier, and say where to look
+	$(BIN)/dmn fit --config mnist
+	$(BIN)/dmn test --config mnist --ckpt_path best
+
+.PHONY: lint
+lint: $(INSTALLED)  ## Check style and formatting
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+.PHONY: types
+types: $(INSTALLED)  ## Check types
+	$(BIN)/mypy
+
+.PHONY: test
+test: lint types  ## Lint, types and tests, with coverage
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+
+.PHONY: clean
+clean:  ## Remove the virtual environment and caches; runs are kept
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist

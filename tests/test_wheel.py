@@ -1,0 +1,48 @@
+"""The built wheel holds all that `dmn fit` needs, away from the checkout."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from dmn.resources import config_names
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder)]
+    subprocess.run([*build, str(ROOT)], check=True, capture_output=True, timeout=300)
+    return next(folder.glob("*.whl"))
+
+
+def test_the_wheel_holds_the_package_and_the_configs_only(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {f"dmn/configs/{name}.yaml" for name in config_names()} <= set(names)
+    assert "dmn/py.typed" in names
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"dmn"}
+
+
+def test_the_installed_wheel_trains_from_any_folder(wheel, tmp_path):
+    target = tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet"]
+    subprocess.run([*pip, "--target", str(target), str(wheel)], check=True, timeout=300)
+    (tmp_path / "elsewhere").mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(target), "WANDB_SILENT": "true"}
+    script = "import dmn.cli; print(dmn.cli.__file__); dmn.cli.main()"
+    result = subprocess.run(
+        [sys.executable, "-c", script, "fit", "--config", "debug"],
+        cwd=tmp_path / "elsewhere",
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(str(target))
+    assert (tmp_path / "elsewhere/runs/debug/version_0/checkpoints/last.ckpt").is_file()
