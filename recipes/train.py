@@ -3,7 +3,7 @@
 The same as `dmn fit --config mnist`, as a program to read and to change:
 
     python recipes/train.py
-    python recipes/train.py --inputs inverted --epochs 40 --learning-rate 0.01
+    python recipes/train.py --inputs inverted --epochs 40 --learning-rate 0.003
 """
 
 import argparse
@@ -37,7 +37,7 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", choices=["paired", "inverted", "plain"], default="paired")
     parser.add_argument("--epochs", type=int, default=24)
-    parser.add_argument("--learning-rate", type=float, default=0.02)
+    parser.add_argument("--learning-rate", type=float, default=0.01)
     parser.add_argument("--batches", type=float, default=1.0, help="share or number of an epoch's")
     parser.add_argument("--root", default="runs", help="folder of all runs")
     return parser.parse_args(args)

@@ -128,6 +128,27 @@ def test_the_saved_config_repeats_the_run(folder):
     assert not all(torch.equal(value, first[key]) for key, value in weights(third).items())
 
 
+def test_validating_scores_and_draws_the_checkpoint(folder):
+    run("fit --config debug", *FAST)
+    run("validate --config debug --ckpt_path best --quantus.images 4")
+    left = Path("runs/debug/validate/version_0")
+    (row,) = csv.DictReader((left / "metrics.csv").read_text().splitlines())
+    assert float(row["quantus/unscored"]) < 0.5
+    assert float(row["quantus/Sparseness/splitcam"]) > 0
+    assert len(list(left.glob("heatmaps/*.png"))) == 3
+
+
+def test_optimizer_and_schedule_by_class_path(folder):
+    run(
+        "fit --config debug --model.optimizer torch.optim.SGD --model.optimizer.init_args.lr 0.1 "
+        "--model.lr_scheduler torch.optim.lr_scheduler.CosineAnnealingLR",
+        *FAST,
+    )
+    state = torch.load("runs/debug/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert state["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 0.1
+    assert state["lr_schedulers"][0]["T_max"] == 2  # the steps of the whole run
+
+
 def test_scores_can_choose_the_checkpoint(folder):
     run(
         "fit --config debug --checkpoint.monitor quantus/Sparseness/splitcam --heatmaps.images 1 "

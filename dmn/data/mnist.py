@@ -88,7 +88,7 @@ class MNIST(pl.LightningDataModule):
         fold: Fold = 0,
         full: bool = False,
         root: str = "data",
-        batch_size: int = 64,
+        batch_size: int = 32,
         augment: bool = True,
         seed: int = 0,
         num_workers: int = 0,

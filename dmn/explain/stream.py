@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from dmn.nn import ACTIVATIONS, Backward
+from dmn.nn import ACTIVATIONS, Backward, Pair
 
 EPSILON = 1e-6  # the paper's
 
 
 @contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module | Pair) -> Iterator[None]:
     """Hold a model in eval mode, and put each of its modules back afterwards."""
     training = [module for module in model.modules() if module.training]
     try:
@@ -66,7 +66,8 @@ def read_stream(
             )
         )
         logits = network(x.detach().clone().requires_grad_())
-    chosen = logits.gather(1, target[:, None]).sum()
+    # Clones, for what comes from inference mode cannot be saved for a backward pass.
+    chosen = logits.gather(1, target.clone()[:, None]).sum()
     (sensitivity,) = torch.autograd.grad(chosen, kept)
     return kept[0].detach(), sensitivity
 

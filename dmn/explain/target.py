@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from dmn.explain.stream import eval_mode
+from dmn.nn import Pair
 
 Target = int | Tensor | None
 
 
 @torch.no_grad()
-def resolve_target(model: Callable[[Tensor], Tensor], x: Tensor, target: Target) -> Tensor:
+def resolve_target(model: nn.Module | Pair, x: Tensor, target: Target) -> Tensor:
     """Turn a target into one class index an image.
 
     Args:
-        model: The classifier, asked only where the target is None.
+        model: The classifier, asked in eval mode and only where the target is None.
         x: Images (B, C, H, W).
         target: A class index for all images, a tensor of them (B,), or None for the predicted ones.
 
@@ -23,7 +24,9 @@ def resolve_target(model: Callable[[Tensor], Tensor], x: Tensor, target: Target)
         Class indices (B,), on the images' device.
     """
     if target is None:
-        return model(x).argmax(dim=1)
+        with eval_mode(model):
+            logits: Tensor = model(x)
+        return logits.argmax(dim=1)
     if isinstance(target, int):
         return torch.full((len(x),), target, device=x.device)
     return target.to(x.device)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from dmn.errors import DmnError
 
@@ -45,6 +46,9 @@ class Pair(Protocol):
 
     @property
     def layers(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Walk the modules, as of any torch module."""
 
     def g(self, x: Tensor) -> Tensor:
         """Return the evidence for each class, (B, K)."""

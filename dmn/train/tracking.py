@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from pytorch_lightning.loggers.logger import rank_zero_experiment  # type: ignore[attr-defined]
 from pytorch_lightning.utilities import rank_zero_only
+
+log = logging.getLogger(__name__)
 
 LAST_OF_EPOCH = "train/loss"  # Lightning logs an epoch's training metrics after all others
 
@@ -61,8 +64,11 @@ class _OneRowAnEpoch(Logger):
     def flush(self) -> None:
         """Write the row gathered so far."""
         row, self._row = self._row, {}
-        if row:
-            self.write_row(row, self._step)
+        try:
+            if row:
+                self.write_row(row, self._step)
+        except Exception:  # a full disk or a lost connection is not worth a training run
+            log.exception("%s could not write an epoch's metrics", type(self).__name__)
 
     def write_row(self, row: dict[str, Any], step: int | None) -> None:
         """Write a row."""

@@ -24,6 +24,7 @@ from dmn.explain.target import resolve_target
 from dmn.train.probe import Probe
 
 LEGEND = "Red speaks for the class, blue against it."
+LEGEND_OF_EFFECT = "Red: ink there speaks for the class; blue: against it."
 log = logging.getLogger(__name__)
 
 
@@ -55,7 +56,10 @@ class Watcher(pl.Callback):
         if not self._probe or not explainers:
             return
         start = time.perf_counter()
-        self.look(trainer, pl_module, explainers, *self._probe.take())
+        try:
+            self.look(trainer, pl_module, explainers, *self._probe.take())
+        except Exception:  # a picture or a score is not worth a training run
+            log.exception("%s gave up in epoch %d", type(self).__name__, trainer.current_epoch)
         seconds = time.perf_counter() - start
         self.seconds += seconds
         pl_module.log(f"time/{self.clock}_s", seconds, rank_zero_only=True)
@@ -106,9 +110,8 @@ class HeatmapLogger(Watcher):
         masks: Tensor | None,
     ) -> None:
         """Draw, save and log the panels."""
-        folder = (
-            Path(trainer.log_dir or trainer.default_root_dir) / "heatmaps"
-        )  # asks all processes
+        run_folder = trainer.log_dir or trainer.default_root_dir  # asks all processes
+        folder = Path(run_folder) / "heatmaps"
         if not trainer.is_global_zero:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -116,7 +119,7 @@ class HeatmapLogger(Watcher):
         rows = [f"true {a}\nsaid {b}" for a, b in zip(y.tolist(), predicted.tolist(), strict=True)]
         for name, explainer in explainers.items():
             try:
-                picture = panel(_columns(explainer, x, y), rows, f"{explainer}. {LEGEND}")
+                picture = panel(_columns(explainer, x, y), rows, _caption(explainer))
                 path = folder / f"{name}_epoch_{trainer.current_epoch:03d}.png"
                 picture.save(path)
             except Exception:
@@ -125,6 +128,11 @@ class HeatmapLogger(Watcher):
             for logger in trainer.loggers:
                 if hasattr(logger, "log_image"):
                     logger.log_image(f"heatmap/{name}", [str(path)])
+
+
+def _caption(explainer: Explainer) -> str:
+    effect = getattr(explainer, "part", None) == "p-n"  # of the complement too, its sign turned
+    return f"{explainer}. {LEGEND_OF_EFFECT if effect else LEGEND}"
 
 
 def _columns(explainer: Explainer, x: Tensor, y: Tensor) -> dict[str, Tensor]:
@@ -151,7 +159,7 @@ class QuantusLogger(Watcher):
 
     Args:
         metrics: Which metrics, keys of `dmn.evaluate.METRICS`; None is all of them.
-        images: Validation images scored a process. 8 cost about a fifth of an epoch of MNIST.
+        images: Validation images scored a process. 6 cost about a fifth of the training of `mnist`.
         every_n_epochs: Score only each n-th epoch, and the last; 0 is never.
         with_controls: Score the controls too.
         seed: Of the metrics' and the controls' own draws.
@@ -165,7 +173,7 @@ class QuantusLogger(Watcher):
     def __init__(
         self,
         metrics: list[str] | None = None,
-        images: int = 8,
+        images: int = 6,
         every_n_epochs: int = 1,
         with_controls: bool = True,
         seed: int = 0,

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import tiny_pair
+from small_pairs import tiny_pair
 from torch import nn
 
 from dmn.explain import SplitCAM, SplitExplainer, SplitGrad, SplitLRP, StreamMaps
@@ -201,8 +201,10 @@ def test_explaining_leaves_no_trace(pair, images, method, context):
     state = {name: value.clone() for name, value in pair.state_dict().items()}
     modes = {name: module.training for name, module in pair.named_modules()}
     with context():
-        maps = method(pair, "stem")(images, TARGET)
+        maps = method(pair, "stem")(images.clone(), TARGET.clone())
+        predicted = method(pair, "stem")(images.clone())
     assert torch.equal(maps, expected)
+    assert torch.equal(predicted, method(pair, "stem")(images))
     assert not maps.requires_grad
     assert modes == {name: module.training for name, module in pair.named_modules()}
     assert all(torch.equal(value, state[name]) for name, value in pair.state_dict().items())

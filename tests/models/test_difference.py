@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import randomise, tiny_pair
+from small_pairs import randomise, tiny_pair
 
 from dmn.models import DifferenceOfMonotone, MonotoneConvNet, MonotoneMLP
 from dmn.nn import Pair, UnknownLayerError

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import randomise
+from small_pairs import randomise
 
 from dmn.models import MonotoneConvNet, MonotoneMLP
 from dmn.nn import assert_monotone

@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from conftest import tiny_pair
+from small_pairs import tiny_pair
 from torch import nn
 
 from dmn.models import MonotoneConvNet, MonotoneMLP

@@ -121,6 +121,25 @@ def test_failures_are_counted_logged_and_never_stop_training(
     assert (tmp_path / "run/version_0/heatmaps/cam_epoch_001.png").exists()
 
 
+def test_a_watcher_or_logger_that_breaks_never_stops_training(
+    data, make_trainer, tmp_path, caplog, monkeypatch
+):
+    class Full(EpochCSVLogger):
+        def write_row(self, row, step):
+            raise OSError("no space left on device")
+
+        def log_image(self, key, images):
+            raise ConnectionError("lost")
+
+    trainer = make_trainer(HeatmapLogger(2), logger=Full(tmp_path, "run"))
+    with caplog.at_level(logging.WARNING, "dmn"):
+        trainer.fit(make_task(), data)
+    assert trainer.current_epoch == 2
+    assert "HeatmapLogger gave up in epoch 1" in caplog.text
+    assert "Full could not write an epoch's metrics" in caplog.text
+    assert "no space left on device" in caplog.text
+
+
 def test_checkpoints_and_early_stopping_can_monitor_scores(data, make_trainer, tmp_path):
     """A missing score counts as no improvement, and does not stop the run by itself."""
 

@@ -1,0 +1,25 @@
+"""Small networks in float64, whose batch statistics are drawn."""
+
+import torch
+
+from dmn.models import DifferenceOfMonotone, MonotoneConvNet
+
+
+def randomise(module):
+    """Draw batch statistics, scales and shifts, without which tests of BatchNorm are vacuous."""
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
+            layer.running_mean.normal_(0.0, 0.3)
+            layer.running_var.uniform_(0.5, 2.0)
+            layer.weight.data.uniform_(0.3, 1.5)
+            layer.bias.data.normal_(0.0, 0.5)
+    return module
+
+
+def tiny_pair(inputs="paired", seed=0, **options):
+    """Make a small pair in float64 and eval mode, with drawn batch statistics."""
+    torch.manual_seed(seed)
+    channels = 2 if inputs == "paired" else 1
+    options = {"widths": (4, 6), "units": 1, "grid": 2, "num_classes": 3, **options}
+    nets = [MonotoneConvNet(channels, **options) for _ in range(2)]
+    return randomise(DifferenceOfMonotone(*nets, inputs)).double().eval()
