@@ -138,10 +138,9 @@ class DmnCLI(LightningCLI):
 
     Args:
         opened: Closes the loggers when the command ends, however it ends.
-        args: The command line, without the program's name.
     """
 
-    def __init__(self, opened: ExitStack, args: Sequence[str]) -> None:
+    def __init__(self, opened: ExitStack) -> None:
         self._opened = opened
         description = DESCRIPTION.format(configs=", ".join(config_names()))
         super().__init__(
@@ -165,7 +164,6 @@ class DmnCLI(LightningCLI):
                     for name, text in SUBCOMMANDS.items()
                 },
             },
-            args=list(args),
         )
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -222,13 +220,16 @@ def main(args: Sequence[str] | None = None) -> None:
         args: The command line, without the program's name; None takes the process's.
     """
     _choose_messages()
+    given = sys.argv
     try:
-        arguments = _with_config_paths(sys.argv[1:] if args is None else list(args))
-        sys.argv[1:] = []  # LightningCLI warns where it is given arguments beside these
+        arguments = _with_config_paths(given[1:] if args is None else list(args))
+        sys.argv = [given[0], *arguments]  # from which Lightning starts further processes
         with ExitStack() as opened:
-            DmnCLI(opened, arguments)
+            DmnCLI(opened)
     except DmnError as error:
         sys.exit(f"dmn: {error}")
+    finally:
+        sys.argv = given
 
 
 def _with_config_paths(args: list[str]) -> list[str]:

@@ -128,6 +128,22 @@ def test_the_saved_config_repeats_the_run(folder):
     assert not all(torch.equal(value, first[key]) for key, value in weights(third).items())
 
 
+def test_two_processes_train_one_run(folder):
+    """DDP on the CPU: weights, scores and files of one run, and one line an epoch."""
+    devices = shlex.split("--trainer.accelerator cpu --trainer.devices 2 --trainer.strategy ddp")
+    result = shell("fit", "--config", "debug", "--trainer.max_epochs", "2", *devices, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("epoch 2/2") == 1
+    assert "sync_dist" not in result.stderr
+    assert [path.name for path in Path("runs/debug").iterdir()] == ["version_0"]
+    rows = csv.DictReader(Path("runs/debug/version_0/metrics.csv").read_text().splitlines())
+    for row in rows:
+        assert float(row["quantus/unscored"]) < 1
+        assert float(row["constraint/min_weight"]) >= 0
+    assert row["epoch"] == "1"
+    assert len(list(Path("runs/debug/version_0/heatmaps").iterdir())) == 6
+
+
 def test_validating_scores_and_draws_the_checkpoint(folder):
     run("fit --config debug", *FAST)
     run("validate --config debug --ckpt_path best --quantus.images 4")

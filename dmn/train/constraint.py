@@ -33,7 +33,7 @@ class ProjectNonnegative(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the constraint."""
         for name, value in constraint_statistics(pl_module).items():
-            pl_module.log(f"constraint/{name}", value)
+            pl_module.log(f"constraint/{name}", value, sync_dist=True)
 
 
 class ParameterSummary(pl.Callback):

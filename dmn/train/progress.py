@@ -18,7 +18,19 @@ SHOWN = ("train/loss", "train/acc", "val/loss", "val/acc")
 
 
 class EpochLines(ProgressBar):
-    """One plain line an epoch, for logs."""
+    """One plain line an epoch, for logs; only the first of several processes prints."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._enabled = True
+
+    def enable(self) -> None:
+        """Print."""
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Print nothing."""
+        self._enabled = False
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
@@ -30,7 +42,7 @@ class EpochLines(ProgressBar):
         shown = [f"{name} {float(metrics[name]):.4f}" for name in SHOWN if name in metrics]
         epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         seconds = f"{time.perf_counter() - self._start:.1f} s"
-        if trainer.is_global_zero:
+        if self._enabled:
             print("  ".join([epoch, *shown, seconds]), flush=True)
 
 

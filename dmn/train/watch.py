@@ -62,7 +62,7 @@ class Watcher(pl.Callback):
             log.exception("%s gave up in epoch %d", type(self).__name__, trainer.current_epoch)
         seconds = time.perf_counter() - start
         self.seconds += seconds
-        pl_module.log(f"time/{self.clock}_s", seconds, rank_zero_only=True)
+        pl_module.log(f"time/{self.clock}_s", seconds, sync_dist=True)
 
     def look(
         self,
@@ -208,9 +208,9 @@ class QuantusLogger(Watcher):
                 mean = MeanMetric(nan_strategy="ignore").to(pl_module.device)
                 mean.update(values)
                 unscored.update(values.isnan().float())
-                pl_module.log(f"quantus/{name}/{method}", mean.compute())
+                pl_module.log(f"quantus/{name}/{method}", mean.compute(), sync_dist=True)
                 self._remark(trainer, name, method, scores.remarks)
-        pl_module.log("quantus/unscored", unscored.compute())
+        pl_module.log("quantus/unscored", unscored.compute(), sync_dist=True)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print how often what went wrong."""
