@@ -244,13 +244,15 @@ def _with_config_paths(args: list[str]) -> list[str]:
     return paths
 
 
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return ADVERTISEMENT not in record.getMessage()
+
+
 def _choose_messages() -> None:
     """Let the package's own messages through, as plain lines, and keep some of others' out."""
     for message in NOISE:
         warnings.filterwarnings("ignore", f".*{message}")
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
-        lambda record: ADVERTISEMENT not in record.getMessage()
-    )
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_advertisement)
     log = logging.getLogger("dmn")
     log.setLevel(logging.INFO)
     if not log.handlers:

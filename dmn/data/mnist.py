@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 from dmn.data.sampling import EpochSampler, RandomAffine
 from dmn.errors import DmnError
 
-FOLDS = 5
 Fold = Literal[0, 1, 2, 3, 4]
+FOLDS = len(get_args(Fold))
 VALIDATION = 500  # of the 4,000 digits outside the test fold
 FULL_VALIDATION = 5_000  # of torchvision's 60,000 training digits
 STROKE = 0.25  # ink above which a pixel belongs to the stroke
@@ -80,8 +80,6 @@ class MNIST(pl.LightningDataModule):
     Raises:
         UnknownFoldError: says which folds there are.
     """
-
-    num_classes = 10
 
     def __init__(
         self,

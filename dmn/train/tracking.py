@@ -134,15 +134,15 @@ def tracking(run: Run, job: str = "train", resumed: Path | None = None) -> Itera
     Args:
         run: Where, and under which name.
         job: "train", "finetune", "validate" or "test"; the last two go to folders of their own.
-        resumed: The checkpoint that the run continues. From a run's `last.ckpt` it goes on in
-            that run's folder and, online, as the same run in Weights & Biases.
+        resumed: The checkpoint that the run continues. From `last.ckpt` of a run of this name it
+            goes on in that run's folder and, online, as the same run in Weights & Biases.
 
     Yields:
         The CSV logger, whose `log_dir` is the run's folder, and the Weights & Biases logger.
     """
     mode = os.environ.get("WANDB_MODE")
     name = run.name if job in ("train", "finetune") else f"{run.name}/{job}"
-    same = resumed.parent.parent if resumed and resumed.name == "last.ckpt" else None
+    same = _folder_to_continue(resumed, Path(run.root, name)) if resumed else None
     rows = EpochCSVLogger(run.root, name, version=same.name if same else None)
     _ = rows.experiment  # makes the run's folder
     wandb = EpochWandbLogger(
@@ -182,6 +182,13 @@ def wandb_id(folder: Path) -> str | None:
     """Return the Weights & Biases id of the run in a folder, if there is one."""
     folders = wandb_folders(folder)
     return folders[-1].name.rsplit("-", 1)[1] if folders else None
+
+
+def _folder_to_continue(checkpoint: Path, runs: Path) -> Path | None:
+    """Return the folder of the run whose last checkpoint this is, if it is one of these runs."""
+    folder = checkpoint.parent.parent
+    is_of_these = checkpoint.name == "last.ckpt" and folder.parent.resolve() == runs.resolve()
+    return folder if is_of_these else None
 
 
 @rank_zero_only

@@ -39,7 +39,7 @@ class Watcher(pl.Callback):
     clock: str
 
     def __init__(self, images: int, every_n_epochs: int = 1) -> None:
-        self.images, self.every_n_epochs = images, every_n_epochs
+        self.every_n_epochs = every_n_epochs
         self.seconds = 0.0
         self._probe = Probe(images)
 

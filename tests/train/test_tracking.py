@@ -100,6 +100,8 @@ def test_a_resumed_run_goes_on_under_its_name_only_online(tmp_path):
             assert loggers[0].version == "version_0"
     with tracking(Run("exp", str(tmp_path)), resumed=checkpoint.with_name("best.ckpt")) as loggers:
         assert loggers[0].version == 1  # a branch, not a continuation
+    with tracking(Run("other", str(tmp_path)), resumed=checkpoint) as loggers:
+        assert loggers[0].version == 0  # another name's run is not written into
     assert wandb_id(tmp_path / "none") is None
 
 
