@@ -11,8 +11,9 @@ def randomise(module):
         if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
             layer.running_mean.normal_(0.0, 0.3)
             layer.running_var.uniform_(0.5, 2.0)
-            layer.weight.data.uniform_(0.3, 1.5)
-            layer.bias.data.normal_(0.0, 0.5)
+            if layer.affine:
+                layer.weight.data.uniform_(0.3, 1.5)
+                layer.bias.data.normal_(0.0, 0.5)
     return module
 
 

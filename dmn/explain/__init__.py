@@ -2,7 +2,17 @@
 
 from dmn.explain.base import Explainer
 from dmn.explain.controls import CentreGaussian, Edges, RandomMap, controls
-from dmn.explain.split import SplitCAM, SplitExplainer, SplitGrad, SplitLRP, Stream, StreamMaps
+from dmn.explain.split import (
+    SplitCAM,
+    SplitExplainer,
+    SplitGrad,
+    SplitLRP,
+    StreamMaps,
+    UnknownMethodError,
+    UnknownPartError,
+    explain,
+    explain_together,
+)
 from dmn.explain.target import Target, resolve_target
 
 __all__ = [
@@ -14,9 +24,12 @@ __all__ = [
     "SplitExplainer",
     "SplitGrad",
     "SplitLRP",
-    "Stream",
     "StreamMaps",
     "Target",
+    "UnknownMethodError",
+    "UnknownPartError",
     "controls",
+    "explain",
+    "explain_together",
     "resolve_target",
 ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,9 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from dmn.nn import ACTIVATIONS, Backward, Pair
-
-EPSILON = 1e-6  # the paper's
+from dmn.nn import ACTIVATIONS, Pair, Pass, seeds
 
 
 @contextmanager
@@ -40,36 +39,41 @@ def explaining(model: nn.Module) -> Iterator[None]:
 
 
 def read_stream(
-    network: nn.Module, x: Tensor, target: Tensor, layer: str, backward: Backward = "gradient"
-) -> tuple[Tensor, Tensor]:
-    """Read a layer's activation and the sensitivity of one logit an image to it.
+    network: nn.Module, x: Tensor, target: Tensor, layers: Sequence[str], how: Pass
+) -> list[tuple[Tensor, Tensor]]:
+    """Read layers' activations and the sensitivity of the chosen logits to them.
 
     Args:
         network: g or h, in eval mode, with gradients enabled.
         x: Images (B, C, H, W).
         target: Class indices (B,).
-        layer: Path of a submodule of the network; its output is read.
-        backward: "gradient" for autograd's, "relevance" for epsilon-LRP divided by activation.
+        layers: Paths of submodules of the network; their outputs are read.
+        how: Autograd's gradient, or epsilon-LRP's relevance divided by activation; and its seed.
 
     Returns:
-        Activation and sensitivity, both with the shape of the layer's output.
+        For each layer, activation and sensitivity, both with the shape of its output.
     """
-    kept: list[Tensor] = []
+    kept: dict[str, Tensor] = {}
     with ExitStack() as hooks:
-        if backward == "relevance":
+        if how.backward == "relevance":
             for module in network.modules():
-                if rule := _rule(module):
+                if rule := _rule(module, how.epsilon):
                     hooks.enter_context(module.register_forward_hook(rule))
-        hooks.enter_context(
-            network.get_submodule(layer).register_forward_hook(
-                lambda module, args, output: kept.append(output)
-            )
-        )
+        for layer in layers:
+            module = network.get_submodule(layer)
+            hooks.enter_context(module.register_forward_hook(partial(_keep, kept, layer)))
         logits = network(x.detach().clone().requires_grad_())
     # Clones, for what comes from inference mode cannot be saved for a backward pass.
-    chosen = logits.gather(1, target.clone()[:, None]).sum()
-    (sensitivity,) = torch.autograd.grad(chosen, kept)
-    return kept[0].detach(), sensitivity
+    weights = seeds(logits.detach(), target.clone(), how.seed)
+    values = [kept[layer] for layer in layers]
+    sensitivities = torch.autograd.grad((logits * weights).sum(), values)
+    return [(value.detach(), each) for value, each in zip(values, sensitivities, strict=True)]
+
+
+def _keep(
+    kept: dict[str, Tensor], layer: str, module: nn.Module, args: tuple[Tensor, ...], out: Tensor
+) -> None:
+    kept[layer] = out
 
 
 def _with_slope(output: Tensor, through: Tensor, slope: Tensor) -> Tensor:
@@ -77,13 +81,15 @@ def _with_slope(output: Tensor, through: Tensor, slope: Tensor) -> Tensor:
     return output.detach() + (through - through.detach()) * slope
 
 
-def _stabilise(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+def _stabilise(
+    epsilon: float, module: nn.Module, args: tuple[Tensor, ...], output: Tensor
+) -> Tensor:
     """Divide relevance by z + epsilon sign(z) rather than by z."""
     z = output.detach()
-    return _with_slope(output, output, z.abs() / (z.abs() + EPSILON))
+    return _with_slope(output, output, z.abs() / (z.abs() + epsilon))
 
 
-def _secant(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+def _secant(epsilon: float, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
     """Pass relevance through an activation whole: the secant slope conserves it."""
     z = args[0].detach()
     slope = torch.where(z == 0, torch.zeros_like(z), output.detach() / z)
@@ -96,5 +102,6 @@ _RULES: dict[tuple[type[nn.Module], ...], Callable[..., Any]] = {
 }
 
 
-def _rule(module: nn.Module) -> Callable[..., Any] | None:
-    return next((rule for kinds, rule in _RULES.items() if isinstance(module, kinds)), None)
+def _rule(module: nn.Module, epsilon: float) -> Callable[..., Any] | None:
+    rules = (rule for kinds, rule in _RULES.items() if isinstance(module, kinds))
+    return next((partial(rule, epsilon) for rule in rules), None)

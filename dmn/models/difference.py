@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dmn.errors import DmnError
-from dmn.explain.split import SPLIT_METHODS, SplitExplainer
+from dmn.explain.split import explain
 from dmn.explain.stream import explaining, read_stream
 from dmn.explain.target import Target
-from dmn.nn import Backward, Inverted, Paired, Plain, Reading, UnknownLayerError, View
+from dmn.nn import (
+    GRADIENT,
+    InapplicableOptionError,
+    Inverted,
+    Paired,
+    Pass,
+    Plain,
+    Reading,
+    Stream,
+    UnknownLayerError,
+    View,
+)
 
 Inputs = Literal["paired", "inverted", "plain"]
 
@@ -20,10 +31,6 @@ _VIEWS: dict[Inputs, tuple[type[View], type[View]]] = {
     "inverted": (Plain, Inverted),
     "plain": (Plain, Plain),
 }
-
-
-class UnknownMethodError(DmnError, ValueError):
-    """A method by which a pair does not explain itself; names those by which it does."""
 
 
 class _Side(nn.Module):
@@ -73,45 +80,48 @@ class DifferenceOfMonotone(nn.Module):
         return ("input", *(name for name in names if name in shared))
 
     def read(
-        self, x: Tensor, target: Tensor, layer: str, backward: Backward = "gradient"
-    ) -> tuple[Reading, Reading]:
-        """Read g's and h's side of a layer; see `dmn.nn.Pair`."""
-        if layer not in self.layers:
-            raise UnknownLayerError(f"no layer {layer!r}; there are {', '.join(self.layers)}")
-        with explaining(self):
-            return (
-                self._read_side(self.g, x, target, layer, backward),
-                self._read_side(self.h, x, target, layer, backward),
+        self,
+        x: Tensor,
+        target: Tensor,
+        layers: Sequence[str],
+        how: Pass = GRADIENT,
+        streams: Collection[Stream] = ("g", "h"),
+    ) -> dict[str, dict[Stream, Reading]]:
+        """Read layers of g and h; see `dmn.nn.Pair`."""
+        unknown = [layer for layer in layers if layer not in self.layers]
+        if unknown:
+            raise UnknownLayerError(f"no layer {unknown[0]!r}; there are {', '.join(self.layers)}")
+        known = Pass(how.backward, how.seed, how.epsilon)
+        foreign = [name for name in Pass._fields if getattr(how, name) != getattr(known, name)]
+        if foreign:
+            raise InapplicableOptionError(
+                f"{', '.join(foreign)}: for split networks only; a trained pair has no shift, "
+                "recentring or form of pooling to choose"
             )
+        both: tuple[Stream, ...] = ("g", "h")
+        sides = [side for side in both if side in streams or "g-h" in streams]
+        with explaining(self):
+            read = {side: self._read_side(side, x, target, layers, how) for side in sides}
+        return {layer: {side: read[side][layer] for side in read} for layer in layers}
 
     def explain(
         self, x: Tensor, target: Target = None, method: str = "splitcam", **options: Any
     ) -> Tensor:
-        """Explain images by this network itself.
-
-        Args:
-            x: Images (B, C, H, W) in [0, 1].
-            target: Class index, one an image, or None for the predicted class.
-            method: "splitcam", "splitgrad" or "splitlrp".
-            **options: Of the method: `layer`, `stream`.
-
-        Returns:
-            Maps (B, 1, H, W), float32; positive speaks for the target.
-
-        Raises:
-            UnknownMethodError: names the methods that there are.
-            UnknownLayerError: names the layers that there are.
-        """
-        if method not in SPLIT_METHODS:
-            raise UnknownMethodError(f"no method {method!r}; there are {', '.join(SPLIT_METHODS)}")
-        explainer: SplitExplainer = SPLIT_METHODS[method](self, **options)
-        return explainer(x, target)
+        """Explain images in [0, 1] by this network itself; see `dmn.explain.explain`."""
+        return explain(self, x, target, method, **options)
 
     def _read_side(
-        self, side: _Side, x: Tensor, target: Tensor, layer: str, backward: Backward
-    ) -> Reading:
-        path = "input" if layer == "input" else f"net.{layer}"
-        values, sensitivities = read_stream(side, x, target, path, backward)
+        self, side: str, x: Tensor, target: Tensor, layers: Sequence[str], how: Pass
+    ) -> dict[str, Reading]:
+        network = self.get_submodule(side)
+        paths = ["input" if layer == "input" else f"net.{layer}" for layer in layers]
+        read = read_stream(network, x, target, paths, how)
+        return {
+            layer: self._reading(layer, x, *values)
+            for layer, values in zip(layers, read, strict=True)
+        }
+
+    def _reading(self, layer: str, x: Tensor, values: Tensor, sensitivities: Tensor) -> Reading:
         if values.dim() != 4:
             raise UnknownLayerError(f"layer {layer!r} holds no image, {tuple(values.shape)}")
         channels = values.shape[1]

@@ -2,18 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from dmn.errors import DmnError
 
 Backward = Literal["gradient", "relevance"]
+Stream = Literal["g", "h", "g-h"]
+Pool = Literal["winner", "convex"]
+Seed = Literal["class", "contrast", "all"]
+Alpha = float | Mapping[str, float] | Literal["balanced"]
+
+EPSILON = 1e-6  # the paper's
 
 
 class UnknownLayerError(DmnError, KeyError):
     """A layer that the pair does not have, or that holds no image; names those that it has."""
+
+
+class Pass(NamedTuple):
+    """How sensitivities are carried back; maps that agree on it share one pass.
+
+    A trained pair knows the first three; what is left is of split networks, docs/split.md.
+
+    Attributes:
+        backward: "gradient", or "relevance" for epsilon-LRP through every layer above.
+        seed: Where it starts: "class", the chosen logit; "contrast", that logit less the mean of
+            all; "all", the mean of all.
+        epsilon: Stabilises relevance.
+        alpha: Shift in [0, 0.5]: 0 for the true gradient of the streams, 0.5 for the plain one; one
+            for all layers, one for each layer named and 0 for the rest, or "balanced".
+        rho: With alpha "balanced", the mean of the streams' sensitivities after each shift, as a
+            multiple of the plain gradient's.
+        theta: Share of min(p, n) that is kept after each activation, in [0, 1]; None for the
+            network's own.
+        threshold: Recentre only where p + n exceeds it; None for the network's own.
+        pool: Form of max pooling; None for the network's own.
+    """
+
+    backward: Backward = "gradient"
+    seed: Seed = "class"
+    epsilon: float = EPSILON
+    alpha: Alpha = 0.0
+    rho: float = 1.0
+    theta: float | None = None
+    threshold: float | None = None
+    pool: Pool | None = None
+
+
+GRADIENT = Pass()
+
+
+class InapplicableOptionError(DmnError, ValueError):
+    """An option that a pair has no use for, or that is out of its range."""
 
 
 class Reading(NamedTuple):
@@ -60,16 +104,40 @@ class Pair(Protocol):
         """Return the logits g(x) - h(x), (B, K)."""
 
     def read(
-        self, x: Tensor, target: Tensor, layer: str, backward: Backward = "gradient"
-    ) -> tuple[Reading, Reading]:
-        """Read g's and h's side of a layer, for one target class an image.
+        self,
+        x: Tensor,
+        target: Tensor,
+        layers: Sequence[str],
+        how: Pass = GRADIENT,
+        streams: Collection[Stream] = ("g", "h"),
+    ) -> dict[str, dict[Stream, Reading]]:
+        """Read layers, for one target class an image, by one pass forward and one back.
 
         Args:
             x: Images (B, C, H, W).
             target: Class indices (B,).
-            layer: One of `layers`.
-            backward: "gradient", or "relevance" for epsilon-LRP through every layer above.
+            layers: Some of `layers`.
+            how: What is carried back.
+            streams: Which sides to read; "g-h" is their difference, where one pass can give it, and
+                else both.
 
         Raises:
             UnknownLayerError: if there is no such layer, or it holds no image.
+            InapplicableOptionError: if this pair has no use for an option of the pass.
         """
+
+
+def seeds(logits: Tensor, target: Tensor, seed: Seed) -> Tensor:
+    """Return where a pass starts: the weight of each logit, (B, K).
+
+    Args:
+        logits: (B, K), of which only shape, type and device count.
+        target: Class indices (B,).
+        seed: One logit, that less the mean, or the mean.
+    """
+    chosen = torch.zeros_like(logits).scatter_(1, target[:, None], 1.0)
+    return {
+        "class": chosen,
+        "contrast": chosen - 1 / logits.shape[1],
+        "all": torch.full_like(logits, 1 / logits.shape[1]),
+    }[seed]

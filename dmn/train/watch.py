@@ -145,7 +145,7 @@ def _columns(explainer: Explainer, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         **image,
         "g: for": overlay(x, maps.g),
         "h: against": overlay(x, maps.h, against=True),
-        "g - h": overlay(x, maps.stream("g-h")),
+        "g - h": overlay(x, maps.difference),
     }
 
 

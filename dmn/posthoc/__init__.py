@@ -1,0 +1,1 @@
+"""Trained networks, canonized and split into differences of monotone ones, exactly."""

@@ -1,0 +1,253 @@
+"""Go back through a split network, once for every map that is asked of the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, fx
+
+from dmn.nn import Reading, Stream, seeds
+from dmn.posthoc.call import Call
+from dmn.posthoc.forward import Sweep, Values
+from dmn.posthoc.rules import Rule
+from dmn.posthoc.streams import Scaled, blockwise, halves, power, recentred, rescaling, settle
+
+
+@dataclass(frozen=True)
+class Track:
+    """A signal on its way back, in units of 2**exponent; None for zeros.
+
+    Attributes:
+        q: Half the difference of the sensitivities to p and to n; a track without a is the plain
+            gradient, and nothing but autograd touches it.
+        a: Half their sum.
+        exponent: Of the unit.
+    """
+
+    q: Tensor | None
+    a: Tensor | None
+    exponent: int = 0
+
+    def __add__(self, other: Track) -> Track:
+        """Add where branches meet."""
+        exponent = max(self.exponent, other.exponent)
+        one, two = self.to(exponent), other.to(exponent)
+        return Track(_add(one.q, two.q), _add(one.a, two.a), exponent)
+
+    def to(self, exponent: int) -> Track:
+        """Return the same numbers in another unit."""
+        return self.times(power(self.exponent - exponent), exponent)
+
+    def times(self, factor: float, exponent: int | None = None) -> Track:
+        """Multiply, and say in which unit the result is if not in the same."""
+        q, a = (part if part is None or factor == 1 else part * factor for part in (self.q, self.a))
+        return Track(q, a, self.exponent if exponent is None else exponent)
+
+    def rescaled(self) -> Track:
+        """Bring the largest magnitude near 1, where it is far from it."""
+        if self.a is None:
+            return self
+        parts = [part for part in (self.q, self.a) if part is not None]
+        return self.to(rescaling(parts, self.exponent))
+
+    def sensitivities(self) -> tuple[Tensor, Tensor]:
+        """Return the sensitivities to p and to n, in the unit of the track."""
+        q, a = self.q, self.a
+        if q is None:
+            assert a is not None, "a track carries something"
+            return a, a
+        return (q, -q) if a is None else (a + q, a - q)
+
+
+class Layout(NamedTuple):
+    """Which tracks are carried, and how streams are read from them.
+
+    Attributes:
+        starts: For each track, the multiple of the seed that q, and that a, starts from.
+        streams: For each stream, the tracks' factors in it.
+    """
+
+    starts: tuple[tuple[float, float], ...]
+    streams: Mapping[Stream, tuple[float, ...]]
+
+
+# The plain gradient F keeps a track of its own wherever it can be told apart: in deep networks
+# it drowns in what g and h share.
+_ONLY: dict[Stream, Layout] = {
+    "g": Layout(((0.5, 0.5),), {"g": (1,)}),
+    "h": Layout(((-0.5, 0.5),), {"h": (1,)}),
+    "g-h": Layout(((1, 0),), {"g-h": (1,)}),
+}
+_SHARED = Layout(((1, 0), (0, 0.5)), {"g": (0.5, 1), "h": (-0.5, 1), "g-h": (1, 0)})
+_SEPARATE = Layout(((0.5, 0.5), (-0.5, 0.5)), {"g": (1, 0), "h": (0, 1), "g-h": (1, -1)})
+
+
+def go_back(
+    sweep: Sweep,
+    values: Values,
+    target: Tensor,
+    streams: Collection[Stream],
+    alpha: Callable[[fx.Node], float],
+) -> dict[fx.Node, dict[Stream, Reading]]:
+    """Carry sensitivities from the chosen logits back to the nodes to be read.
+
+    Args:
+        sweep: What was run forward.
+        values: What it kept; the operations are used up.
+        target: Class indices (B,).
+        streams: Which sides to read.
+        alpha: The shift before each bent operation; not asked where it is balanced.
+    """
+    weights = seeds(values.u[sweep.output], target, sweep.how.seed)
+    layout = _layout(sweep, streams)
+    starts = [Track(_times(weights, q), _times(weights, a)) for q, a in layout.starts]
+    pending = {sweep.output: starts}
+    readings: dict[fx.Node, dict[Stream, Reading]] = {}
+    for node in reversed(sweep.nodes):
+        if node not in pending:
+            continue
+        tracks = pending.pop(node)
+        if node in sweep.read:
+            readings[node] = _read(sweep, node, values, tracks, layout, streams)
+        if node in sweep.active:
+            call = values.calls.pop(node)
+            for source, arrived in _step(sweep, node, call, tracks, alpha):
+                if source in sweep.active or source in sweep.read:
+                    there = pending.get(source)
+                    pending[source] = (
+                        arrived
+                        if there is None
+                        else [a + b for a, b in zip(there, arrived, strict=True)]
+                    )
+    return readings
+
+
+def _layout(sweep: Sweep, streams: Collection[Stream]) -> Layout:
+    only = next(iter(streams)) if len(set(streams)) == 1 else None
+    if sweep.relevance:
+        return _ONLY[only] if only in ("g", "h") else _SEPARATE
+    return _ONLY[only] if only and sweep.how.alpha != "balanced" else _SHARED
+
+
+def _step(
+    sweep: Sweep, node: fx.Node, call: Call, tracks: list[Track], alpha: Callable[[fx.Node], float]
+) -> list[tuple[fx.Node, list[Track]]]:
+    """Bring tracks back through one operation; returns them for each node that goes into it."""
+    rule = sweep.rules[node]
+    if sweep.relevance:
+        tracks = [_conserved(sweep, rule, call, track) for track in tracks]
+    elif rule.bent:
+        tracks = _shifted(sweep, tracks, alpha(node))
+    pull = partial(rule.secant, call) if sweep.relevance else call.vjp
+    arrived: list[list[Track]] = [[] for _ in call.slots]
+    for track in tracks:
+        q, a = rule.back(call, track.q, track.a, pull)
+        for slot, tracks_there in enumerate(arrived):
+            there = Track(_at(q, slot), _at(a, slot), track.exponent)
+            tracks_there.append(there.rescaled() if rule.weighted else there)
+    return list(zip(call.slots, arrived, strict=True))
+
+
+def _shifted(sweep: Sweep, tracks: list[Track], alpha: float) -> list[Track]:
+    """Multiply a by 1 - 2 alpha or, balanced, bring its mean to rho times that of the gradient."""
+    if sweep.how.alpha != "balanced":
+        factor = 1 - 2 * alpha
+        return [
+            Track(t.q, None if not factor or t.a is None else t.a * factor, t.exponent)
+            for t in tracks
+        ]
+    gradient, rest = tracks
+    if gradient.q is None or rest.a is None:
+        return tracks
+    wanted, had = (_means(part) for part in (gradient.q, rest.a))
+    factors = torch.where(had > 0, sweep.how.rho * wanted / had, 0.0)
+    return [gradient, Track(rest.q, rest.a * factors * power(-rest.exponent), rest.exponent)]
+
+
+def _means(x: Tensor) -> Tensor:
+    return x.abs().flatten(1).mean(1).view(-1, *[1] * (x.dim() - 1))
+
+
+def _conserved(sweep: Sweep, rule: Rule, call: Call, track: Track) -> Track:
+    """Make sensitivities relevance by activation: stabilised, and whole through recentring."""
+    q, a = track.q, track.a
+    if q is None or a is None or not (rule.weighted or rule.bent):
+        return track
+    exponent = call.s.exponent
+    if rule.weighted:
+        epsilon = max(sweep.how.epsilon * call.s.unit, torch.finfo(q.dtype).tiny)
+
+        def stabilised(q: Tensor, a: Tensor, s: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+            p, n = halves(Scaled(s, exponent), u)
+            return _weighed(q, a, p / (p + epsilon), n / (n + epsilon))
+
+        q, a = blockwise(stabilised, q, a, call.s.tensor, call.out)
+    elif sweep.theta[0] < 1:
+        after = call.s_after.exponent
+        unit = power(after - exponent)
+
+        def whole(
+            q: Tensor, a: Tensor, s: Tensor, s_after: Tensor, u: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            pairs = zip(
+                halves(Scaled(s_after, after), u), halves(Scaled(s, exponent), u), strict=True
+            )
+            shares = (torch.where(old > 0, new * unit / old, 0.0) for new, old in pairs)
+            return _weighed(q, a, *shares)
+
+        q, a = blockwise(whole, q, a, call.s.tensor, call.s_after.tensor, call.out)
+    return Track(q, a, track.exponent)
+
+
+def _weighed(q: Tensor, a: Tensor, weight_p: Tensor, weight_n: Tensor) -> tuple[Tensor, Tensor]:
+    """Multiply the sensitivities to p and to n."""
+    p, n = (a + q) * weight_p, (a - q) * weight_n
+    return (p - n) / 2, (p + n) / 2
+
+
+def _read(
+    sweep: Sweep,
+    node: fx.Node,
+    values: Values,
+    tracks: list[Track],
+    layout: Layout,
+    streams: Collection[Stream],
+) -> dict[Stream, Reading]:
+    u = values.u[node]
+    s = values.s.get(node, Scaled(u.abs()))
+    if not sweep.relevance and node in sweep.rules and not sweep.rules[node].bent:
+        s = recentred(s, u, *sweep.theta)
+    p, n = halves(s, u)
+    sensitivities = {}
+    for stream in streams:
+        parts = [t.times(f) for t, f in zip(tracks, layout.streams[stream], strict=True) if f]
+        track = sum(parts[1:], parts[0])
+        # What p and n are too large by, their sensitivities are too small by.
+        exponent = track.exponent + s.exponent
+        sensitivities[stream] = [Scaled(part, exponent) for part in track.sensitivities()]
+    sides = [stream for stream in sensitivities if stream != "g-h"]
+    settled = settle([part for side in sides for part in sensitivities[side]])
+    deltas: dict[Stream, list[Tensor]] = {
+        side: settled[2 * i : 2 * i + 2] for i, side in enumerate(sides)
+    }
+    if "g-h" in sensitivities:  # by itself: it may fit where g and h do not
+        deltas["g-h"] = settle(sensitivities["g-h"])
+    return {stream: Reading(p, n, *deltas[stream]) for stream in streams}
+
+
+def _times(x: Tensor, factor: float) -> Tensor | None:
+    return x * factor if factor else None
+
+
+def _at(signals: list[Tensor] | None, slot: int) -> Tensor | None:
+    return None if signals is None else signals[slot]
+
+
+def _add(one: Tensor | None, two: Tensor | None) -> Tensor | None:
+    if one is None or two is None:
+        return two if one is None else one
+    return one + two

@@ -1,0 +1,331 @@
+"""A network as a graph of operations that overwrite nothing, traced from a copy of it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+from torch.nn.utils import parametrize
+
+from dmn.errors import DmnError
+
+_QUERIES = {"size", "dim", "numel", "ndimension", "stride"}
+_LAYERS = "layers"  # in a network's meta: names of nodes, by name of layer
+_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "is_cuda"}
+_IN_PLACE_OPERATORS = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+}
+_PIECES = {torch.chunk, torch.split, torch.unbind, "chunk", "split", "unbind"}
+_VIEWS = {
+    *_PIECES,
+    *("view", "reshape", "flatten", "permute", "transpose", "squeeze", "unsqueeze", "expand"),
+    *(torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.squeeze),
+    *(torch.unsqueeze, operator.getitem, F.dropout, "contiguous"),
+    *(nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d, nn.Dropout3d),
+}
+
+
+class UntraceableError(DmnError, ValueError):
+    """A network that cannot be written as a graph; says where and why."""
+
+
+class Unsupported(NamedTuple):
+    """A node that cannot be rewritten, and what it would need.
+
+    Attributes:
+        path: Module path of the node, and its operation.
+        needs: What is in the way, and what would help.
+    """
+
+    path: str
+    needs: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.needs}"
+
+
+class UnsupportedError(DmnError, ValueError):
+    """Every node of a network that cannot be rewritten, found before anything ran.
+
+    Attributes:
+        nodes: What was found.
+    """
+
+    def __init__(self, nodes: Iterable[Unsupported], job: str) -> None:
+        self.nodes = tuple(nodes)
+        lines = "\n".join(f"  {node}" for node in self.nodes)
+        super().__init__(f"cannot {job}: {len(self.nodes)} of its operations have no rule\n{lines}")
+
+
+class Traced(NamedTuple):
+    """A graph in eval mode, and the names of what is in it.
+
+    Attributes:
+        network: The same function, out of place; its submodules keep their names.
+        layers: For each name, "input" first, the node that holds what the module or operation of
+            that name returns; a second call of one module is called `name_1`.
+        unsupported: What could not be made out of place.
+    """
+
+    network: fx.GraphModule
+    layers: dict[str, fx.Node]
+    unsupported: tuple[Unsupported, ...]
+
+
+def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool] = lambda module: False) -> Traced:
+    """Write a copy of a model, in eval mode, as a graph of out-of-place operations.
+
+    Args:
+        model: Takes one tensor, returns one. It is not changed.
+        is_leaf: Which modules to keep whole, besides torch's own.
+
+    Raises:
+        UntraceableError: for control flow that depends on data, more than one input or output, and
+            modules with hooks; names the module.
+    """
+    copy = deepcopy(model).eval().requires_grad_(False)
+    if isinstance(copy, fx.GraphModule) and _LAYERS in copy.meta:
+        return Traced(copy, _named(copy), ())
+    _refuse_foreign(copy)
+    for module in copy.modules():
+        for name in list(getattr(module, "parametrizations", ())):
+            parametrize.remove_parametrizations(module, name)
+    tracer = _Tracer(is_leaf)
+    try:
+        graph = tracer.trace(copy)
+    except Exception as error:
+        where = f"module {tracer.path!r}" if tracer.path else "the model itself"
+        raise UntraceableError(
+            f"cannot trace {type(model).__name__}, at {where}: {error}\n"
+            "Its forward must not branch on values; move such a part into a module of its own, "
+            "and register a rule for it."
+        ) from error
+    network = fx.GraphModule(copy, graph, type(model).__name__)
+    unsupported = _overwrite_nothing(network)
+    _split_pieces(graph)
+    graph.eliminate_dead_code()
+    _check_ends(graph)
+    network.delete_all_unused_submodules()
+    network.recompile()
+    network.meta[_LAYERS] = {name: node.name for name, node in _names(tracer, graph).items()}
+    return Traced(network.eval(), _named(network), tuple(unsupported))
+
+
+def rename(network: fx.GraphModule, node: fx.Node, other: fx.Node) -> None:
+    """Let another node have a node's names, before that is erased."""
+    names = network.meta[_LAYERS]
+    names.update({name: other.name for name, held in names.items() if held == node.name})
+
+
+def _named(network: fx.GraphModule) -> dict[str, fx.Node]:
+    """Return the nodes by name, in the order in which they run."""
+    nodes = {node.name: node for node in network.graph.nodes}
+    names = {name: nodes[held] for name, held in network.meta[_LAYERS].items() if held in nodes}
+    order = {node: position for position, node in enumerate(nodes.values())}
+    return dict(sorted(names.items(), key=lambda item: order[item[1]]))
+
+
+def target_of(network: fx.GraphModule, node: fx.Node) -> Any:
+    """Return what a node calls: its module, its function, or its method's name."""
+    return network.get_submodule(str(node.target)) if node.op == "call_module" else node.target
+
+
+def describe(network: fx.GraphModule, node: fx.Node) -> str:
+    """Name a node for people: its path, and what it calls."""
+    target = target_of(network, node)
+    called = type(target).__name__ if isinstance(target, nn.Module) else _name(target)
+    return f"{_path(node) or type(network).__name__} ({called})"
+
+
+def is_query(node: fx.Node) -> bool:
+    """Return whether a node asks for the shape or kind of a tensor, not for its values."""
+    if node.op == "call_function" and node.target is getattr:
+        return node.args[1] in _ATTRIBUTES
+    return node.op == "call_method" and node.target in _QUERIES
+
+
+class _Tracer(fx.Tracer):
+    """Keep whole what has a rule, and remember what each module returned."""
+
+    def __init__(self, is_leaf: Callable[[nn.Module], bool]) -> None:
+        super().__init__()
+        self._is_leaf = is_leaf
+        self.returned: list[tuple[str, fx.Node]] = []
+        self.path = ""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return self._is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(
+        self,
+        m: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        outer, self.path = self.path, self.path_of_module(m)
+        result = super().call_module(m, forward, args, kwargs)
+        if isinstance(result, fx.Proxy):
+            self.returned.append((self.path, result.node))
+        self.path = outer  # after an error it says where
+        return result
+
+
+def _names(tracer: _Tracer, graph: fx.Graph) -> dict[str, fx.Node]:
+    named = [("input", node) for node in graph.nodes if node.op == "placeholder"][:1]
+    named += tracer.returned
+    called = {node for _, node in named}
+    for node in graph.nodes:
+        if node.op in ("call_function", "call_method") and node not in called:
+            named.append((_path(node), node))
+    names: dict[str, fx.Node] = {}
+    for name, node in named:
+        unique, repeat = name, 0
+        while unique in names:
+            repeat += 1
+            unique = f"{name}_{repeat}"
+        names[unique] = node
+    return names
+
+
+def _path(node: fx.Node) -> str:
+    """Return the module path of a node; of an operation, within the module that calls it."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    path = str(stack[-1][0]) if stack else ""
+    if node.op == "call_module":
+        return str(node.target)
+    return ".".join(part for part in (path, _name(node.target)) if part)
+
+
+def _name(target: Any) -> str:
+    return str(getattr(target, "__name__", target))
+
+
+def _refuse_foreign(model: nn.Module) -> None:
+    """Refuse what a graph would leave out: hooks, and a forward set on the instance."""
+    for what, is_so in _FOREIGN.items():
+        names = [name or type(model).__name__ for name, m in model.named_modules() if is_so(m)]
+        if names:
+            raise UntraceableError(
+                f"{what} on {', '.join(names)}: not in the graph; remove it first"
+            )
+
+
+_FOREIGN: dict[str, Callable[[nn.Module], bool]] = {
+    "forward hooks (weight_norm has one: use torch.nn.utils.remove_weight_norm)": lambda module: (
+        bool(module._forward_hooks or module._forward_pre_hooks)
+    ),
+    "a forward of the instance's own": lambda module: "forward" in module.__dict__,
+}
+
+
+def _check_ends(graph: fx.Graph) -> None:
+    inputs = [node for node in graph.nodes if node.op == "placeholder" and not node.args]
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    if len(inputs) != 1 or not isinstance(output.args[0], fx.Node):
+        raise UntraceableError(
+            f"the model takes {len(inputs)} inputs and returns {output.args[0]}; wrap it so that "
+            "it takes one tensor of images and returns one of logits"
+        )
+
+
+def _overwrite_nothing(network: fx.GraphModule) -> list[Unsupported]:
+    """Replace in-place operations; what read the overwritten value reads the new one."""
+    unsupported = []
+    nodes = list(network.graph.nodes)
+    order = {node: position for position, node in enumerate(nodes)}
+    calls = [node for node in nodes if node.op.startswith("call")]
+    in_place = [node for node in calls if _becomes_out_of_place(network, node)]
+    for module in network.modules():
+        if hasattr(module, "inplace"):
+            module.__dict__["inplace"] = False
+    for node in in_place:
+        overwritten = node.all_input_nodes[0]
+        later = {
+            other: {user for user in other.users if order[user] > order[node]}
+            for other in (overwritten, *_aliases(network, overwritten))
+        }
+        later.pop(node, None)
+        for user in later.pop(overwritten):
+            user.replace_input_with(overwritten, node)
+        if any(later.values()):
+            unsupported.append(
+                Unsupported(
+                    describe(network, node),
+                    "overwrites a view of a tensor that is used again; write it out of place",
+                )
+            )
+    return unsupported
+
+
+def _becomes_out_of_place(network: fx.GraphModule, node: fx.Node) -> bool:
+    """Make one operation out of place; returns whether it was in place."""
+    target = target_of(network, node)
+    if isinstance(target, nn.Module):
+        return bool(getattr(target, "inplace", False))  # switched off below, for all its calls
+    if node.kwargs.get("inplace"):
+        node.update_kwarg("inplace", False)
+        return True
+    replacement = _IN_PLACE_OPERATORS.get(target) or _without_underscore(target)
+    if replacement:
+        node.target = replacement
+    return bool(replacement)
+
+
+def _without_underscore(target: Any) -> Any:
+    """Return what does out of place what a function such as relu_ does in place."""
+    name = _name(target)
+    if not name.endswith("_") or name.endswith("__"):
+        return None
+    name = name.removesuffix("_")
+    if isinstance(target, str):
+        return name
+    return getattr(torch, name, None) or getattr(F, name, None)
+
+
+def _aliases(network: fx.GraphModule, node: fx.Node) -> set[fx.Node]:
+    """Return the nodes whose values may share a node's memory."""
+    found, todo = set(), [node]
+    while todo:
+        here = todo.pop()
+        sources = here.all_input_nodes[:1] if _is_view(network, here) else []
+        views = [user for user in here.users if _is_view(network, user)]
+        todo += [other for other in (*sources, *views) if other not in found and other is not node]
+        found.update(todo)
+    return found
+
+
+def _is_view(network: fx.GraphModule, node: fx.Node) -> bool:
+    target = target_of(network, node)
+    return (type(target) if isinstance(target, nn.Module) else target) in _VIEWS
+
+
+def _split_pieces(graph: fx.Graph) -> None:
+    """Let every node hold one tensor: each piece of a chunk or split is a node of its own."""
+    for node in list(graph.nodes):
+        if node.op in ("call_function", "call_method") and node.target in _PIECES:
+            for user in list(node.users):
+                if user.target is operator.getitem:
+                    user.target = piece
+                    user.args = (*node.args, user.args[1])
+                    user.kwargs = {**node.kwargs, "divide": _name(node.target)}
+
+
+def piece(*args: Any, divide: str, **kwargs: Any) -> Any:
+    """Return one piece of a tensor: of `chunk`, `split` or `unbind`, the one of the last index.
+
+    Args:
+        *args: The tensor, what the method takes, and the index.
+        divide: Name of the method.
+        **kwargs: What else the method takes.
+    """
+    x, *options, index = args
+    return getattr(x, divide)(*options, **kwargs)[index]

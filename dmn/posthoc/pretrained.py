@@ -1,0 +1,200 @@
+"""Load a classifier of torchvision, with its preprocessing and the names of its classes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from dmn.errors import DmnError
+
+SHOWN = 5
+_SUFFIXES = (".safetensors", ".pth", ".pt")
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads that only training uses: never built
+_RENAMED = (
+    (r"^module\.", ""),  # DataParallel
+    (r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2"),  # torchvision's own old files
+    (r"\bmlp\.linear_1\.", "mlp.0."),  # as above, of vision transformers
+    (r"\bmlp\.linear_2\.", "mlp.3."),
+)
+
+
+class UnknownNameError(DmnError, ValueError):
+    """A name that is no classifier, or no weights of it; names those that are close, or are."""
+
+
+class MissingWeightsError(DmnError, FileNotFoundError):
+    """A file of weights that is not there, and could not be fetched; says where to put it."""
+
+
+class WeightsError(DmnError, ValueError):
+    """A file of weights that cannot be read, or does not fit; names the file and the keys."""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A classifier, and what is needed to use it.
+
+    Attributes:
+        name: Of the architecture, as torchvision calls it.
+        model: The network, in evaluation mode, without auxiliary heads.
+        transform: From an image (PIL, or a uint8 tensor) to what the network takes.
+        classes: A name for each output.
+        source: Where the weights come from: "random", torchvision's name, or the file's.
+    """
+
+    name: str
+    model: nn.Module = field(repr=False)
+    transform: Callable[[Any], Tensor] = field(repr=False)
+    classes: tuple[str, ...] = field(repr=False)
+    source: str
+
+
+def load(
+    name: str, weights: str | Path | None = None, *, num_classes: int | None = None
+) -> Pretrained:
+    """Load a classifier of torchvision's, with weights by name, from a file, or random.
+
+    A file still called as torchvision calls it is preprocessed for as those weights ask, any other
+    as the default ones; GoogLeNet and Inception have `transform_input` set for the first only.
+
+    Args:
+        name: The architecture, of `torchvision.models.list_models(torchvision.models)`.
+        weights: None for random; a name such as "DEFAULT", downloaded unless in torch hub's
+            folder; or a `.safetensors`, `.pth` or `.pt` file with a state dict, bare or under
+            "state_dict" or "model". The first may name "classes" in its metadata, a JSON list.
+        num_classes: Outputs of the network; None for as many as the weights have.
+
+    Raises:
+        UnknownNameError: if there is no such architecture, or no such weights of it.
+        MissingWeightsError: if the file is not there, or the download failed.
+        WeightsError: if the file is damaged, holds other things than weights, or does not fit.
+    """
+    known = models.list_models(module=models)
+    if name not in known:
+        close = ", ".join(get_close_matches(name.lower(), known)) or "none"
+        every = "torchvision.models.list_models(torchvision.models)"
+        raise UnknownNameError(f"no classifier {name!r}; close are {close}, and {every} lists all")
+    source, reference, path = _find(name, weights)
+    state, labels = _read(path) if path else ({}, None)
+    model = _build(name, reference, path, num_classes)
+    if path:
+        key, head = _head(model)
+        given = state.get(key, head)
+        if num_classes is None and given.dim() == head.dim() and len(given) != len(head):
+            model = _build(name, reference, path, len(given))
+        _fill(model, state, f"{path} does not fit {name}")
+    classes = _classes(labels, len(_head(model)[1]), reference, path)
+    return Pretrained(name, model.eval(), reference.transforms(), classes, source)
+
+
+def _find(name: str, weights: str | Path | None) -> tuple[str, Any, Path | None]:
+    """Return the source, those of torchvision's weights to preprocess for, and the file."""
+    table = models.get_model_weights(name)
+    if weights is None:
+        return "random", table.DEFAULT, None
+    # those without categories are no classifier: the weights of their head are not numbers
+    named = {key: value for key, value in table.__members__.items() if value.meta["categories"]}
+    if weights in named:
+        chosen = named[weights]
+        return chosen.name, chosen, _cached(chosen.url)
+    path = Path(weights)
+    offer = f"{name} has {', '.join(named)}, and takes any {', '.join(_SUFFIXES)} file"
+    if path.suffix not in _SUFFIXES:
+        raise UnknownNameError(f"no weights {str(weights)!r}; {offer}")
+    if not path.is_file():
+        raise MissingWeightsError(f"{path}: there is no such file; {offer}")
+    published = {Path(value.url).name: value for value in table}
+    return path.name, published.get(path.name, table.DEFAULT), path
+
+
+def _cached(url: str) -> Path:
+    """Return the file of torchvision's weights in torch hub's folder, downloaded if need be."""
+    path = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
+    start = path.stem.rpartition("-")[2]  # torch hub ends names with the start of the hash
+    if not path.is_file():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), start)
+        except (OSError, HTTPException, RuntimeError) as error:  # the last is a wrong hash
+            told = f"download failed ({error}); fetch {url} elsewhere and save it as {path}"
+            raise MissingWeightsError(told) from error
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not digest.startswith(start):
+        raise WeightsError(f"{path}: damaged, by its hash; delete it, or replace it by {url}")
+    return path
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], Any]:
+    """Return the weights of a file, by the names of today, and the names of its classes if any."""
+    try:
+        if path.suffix == ".safetensors":
+            held: Any = safetensors.torch.load_file(path)
+            with safetensors.safe_open(path, framework="pt") as file:
+                labels = json.loads((file.metadata() or {}).get("classes", "null"))
+        else:
+            held, labels = torch.load(path, map_location="cpu", weights_only=True), None
+        for key in ("state_dict", "model"):  # under which training scripts save them
+            held = held[key] if isinstance(held.get(key), dict) else held
+    except Exception as error:  # a damaged pickle raises anything, from KeyError to struct.error
+        raise WeightsError(f"{path}: not a file of weights: {error}") from error
+    if other := [str(key) for key, value in held.items() if not isinstance(value, Tensor)]:
+        raise WeightsError(f"{path}: not only weights: {', '.join(other[:SHOWN])}; drop those")
+    for pattern, new in _RENAMED:
+        held = {re.sub(pattern, new, str(key)): value for key, value in held.items()}
+    return {key: value for key, value in held.items() if not key.startswith(_AUXILIARY)}, labels
+
+
+def _build(name: str, reference: Any, path: Path | None, num_classes: int | None) -> nn.Module:
+    published = path is not None and path.name == Path(reference.url).name
+    inception = {"aux_logits": False, "init_weights": False, "transform_input": published}
+    transformer = {"image_size": reference.meta["min_size"][0]}
+    table = {"googlenet": inception, "inception": inception, "vit": transformer}
+    options = dict(table.get(name.split("_")[0], {}))
+    options |= {} if num_classes is None else {"num_classes": num_classes}
+    model: nn.Module = models.get_model(name, weights=None, **options)
+    return model
+
+
+def _head(model: nn.Module) -> tuple[str, Tensor]:
+    """Return the weight of the classifier, the last layer, and its key."""
+    layers = [item for item in model.named_modules() if isinstance(item[1], nn.Linear | nn.Conv2d)]
+    name, layer = layers[-1]
+    return f"{name}.weight", layer.weight
+
+
+def _fill(model: nn.Module, state: dict[str, Tensor], refusal: str) -> None:
+    own = model.state_dict()
+    shapes = {key: (tuple(state[key].shape), tuple(own[key].shape)) for key in own if key in state}
+    faults = {
+        # counters of batches, which old files lack, are not used in evaluation
+        "missing": [k for k in own if k not in state and not k.endswith("num_batches_tracked")],
+        "unexpected": [key for key in state if key not in own],
+        "misshapen": [f"{key} {it} for {due}" for key, (it, due) in shapes.items() if it != due],
+        "not finite": [key for key, value in state.items() if not value.float().isfinite().all()],
+    }
+    if told := [f"{len(v)} {k}: {', '.join(v[:SHOWN])}" for k, v in faults.items() if v]:
+        raise WeightsError(
+            f"{refusal}: {'; '.join(told)}; its state_dict() does, if num_classes is None"
+        )
+    own.update(state)  # in the model's own dict, which carries its versions
+    model.load_state_dict(own)
+
+
+def _classes(labels: Any, outputs: int, reference: Any, path: Path | None) -> tuple[str, ...]:
+    if labels is not None and not (isinstance(labels, list) and len(labels) == outputs):
+        raise WeightsError(f"{path}: its metadata must name {outputs} classes in a list")
+    names = labels or reference.meta["categories"] or ()
+    return tuple(str(label) for label in (names if len(names) == outputs else range(outputs)))

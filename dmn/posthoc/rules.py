@@ -1,0 +1,306 @@
+"""What each kind of operation does to the sum stream, and to sensitivities on their way back.
+
+An operation maps u, the original activation, by itself. Its rule says what it does to s, the sum of
+the streams p and n, and how a signal (q, a) comes back through it: half the difference and half the
+sum of the sensitivities to p and to n. docs/split.md derives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from dmn.nn import Pool
+from dmn.posthoc.call import Call
+from dmn.posthoc.streams import blockwise
+
+Pull = Callable[[Tensor], list[Tensor]]
+Signals = list[Tensor] | None  # one for each stream that goes in; None for zeros
+Slope = float | Tensor
+
+
+class Rule:
+    """An operation that does to s what it does to u: averages, shapes, concatenation, sums.
+
+    Attributes:
+        weighted: It has weights, so that relevance is stabilised by epsilon where it comes back.
+        bent: It is not linear: the shift acts before it, and s is recentred after it.
+    """
+
+    weighted = False
+    bent = False
+
+    def under(self, pool: Pool) -> Rule:
+        """Return the rule for one of the forms of max pooling."""
+        return self
+
+    def keeps(self, call: Call) -> tuple[bool, bool]:
+        """Return whether g and h stay monotone, and convex, in the streams."""
+        return True, True
+
+    def sums(
+        self, call: Call, u: Sequence[Tensor], out: Tensor, s: Sequence[Tensor], unit: float
+    ) -> Tensor:
+        """Return the sum stream that comes out.
+
+        Args:
+            call: The operation.
+            u: Original activations that go in.
+            out: The one that comes out.
+            s: Sum streams that go in, in units of a power of two.
+            unit: What 1 is in these units; constants are multiplied by it.
+        """
+        return call(*s)
+
+    def back(
+        self, call: Call, q: Tensor | None, a: Tensor | None, pull: Pull
+    ) -> tuple[Signals, Signals]:
+        """Bring a signal back.
+
+        Args:
+            call: The operation, recorded.
+            q: Half the difference of the sensitivities to p and n; None for zero.
+            a: Half their sum, shifted where the operation is bent; None for zero.
+            pull: Multiplies by the operation's derivative, transposed.
+        """
+        return None if q is None else pull(q), None if a is None else self.sum_back(call, a)
+
+    def sum_back(self, call: Call, a: Tensor) -> list[Tensor]:
+        """Bring back a, by the transposed of what `sums` does to s."""
+        return call.vjp(a)
+
+    def secant(self, call: Call, sensitivity: Tensor) -> list[Tensor]:
+        """Bring a sensitivity back by the slope that conserves relevance."""
+        return call.vjp(sensitivity)
+
+
+class Absolute(Rule):
+    """An affine operation: s feels the absolute values of its weights and of its constants.
+
+    Args:
+        linear: What it does to s but for the constants, given the call and the streams.
+        constant: Whether there are constants, which are what it makes of zeros.
+    """
+
+    def __init__(self, linear: Callable[..., Tensor], constant: bool = False) -> None:
+        self.linear, self.constant = linear, constant
+
+    def sums(
+        self, call: Call, u: Sequence[Tensor], out: Tensor, s: Sequence[Tensor], unit: float
+    ) -> Tensor:
+        moved = self.linear(call, *s)
+        return moved + unit * call(*map(torch.zeros_like, u)).abs() if self.constant else moved
+
+    def sum_back(self, call: Call, a: Tensor) -> list[Tensor]:
+        return call.transposed(lambda *s: self.linear(call, *s), a)
+
+
+class Linear(Rule):
+    """A convolution, a linear layer, or a module of one's own that is linear in its input.
+
+    Every parameter of the module must enter linearly, and those named "bias" as constants.
+
+    Args:
+        transposed: Brings a back by the absolute weight without running forward, given the call,
+            that weight and a; may return None where it cannot.
+    """
+
+    weighted = True
+
+    def __init__(
+        self, transposed: Callable[[Call, Tensor, Tensor], Tensor | None] | None = None
+    ) -> None:
+        self.transposed = transposed
+
+    def sums(
+        self, call: Call, u: Sequence[Tensor], out: Tensor, s: Sequence[Tensor], unit: float
+    ) -> Tensor:
+        return self._absolute(call, unit)(*s)
+
+    def sum_back(self, call: Call, a: Tensor) -> list[Tensor]:
+        if self.transposed is not None:
+            pulled = self.transposed(call, call.option("weight", 1).abs(), a)
+            if pulled is not None:
+                return [pulled]
+        return call.transposed(self._absolute(call), a)
+
+    def _absolute(self, call: Call, unit: float = 1.0) -> Callable[..., Tensor]:
+        module = call.module
+        if module is None:
+            return lambda *s: call.run(_of_function(call, unit), s)
+        weights = {
+            name: weight.abs() * unit if name.endswith("bias") else weight.abs()
+            for name, weight in module.named_parameters()
+        }
+        return lambda *s: call.run(lambda *a, **k: functional_call(module, weights, a, k), s)
+
+
+class ChannelAffine(Rule):
+    """Batch normalisation by its running statistics: a scale and a shift for each channel."""
+
+    weighted = True
+
+    def sums(
+        self, call: Call, u: Sequence[Tensor], out: Tensor, s: Sequence[Tensor], unit: float
+    ) -> Tensor:
+        scale, shift = self._scale_and_shift(call, out)
+        return torch.addcmul(shift.abs() * unit, s[0], scale.abs())
+
+    def sum_back(self, call: Call, a: Tensor) -> list[Tensor]:
+        scale, _ = self._scale_and_shift(call, a)
+        return [a * scale.abs()]
+
+    @staticmethod
+    def _scale_and_shift(call: Call, like: Tensor) -> tuple[Tensor, Tensor]:
+        mean, variance = call.option("running_mean", 1), call.option("running_var", 2)
+        weight, bias = call.option("weight", 3), call.option("bias", 4)
+        scale = torch.rsqrt(variance + call.option("eps", 7, 1e-5))
+        scale = scale if weight is None else scale * weight
+        shift = -mean * scale if bias is None else bias - mean * scale
+        shape = (-1, *[1] * (like.dim() - 2))
+        return scale.view(shape), shift.view(shape)
+
+
+class Activation(Rule):
+    """A function of each number alone, with -c <= slope <= C.
+
+    Args:
+        slopes: c and C, both >= 0, or what finds them, given the call.
+        convex: Whether the function is, or what finds out.
+        at_zero: Whether its value at 0 may differ from 0.
+    """
+
+    bent = True
+
+    def __init__(
+        self,
+        slopes: tuple[float, float] | Callable[[Call], tuple[Slope, Slope]] = (0.0, 1.0),
+        convex: bool | Callable[[Call], bool] = False,
+        at_zero: bool = False,
+    ) -> None:
+        self.slopes, self.convex, self.at_zero = slopes, convex, at_zero
+
+    def keeps(self, call: Call) -> tuple[bool, bool]:
+        return True, self.convex(call) if callable(self.convex) else self.convex
+
+    def sums(
+        self, call: Call, u: Sequence[Tensor], out: Tensor, s: Sequence[Tensor], unit: float
+    ) -> Tensor:
+        low, high = self._bounds(call)
+        extra = _times(_plus(out, low - high, u[0]), unit)
+        total = _times(s[0], low + high) + extra
+        if self.at_zero:  # keep p, n >= 0
+            total = total + 2 * unit * (-self._value_at_zero(call, out)).clamp(min=0)
+        return total
+
+    def back(
+        self, call: Call, q: Tensor | None, a: Tensor | None, pull: Pull
+    ) -> tuple[Signals, Signals]:
+        if a is None:
+            return None if q is None else pull(q), None
+        low, high = self._bounds(call)
+        pulled = pull(a if q is None else q + a)[0]
+        return [_plus(pulled, low - high, a)], [_times(a, low + high)]
+
+    def secant(self, call: Call, sensitivity: Tensor) -> list[Tensor]:
+        at_zero = self._value_at_zero(call, call.out) if self.at_zero else None
+
+        def slope(u: Tensor, out: Tensor, sensitivity: Tensor) -> tuple[Tensor]:
+            rise = out if at_zero is None else out - at_zero
+            return (torch.where(u == 0, 0.0, rise / u) * sensitivity,)
+
+        return list(blockwise(slope, call.u[0], call.out, sensitivity))
+
+    def _bounds(self, call: Call) -> tuple[Slope, Slope]:
+        return self.slopes(call) if callable(self.slopes) else self.slopes
+
+    @staticmethod
+    def _value_at_zero(call: Call, like: Tensor) -> Tensor:
+        return call(like.new_zeros(()))
+
+
+class WinnerPool(Rule):
+    """Max pooling that takes both streams from where u is largest; not monotone in them.
+
+    Args:
+        indexed: The pooling function that also returns where, given the call and u.
+    """
+
+    def __init__(self, indexed: Callable[[Call, Tensor], tuple[Tensor, Tensor]]) -> None:
+        self.indexed = indexed
+
+    def keeps(self, call: Call) -> tuple[bool, bool]:
+        return False, False
+
+    def sums(
+        self, call: Call, u: Sequence[Tensor], out: Tensor, s: Sequence[Tensor], unit: float
+    ) -> Tensor:
+        _, where = self.indexed(call, u[0])
+        return s[0].flatten(2).gather(2, where.flatten(2)).view_as(out)
+
+
+class ConvexPool(Rule):
+    """Max pooling of p + the others' n: monotone and convex in the streams, but growing.
+
+    Args:
+        window_sum: Sums over each window, given the call, a tensor and the shape that comes out.
+    """
+
+    bent = True
+
+    def __init__(self, window_sum: Callable[[Call, Tensor], Tensor]) -> None:
+        self.window_sum = window_sum
+
+    def sums(
+        self, call: Call, u: Sequence[Tensor], out: Tensor, s: Sequence[Tensor], unit: float
+    ) -> Tensor:
+        return _times(out, unit) + self.window_sum(call, s[0] - _times(u[0], unit))
+
+    def back(
+        self, call: Call, q: Tensor | None, a: Tensor | None, pull: Pull
+    ) -> tuple[Signals, Signals]:
+        if a is None:
+            return None if q is None else pull(q), None
+        (spread,) = call.transposed(lambda s: self.window_sum(call, s), a)
+        return [pull(a if q is None else q + a)[0] - spread], [spread]
+
+
+class MaxPool(WinnerPool):
+    """Max pooling in the winner form, and by `under` in the convex one."""
+
+    def __init__(
+        self,
+        indexed: Callable[[Call, Tensor], tuple[Tensor, Tensor]],
+        window_sum: Callable[[Call, Tensor], Tensor],
+    ) -> None:
+        super().__init__(indexed)
+        self._convex = ConvexPool(window_sum)
+
+    def under(self, pool: Pool) -> Rule:
+        return self._convex if pool == "convex" else self
+
+
+def _plus(x: Tensor, factor: Slope, y: Tensor) -> Tensor:
+    """Return x + factor y, in one pass."""
+    return x + factor * y if isinstance(factor, Tensor) else torch.add(x, y, alpha=factor)
+
+
+def _times(x: Tensor, factor: Slope) -> Tensor:
+    return x if isinstance(factor, float) and factor == 1 else x * factor
+
+
+def _of_function(call: Call, unit: float) -> Callable[..., Tensor]:
+    """Return a function such as `conv2d` with its weight's and bias' absolute values."""
+    weight, bias = call.option("weight", 1), call.option("bias", 2)
+
+    def absolute(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        rest = {key: value for key, value in kwargs.items() if key not in ("weight", "bias")}
+        constant = None if bias is None else bias.abs() * unit
+        result: Tensor = call.function(x, weight.abs(), constant, *args[2:], **rest)
+        return result
+
+    return absolute

@@ -1,0 +1,254 @@
+"""A trained network as a difference of two monotone ones, the same function bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from dmn.explain.split import explain
+from dmn.explain.stream import eval_mode
+from dmn.explain.target import Target
+from dmn.nn import GRADIENT, InapplicableOptionError, Pass, Pool, Reading, Stream, UnknownLayerError
+from dmn.posthoc.backward import go_back
+from dmn.posthoc.forward import Sweep, Values
+from dmn.posthoc.graph import (
+    Traced,
+    Unsupported,
+    UnsupportedError,
+    describe,
+    is_query,
+    target_of,
+    trace,
+)
+from dmn.posthoc.rules import Rule
+from dmn.posthoc.streams import halves, magnitude
+from dmn.posthoc.table import Operation, find_rule, is_known
+
+RANGES = {"alpha": (0.0, 0.5), "theta": (0.0, 1.0), "threshold": (0.0, float("inf"))}
+
+
+class NotEqualError(RuntimeError):
+    """A split network that does not predict what the original does: an error of a rule of dmn."""
+
+
+def split(
+    model: nn.Module,
+    example: Tensor | None = None,
+    *,
+    pool: Pool = "winner",
+    theta: float = 0.0,
+    threshold: float = 0.0,
+) -> SplitModel:
+    """Write a trained network as g - h, both monotone, without changing what it computes.
+
+    Args:
+        model: Any classifier that torch.fx can trace, of operations that have a rule. It is copied,
+            never changed, and taken in eval mode.
+        example: Images (B, C, H, W) on which the split network is compared with the original, and
+            which tell which layers hold images.
+        pool: Form of max pooling: "winner" takes both streams from where the activation is largest,
+            "convex" keeps g and h monotone and convex, but grows.
+        theta: Share of min(p, n) kept after each activation, in [0, 1]; 1 for the literal split, of
+            which monotonicity holds, 0 for the smallest streams.
+        threshold: Recentre only where p + n exceeds it.
+
+    Raises:
+        UntraceableError: if the network cannot be written as a graph.
+        UnsupportedError: lists every operation without a rule, before anything runs.
+
+    Source: Zimmermann & Loho, Hidden Monotonicity, CVPR 2026; the rotated form is docs/split.md.
+    """
+    traced = trace(model, is_known)
+    rules = _find_rules(traced)
+    result = SplitModel(traced, rules, pool=pool, theta=theta, threshold=threshold)
+    if example is not None:
+        result.look_at(example)
+        with torch.no_grad(), eval_mode(model):
+            if not torch.equal(result(example), model(example)):
+                raise NotEqualError(f"{type(model).__name__}: the split network differs; report it")
+    return result
+
+
+class SplitModel(nn.Module):
+    """A network f = g - h in rotated streams: u = p - n is the original, s = p + n beside it.
+
+    Made by `split`. It predicts what the original does, bit for bit, and explains itself:
+    `model.explain(x)`, or any explainer of `dmn.explain` on it.
+
+    Attributes:
+        network: The original's operations, as a graph.
+    """
+
+    def __init__(
+        self,
+        traced: Traced,
+        rules: Mapping[str, Rule],
+        *,
+        pool: Pool,
+        theta: float,
+        threshold: float,
+    ) -> None:
+        super().__init__()
+        self.network = traced.network
+        self._rules = dict(rules)
+        self._nodes = {
+            name: node.name
+            for name, node in traced.layers.items()
+            if name == "input" or node.name in rules
+        }
+        self._images: tuple[str, ...] | None = None
+        self.options = Pass(pool=pool, theta=theta, threshold=threshold)
+        self._check(self.options)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify images (B, C, H, W); returns the original's logits (B, K)."""
+        logits: Tensor = self.network(x)
+        return logits
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names a map can be read at; those that hold images, once an example was seen."""
+        return tuple(self._nodes) if self._images is None else self._images
+
+    def g(self, x: Tensor) -> Tensor:
+        """Return the evidence for each class, (B, K); infinite where it does not fit."""
+        return self._ends(x)[0]
+
+    def h(self, x: Tensor) -> Tensor:
+        """Return the evidence against each class, (B, K); infinite where it does not fit."""
+        return self._ends(x)[1]
+
+    def look_at(self, example: Tensor) -> None:
+        """Find out which layers hold images."""
+        values = self._forward(self._sweep(GRADIENT, self._nodes), example)
+        shapes = {node.name: value.dim() for node, value in values.u.items()}
+        self._images = tuple(name for name, node in self._nodes.items() if shapes[node] == 4)
+
+    def magnitudes(self, x: Tensor) -> dict[str, tuple[float, int]]:
+        """Return the largest s of every layer, as a number and the power of two it multiplies."""
+        sweep = self._sweep(GRADIENT, (), sums=self._nodes)
+        values = self._forward(sweep, x)
+        names = self._by_name()
+        sums = {name: values.s[names[node]] for name, node in self._nodes.items()}
+        return {name: (magnitude(s.tensor), s.exponent) for name, s in sums.items()}
+
+    def streams(self, p: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+        """Return g and h as functions of the streams of the input, in which they are monotone.
+
+        Args:
+            p: What speaks for each pixel (B, C, H, W), >= 0; the image is p - n.
+            n: What speaks against it, >= 0.
+        """
+        sweep = self._sweep(GRADIENT, (), sums=["output"])
+        with torch.no_grad(), eval_mode(self):
+            values = sweep.forward(p - n, p + n)
+        s = values.s[sweep.output].to(0)
+        return halves(s, values.u[sweep.output])
+
+    def read(
+        self,
+        x: Tensor,
+        target: Tensor,
+        layers: Sequence[str],
+        how: Pass = GRADIENT,
+        streams: Collection[Stream] = ("g", "h"),
+    ) -> dict[str, dict[Stream, Reading]]:
+        """Read layers by one pass forward and one back; see `dmn.nn.Pair`.
+
+        Where streams or sensitivities do not fit the dtype, they are given in units of a power of
+        two, one for the batch, and a map is right up to that power.
+        """
+        how = self._check(how)
+        sweep = self._sweep(how, layers)
+        with torch.inference_mode(False), torch.no_grad(), eval_mode(self):
+            values = sweep.forward(x.detach().clone() if x.is_inference() else x.detach())
+            readings = go_back(sweep, values, target.clone(), streams, self._alpha(how))
+        nodes = self._by_name()
+        for layer in layers:
+            u = values.u[nodes[self._nodes[layer]]]
+            if u.dim() != 4:
+                raise UnknownLayerError(f"layer {layer!r} holds no image, {tuple(u.shape)}")
+        return {layer: readings[nodes[self._nodes[layer]]] for layer in layers}
+
+    def explain(
+        self, x: Tensor, target: Target = None, method: str = "splitcam", **options: Any
+    ) -> Tensor:
+        """Explain images by this network itself; see `dmn.explain.explain`."""
+        return explain(self, x, target, method, **options)
+
+    def _by_name(self) -> dict[str, fx.Node]:
+        return {node.name: node for node in self.network.graph.nodes}
+
+    def _sweep(self, how: Pass, layers: Collection[str], sums: Collection[str] = ()) -> Sweep:
+        unknown = [layer for layer in layers if layer not in self._nodes]
+        if unknown:
+            raise UnknownLayerError(f"no layer {unknown[0]!r}; there are {', '.join(self.layers)}")
+        nodes = self._by_name()
+        read = [nodes[self._nodes[layer]] for layer in layers]
+        (output,) = nodes["output"].all_input_nodes
+        wanted = [output if name == "output" else nodes[self._nodes[name]] for name in sums]
+        return Sweep(self.network, self._rules, self._check(how), read, wanted)
+
+    def _forward(self, sweep: Sweep, x: Tensor) -> Values:
+        with torch.no_grad(), eval_mode(self):
+            return sweep.forward(x)
+
+    def _ends(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.streams(x.clamp(min=0), (-x).clamp(min=0))
+
+    def _check(self, how: Pass) -> Pass:
+        """Fill in the network's own options, and check those of the pass."""
+        own = self.options
+        how = how._replace(
+            theta=own.theta if how.theta is None else how.theta,
+            threshold=own.threshold if how.threshold is None else how.threshold,
+            pool=how.pool or own.pool,
+        )
+        shifts = how.alpha if isinstance(how.alpha, Mapping) else {"alpha": how.alpha}
+        values: list[tuple[str, Any]] = [
+            ("alpha", value) for value in shifts.values() if value != "balanced"
+        ]
+        values += [("theta", how.theta), ("threshold", how.threshold)]
+        for name, value in values:
+            least, most = RANGES[name]
+            if not isinstance(value, (int, float)) or not least <= value <= most:
+                raise InapplicableOptionError(f"{name} is {value!r}, not in [{least}, {most}]")
+        if how.pool not in ("winner", "convex"):
+            raise InapplicableOptionError(f"pool is {how.pool!r}, not 'winner' or 'convex'")
+        return how
+
+    def _alpha(self, how: Pass) -> Any:
+        """Return the shift of each node: of the layer of its name, where there are several."""
+        if not isinstance(how.alpha, Mapping):
+            return lambda node: how.alpha
+        unknown = [layer for layer in how.alpha if layer not in self._nodes]
+        if unknown:
+            raise UnknownLayerError(f"no layer {unknown[0]!r}; there are {', '.join(self.layers)}")
+        shifts = {self._nodes[layer]: alpha for layer, alpha in how.alpha.items()}
+        return lambda node: shifts.get(node.name, 0.0)
+
+
+def _find_rules(traced: Traced) -> dict[str, Rule]:
+    """Find the rule of every node that holds a stream, or all that have none."""
+    network, unsupported = traced.network, list(traced.unsupported)
+    streams: set[fx.Node] = set()
+    rules: dict[str, Rule] = {}
+    for node in network.graph.nodes:
+        if node.op == "placeholder" and not node.args:
+            streams.add(node)
+        if node.op == "output" or is_query(node) or not streams.intersection(node.all_input_nodes):
+            continue
+        streams.add(node)
+        target = target_of(network, node)
+        rule = find_rule(Operation(target, node.args, node.kwargs, frozenset(streams)))
+        if isinstance(rule, str):
+            unsupported.append(Unsupported(describe(network, node), rule))
+        else:
+            rules[node.name] = rule
+    if unsupported:
+        raise UnsupportedError(unsupported, f"split {type(network).__name__}")
+    return rules

@@ -1,0 +1,123 @@
+"""Arithmetic of tensors kept in units of a power of two, so that no depth overflows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+BLOCK = 2**16
+
+
+class Scaled(NamedTuple):
+    """A tensor in units of 2**exponent; powers of two change no digit.
+
+    Attributes:
+        tensor: The digits.
+        exponent: One for the whole batch.
+    """
+
+    tensor: Tensor
+    exponent: int = 0
+
+    @property
+    def unit(self) -> float:
+        """What the number 1 is in this unit."""
+        return power(-self.exponent)
+
+    def to(self, exponent: int) -> Scaled:
+        """Return the same numbers in another unit."""
+        if exponent == self.exponent:
+            return self
+        return Scaled(self.tensor * power(self.exponent - exponent), exponent)
+
+    def rescaled(self) -> Scaled:
+        """Bring the largest magnitude near 1, where one layer more might overflow or vanish."""
+        return self.to(rescaling([self.tensor], self.exponent))
+
+
+def power(exponent: int) -> float:
+    """Return 2**exponent; 0 where that is too small for a float."""
+    return math.ldexp(1.0, max(exponent, -1075))
+
+
+def rescaling(tensors: Sequence[Tensor], exponent: int) -> int:
+    """Return the exponent at which tensors that share one are safe for a layer more."""
+    size = max(map(magnitude, tensors))
+    far = power(3 * _exponents(tensors[0]) // 8)
+    if 1 / far < size < far or size == 0 or not math.isfinite(size):
+        return exponent
+    return exponent + math.frexp(size)[1]
+
+
+def settle(parts: Sequence[Scaled]) -> list[Tensor]:
+    """Return tensors as they are or, if one does not fit, all in units of a power of two.
+
+    What is returned is at most 2 to the power of 2/5 of the exponents there are, so that sums of
+    products of two such tensors fit.
+    """
+    exponent = 0
+    for part in parts:
+        size = magnitude(part.tensor)
+        if size and math.isfinite(size):
+            most = 2 * _exponents(part.tensor) // 5
+            exponent = max(exponent, part.exponent + math.frexp(size)[1] - most)
+    return [part.to(exponent).tensor for part in parts]
+
+
+def aligned(parts: Sequence[Scaled]) -> tuple[list[Tensor], int]:
+    """Return tensors in one unit, the largest that any of them has, and its exponent."""
+    exponent = max(part.exponent for part in parts)
+    return [part.to(exponent).tensor for part in parts], exponent
+
+
+def magnitude(tensor: Tensor) -> float:
+    """Return the largest absolute value; of an empty tensor 0."""
+    if not tensor.numel():
+        return 0.0
+    least, largest = torch.aminmax(tensor)
+    return max(-float(least), float(largest))
+
+
+def blockwise(
+    function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor, size: int = BLOCK
+) -> tuple[Tensor, ...]:
+    """Apply a chain of elementwise operations piece by piece, so that each stays in the cache.
+
+    Args:
+        function: Takes and returns tensors of one shape.
+        *tensors: Of one shape.
+        size: Numbers in a piece.
+    """
+    if tensors[0].device.type != "cpu" or tensors[0].numel() <= size:
+        return function(*tensors)
+    pieces = zip(*(torch.split(tensor.reshape(-1), size) for tensor in tensors), strict=True)
+    results: list[Tensor] = []
+    for start, piece in enumerate(pieces):
+        for index, part in enumerate(function(*piece)):
+            if not start:
+                results.append(torch.empty_like(tensors[0]).contiguous())
+            results[index].view(-1)[start * size : start * size + len(part)] = part
+    return tuple(results)
+
+
+def halves(s: Scaled, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the streams p and n, in the unit of s."""
+    u = u if s.exponent == 0 else u * s.unit
+    return ((s.tensor + u) / 2).clamp_(min=0), ((s.tensor - u) / 2).clamp_(min=0)
+
+
+def recentred(s: Scaled, u: Tensor, theta: float, threshold: float) -> Scaled:
+    """Keep a share of what p and n have in common, where their sum exceeds a threshold."""
+    if theta == 0 and threshold == 0:
+        return Scaled(u.abs())
+    least = u.abs() * s.unit
+    kept = torch.lerp(least, s.tensor, theta)
+    return Scaled(torch.where(s.tensor > threshold * s.unit, kept, s.tensor), s.exponent)
+
+
+def _exponents(tensor: Tensor) -> int:
+    return math.frexp(torch.finfo(tensor.dtype).max)[1]
