@@ -38,6 +38,10 @@ types: $(INSTALLED)  ## Check types
 test: lint types  ## Lint, types and tests, with coverage
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
 
+.PHONY: test-all
+test-all: $(INSTALLED)  ## Every test, those of large networks included
+	$(BIN)/python -m pytest -m 'slow or not slow'
+
 .PHONY: clean
 clean:  ## Remove the virtual environment and caches; runs are kept
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist

@@ -1,1 +1,35 @@
 """Trained networks, canonized and split into differences of monotone ones, exactly."""
+
+from dmn.posthoc.canonize import Add, canonize, canonized
+from dmn.posthoc.graph import Unsupported, UnsupportedError, UntraceableError
+from dmn.posthoc.pretrained import (
+    MissingWeightsError,
+    Pretrained,
+    UnknownNameError,
+    WeightsError,
+    load,
+)
+from dmn.posthoc.rules import Activation, Linear, Rule
+from dmn.posthoc.split import NotEqualError, SplitModel, split
+from dmn.posthoc.table import add_rule
+
+__all__ = [
+    "Activation",
+    "Add",
+    "Linear",
+    "MissingWeightsError",
+    "NotEqualError",
+    "Pretrained",
+    "Rule",
+    "SplitModel",
+    "UnknownNameError",
+    "Unsupported",
+    "UnsupportedError",
+    "UntraceableError",
+    "WeightsError",
+    "add_rule",
+    "canonize",
+    "canonized",
+    "load",
+    "split",
+]

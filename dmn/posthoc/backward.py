@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -13,8 +12,9 @@ from torch import Tensor, fx
 from dmn.nn import Reading, Stream, seeds
 from dmn.posthoc.call import Call
 from dmn.posthoc.forward import Sweep, Values
-from dmn.posthoc.rules import Rule
-from dmn.posthoc.streams import Scaled, blockwise, halves, power, recentred, rescaling, settle
+from dmn.posthoc.relevance import keep_whole, stabilise, through_activation
+from dmn.posthoc.rules import Activation, Rule, Signals
+from dmn.posthoc.streams import Scaled, halves, power, recentred, rescaling, settle
 
 
 @dataclass(frozen=True)
@@ -138,18 +138,34 @@ def _step(
 ) -> list[tuple[fx.Node, list[Track]]]:
     """Bring tracks back through one operation; returns them for each node that goes into it."""
     rule = sweep.rules[node]
-    if sweep.relevance:
-        tracks = [_conserved(sweep, rule, call, track) for track in tracks]
-    elif rule.bent:
+    if rule.bent and not sweep.relevance:
         tracks = _shifted(sweep, tracks, alpha(node))
-    pull = partial(rule.secant, call) if sweep.relevance else call.vjp
     arrived: list[list[Track]] = [[] for _ in call.slots]
     for track in tracks:
-        q, a = rule.back(call, track.q, track.a, pull)
+        back = _relevance_back if sweep.relevance else _gradient_back
+        q, a = back(sweep, rule, call, track)
         for slot, tracks_there in enumerate(arrived):
             there = Track(_at(q, slot), _at(a, slot), track.exponent)
             tracks_there.append(there.rescaled() if rule.weighted else there)
     return list(zip(call.slots, arrived, strict=True))
+
+
+def _gradient_back(sweep: Sweep, rule: Rule, call: Call, track: Track) -> tuple[Signals, Signals]:
+    return rule.back(call, track.q, track.a)
+
+
+def _relevance_back(sweep: Sweep, rule: Rule, call: Call, track: Track) -> tuple[Signals, Signals]:
+    q, a = track.q, track.a
+    if q is None or a is None:
+        return rule.back(call, q, a)
+    if isinstance(rule, Activation):
+        q, a = through_activation(rule, call, q, a, sweep.recentring)
+        return [q], [a]
+    if rule.weighted:
+        q, a = stabilise(call, q, a, sweep.how.epsilon)
+    elif rule.bent:
+        q, a = keep_whole(call, q, a, sweep.recentring)
+    return rule.back(call, q, a)
 
 
 def _shifted(sweep: Sweep, tracks: list[Track], alpha: float) -> list[Track]:
@@ -172,43 +188,6 @@ def _means(x: Tensor) -> Tensor:
     return x.abs().flatten(1).mean(1).view(-1, *[1] * (x.dim() - 1))
 
 
-def _conserved(sweep: Sweep, rule: Rule, call: Call, track: Track) -> Track:
-    """Make sensitivities relevance by activation: stabilised, and whole through recentring."""
-    q, a = track.q, track.a
-    if q is None or a is None or not (rule.weighted or rule.bent):
-        return track
-    exponent = call.s.exponent
-    if rule.weighted:
-        epsilon = max(sweep.how.epsilon * call.s.unit, torch.finfo(q.dtype).tiny)
-
-        def stabilised(q: Tensor, a: Tensor, s: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-            p, n = halves(Scaled(s, exponent), u)
-            return _weighed(q, a, p / (p + epsilon), n / (n + epsilon))
-
-        q, a = blockwise(stabilised, q, a, call.s.tensor, call.out)
-    elif sweep.theta[0] < 1:
-        after = call.s_after.exponent
-        unit = power(after - exponent)
-
-        def whole(
-            q: Tensor, a: Tensor, s: Tensor, s_after: Tensor, u: Tensor
-        ) -> tuple[Tensor, Tensor]:
-            pairs = zip(
-                halves(Scaled(s_after, after), u), halves(Scaled(s, exponent), u), strict=True
-            )
-            shares = (torch.where(old > 0, new * unit / old, 0.0) for new, old in pairs)
-            return _weighed(q, a, *shares)
-
-        q, a = blockwise(whole, q, a, call.s.tensor, call.s_after.tensor, call.out)
-    return Track(q, a, track.exponent)
-
-
-def _weighed(q: Tensor, a: Tensor, weight_p: Tensor, weight_n: Tensor) -> tuple[Tensor, Tensor]:
-    """Multiply the sensitivities to p and to n."""
-    p, n = (a + q) * weight_p, (a - q) * weight_n
-    return (p - n) / 2, (p + n) / 2
-
-
 def _read(
     sweep: Sweep,
     node: fx.Node,
@@ -220,7 +199,7 @@ def _read(
     u = values.u[node]
     s = values.s.get(node, Scaled(u.abs()))
     if not sweep.relevance and node in sweep.rules and not sweep.rules[node].bent:
-        s = recentred(s, u, *sweep.theta)
+        s = recentred(s, u, *sweep.recentring)
     p, n = halves(s, u)
     sensitivities = {}
     for stream in streams:

@@ -30,7 +30,6 @@ class Call:
         u: The streams that went in; kept where relevance is read only.
         out: What came out; likewise.
         s: The sum stream of what came out, before recentring; likewise.
-        s_after: And after recentring; likewise.
         out_shape: Shape of what came out.
     """
 
@@ -61,7 +60,6 @@ class Call:
         self.u: list[Tensor] = []
         self.out: Tensor
         self.s: Scaled
-        self.s_after: Scaled
         self.out_shape: torch.Size
 
     def __call__(self, *streams: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ class Sweep:
         return self.how.backward == "relevance"
 
     @property
-    def theta(self) -> tuple[float, float]:
+    def recentring(self) -> tuple[float, float]:
         """Share that is kept when recentring, and threshold."""
         return float(self.how.theta or 0.0), float(self.how.threshold or 0.0)
 
@@ -103,7 +103,7 @@ class Sweep:
 
     def _plan_sums(self) -> tuple[set[fx.Node], set[fx.Node]]:
         """Find the nodes whose sum stream is needed before, and after recentring."""
-        forgets = self.theta == (0.0, 0.0)  # s after recentring is |u|, whatever it was before
+        forgets = self.recentring == (0.0, 0.0)  # s after recentring is |u|, whatever it was before
         before, after = set(), set(self.sums)
         if not forgets or self.relevance:
             after |= self.read
@@ -146,10 +146,10 @@ class Sweep:
             total = Scaled(rule.sums(call, u, out, parts, Scaled(out, exponent).unit), exponent)
             s[node] = total = total.rescaled() if rule.weighted or rule.bent else total
         if rule.bent and node in self.after:
-            s[node] = recentred(s[node], out, *self.theta) if node in s else Scaled(out.abs())
+            s[node] = recentred(s[node], out, *self.recentring) if node in s else Scaled(out.abs())
         if self.relevance and node in self.active and (rule.weighted or rule.bent):
             call.u, call.out = u, out
-            call.s, call.s_after = total, s[node]
+            call.s = total
         return out
 
     def _constant(self, node: fx.Node, env: dict[fx.Node, Any], x: Tensor) -> Any:

@@ -16,9 +16,7 @@ from torch.func import functional_call
 
 from dmn.nn import Pool
 from dmn.posthoc.call import Call
-from dmn.posthoc.streams import blockwise
 
-Pull = Callable[[Tensor], list[Tensor]]
 Signals = list[Tensor] | None  # one for each stream that goes in; None for zeros
 Slope = float | Tensor
 
@@ -56,26 +54,19 @@ class Rule:
         """
         return call(*s)
 
-    def back(
-        self, call: Call, q: Tensor | None, a: Tensor | None, pull: Pull
-    ) -> tuple[Signals, Signals]:
+    def back(self, call: Call, q: Tensor | None, a: Tensor | None) -> tuple[Signals, Signals]:
         """Bring a signal back.
 
         Args:
             call: The operation, recorded.
             q: Half the difference of the sensitivities to p and n; None for zero.
             a: Half their sum, shifted where the operation is bent; None for zero.
-            pull: Multiplies by the operation's derivative, transposed.
         """
-        return None if q is None else pull(q), None if a is None else self.sum_back(call, a)
+        return None if q is None else call.vjp(q), None if a is None else self.sum_back(call, a)
 
     def sum_back(self, call: Call, a: Tensor) -> list[Tensor]:
         """Bring back a, by the transposed of what `sums` does to s."""
         return call.vjp(a)
-
-    def secant(self, call: Call, sensitivity: Tensor) -> list[Tensor]:
-        """Bring a sensitivity back by the slope that conserves relevance."""
-        return call.vjp(sensitivity)
 
 
 class Absolute(Rule):
@@ -190,36 +181,25 @@ class Activation(Rule):
     def sums(
         self, call: Call, u: Sequence[Tensor], out: Tensor, s: Sequence[Tensor], unit: float
     ) -> Tensor:
-        low, high = self._bounds(call)
-        extra = _times(_plus(out, low - high, u[0]), unit)
-        total = _times(s[0], low + high) + extra
+        low, high = self.bounds(call)
+        total = _plus(out, low - high, u[0])
+        total = torch.add(_times(s[0], low + high), total, alpha=unit)
         if self.at_zero:  # keep p, n >= 0
-            total = total + 2 * unit * (-self._value_at_zero(call, out)).clamp(min=0)
+            total = total + 2 * unit * (-self.value_at_zero(call, out)).clamp(min=0)
         return total
 
-    def back(
-        self, call: Call, q: Tensor | None, a: Tensor | None, pull: Pull
-    ) -> tuple[Signals, Signals]:
+    def back(self, call: Call, q: Tensor | None, a: Tensor | None) -> tuple[Signals, Signals]:
         if a is None:
-            return None if q is None else pull(q), None
-        low, high = self._bounds(call)
-        pulled = pull(a if q is None else q + a)[0]
+            return None if q is None else call.vjp(q), None
+        low, high = self.bounds(call)
+        pulled = call.vjp(a if q is None else q + a)[0]
         return [_plus(pulled, low - high, a)], [_times(a, low + high)]
 
-    def secant(self, call: Call, sensitivity: Tensor) -> list[Tensor]:
-        at_zero = self._value_at_zero(call, call.out) if self.at_zero else None
-
-        def slope(u: Tensor, out: Tensor, sensitivity: Tensor) -> tuple[Tensor]:
-            rise = out if at_zero is None else out - at_zero
-            return (torch.where(u == 0, 0.0, rise / u) * sensitivity,)
-
-        return list(blockwise(slope, call.u[0], call.out, sensitivity))
-
-    def _bounds(self, call: Call) -> tuple[Slope, Slope]:
+    def bounds(self, call: Call) -> tuple[Slope, Slope]:
         return self.slopes(call) if callable(self.slopes) else self.slopes
 
     @staticmethod
-    def _value_at_zero(call: Call, like: Tensor) -> Tensor:
+    def value_at_zero(call: Call, like: Tensor) -> Tensor:
         return call(like.new_zeros(()))
 
 
@@ -260,13 +240,11 @@ class ConvexPool(Rule):
     ) -> Tensor:
         return _times(out, unit) + self.window_sum(call, s[0] - _times(u[0], unit))
 
-    def back(
-        self, call: Call, q: Tensor | None, a: Tensor | None, pull: Pull
-    ) -> tuple[Signals, Signals]:
+    def back(self, call: Call, q: Tensor | None, a: Tensor | None) -> tuple[Signals, Signals]:
         if a is None:
-            return None if q is None else pull(q), None
+            return None if q is None else call.vjp(q), None
         (spread,) = call.transposed(lambda s: self.window_sum(call, s), a)
-        return [pull(a if q is None else q + a)[0] - spread], [spread]
+        return [call.vjp(a if q is None else q + a)[0] - spread], [spread]
 
 
 class MaxPool(WinnerPool):

@@ -112,6 +112,8 @@ def halves(s: Scaled, u: Tensor) -> tuple[Tensor, Tensor]:
 
 def recentred(s: Scaled, u: Tensor, theta: float, threshold: float) -> Scaled:
     """Keep a share of what p and n have in common, where their sum exceeds a threshold."""
+    if theta == 1:
+        return s
     if theta == 0 and threshold == 0:
         return Scaled(u.abs())
     least = u.abs() * s.unit

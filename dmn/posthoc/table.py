@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torchvision.ops import stochastic_depth
 
 from dmn.posthoc.call import Call, Slot
+from dmn.posthoc.canonize import Add
 from dmn.posthoc.graph import piece
 from dmn.posthoc.rules import Absolute, Activation, ChannelAffine, Linear, MaxPool, Rule
 
@@ -375,6 +376,7 @@ RULES: dict[Any, Entry] = {
     for word in words.split()
     for target in spellings(word)
 }
+RULES[Add] = SUM
 RULES[piece] = SAME
 RULES[stochastic_depth] = _unless_training
 

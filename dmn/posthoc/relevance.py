@@ -1,0 +1,92 @@
+"""What relevance needs beside the derivative: stabilised weights, secants, whole recentring.
+
+A track then carries relevance by activation, for which a linear operation does what it does to
+sensitivities. All here is elementwise, and done in pieces that fit the cache.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dmn.posthoc.call import Call
+from dmn.posthoc.rules import Activation
+from dmn.posthoc.streams import Scaled, blockwise, power, recentred
+
+Signal = tuple[Tensor, Tensor]  # q and a
+Recentring = tuple[float, float]  # theta and threshold
+
+
+def stabilise(call: Call, q: Tensor, a: Tensor, epsilon: float) -> Signal:
+    """Divide relevance by z + epsilon rather than by z, where z comes out of weights.
+
+    Args:
+        call: The operation with weights, and what came out of it.
+        q: Half the difference of relevance by activation, of p and of n.
+        a: Half the sum.
+        epsilon: Of z, as it would be without units.
+    """
+    exponent = call.s.exponent
+    epsilon = max(2 * epsilon * power(-exponent), torch.finfo(q.dtype).tiny)
+
+    def piece(q: Tensor, a: Tensor, s: Tensor, u: Tensor) -> Signal:
+        p, n = _twice(s, u, exponent)
+        p, n = (a + q) * p.div_(p + epsilon), (a - q) * n.div_(n + epsilon)
+        return (p - n).mul_(0.5), p.add_(n).mul_(0.5)
+
+    q, a = blockwise(piece, q, a, call.s.tensor, call.out)
+    return q, a
+
+
+def keep_whole(call: Call, q: Tensor, a: Tensor, recentring: Recentring) -> Signal:
+    """Take relevance back through recentring, which leaves it as it is."""
+
+    def piece(q: Tensor, a: Tensor, s: Tensor, u: Tensor) -> Signal:
+        p, n = _before(q, a, Scaled(s, call.s.exponent), u, recentring)
+        return (p - n).mul_(0.5), p.add_(n).mul_(0.5)
+
+    q, a = blockwise(piece, q, a, call.s.tensor, call.out)
+    return q, a
+
+
+def through_activation(
+    rule: Activation, call: Call, q: Tensor, a: Tensor, recentring: Recentring
+) -> Signal:
+    """Take relevance back through recentring and, by the secant, through an activation."""
+    low, high = rule.bounds(call)
+    at_zero = rule.value_at_zero(call, call.out) if rule.at_zero else 0.0
+
+    def piece(q: Tensor, a: Tensor, s: Tensor, u: Tensor, out: Tensor) -> Signal:
+        p, n = _before(q, a, Scaled(s, call.s.exponent), out, recentring)
+        rise = out - at_zero if rule.at_zero else out
+        slope = torch.where(u == 0, 0.0, rise / u)
+        a = n.add_(p).mul_(0.5)
+        return p.mul_(slope) + (low - high) * a, a * (low + high)
+
+    if isinstance(low, Tensor) or isinstance(high, Tensor):  # by channel: not to be cut up
+        return piece(q, a, call.s.tensor, call.u[0], call.out)
+    q, a = blockwise(piece, q, a, call.s.tensor, call.u[0], call.out)
+    return q, a
+
+
+def _before(q: Tensor, a: Tensor, s: Scaled, u: Tensor, recentring: Recentring) -> Signal:
+    """Return relevance by activation of p and of n, of the activation before recentring."""
+    p, n = a + q, a - q
+    after = recentred(s, u, *recentring)
+    if after is s:
+        return p, n
+    new_p, new_n = _twice(after.tensor, u, after.exponent)
+    old_p, old_n = _twice(s.tensor, u, s.exponent)
+    unit = power(after.exponent - s.exponent)
+    return p.mul_(_share(new_p, old_p, unit)), n.mul_(_share(new_n, old_n, unit))
+
+
+def _share(new: Tensor, old: Tensor, unit: float) -> Tensor:
+    share = new.div_(old.clamp_(min=torch.finfo(old.dtype).tiny))
+    return share if unit == 1 else share.mul_(unit)
+
+
+def _twice(s: Tensor, u: Tensor, exponent: int) -> Signal:
+    """Return twice the streams p and n, in the unit of s."""
+    u = u * power(-exponent) if exponent else u
+    return (s + u).clamp_(min=0), (s - u).clamp_(min=0)
