@@ -23,9 +23,10 @@ from dmn.posthoc.graph import (
     target_of,
     trace,
 )
+from dmn.posthoc.operations import Operation
 from dmn.posthoc.rules import Rule
 from dmn.posthoc.streams import halves, magnitude
-from dmn.posthoc.table import Operation, find_rule, is_known
+from dmn.posthoc.table import find_rule, is_known
 
 RANGES = {"alpha": (0.0, 0.5), "theta": (0.0, 1.0), "threshold": (0.0, float("inf"))}
 
