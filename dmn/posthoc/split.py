@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, fx, nn
@@ -13,6 +14,7 @@ from dmn.explain.stream import eval_mode
 from dmn.explain.target import Target
 from dmn.nn import GRADIENT, InapplicableOptionError, Pass, Pool, Reading, Stream, UnknownLayerError
 from dmn.posthoc.backward import go_back
+from dmn.posthoc.certificate import Certificate, certify
 from dmn.posthoc.forward import Sweep, Values
 from dmn.posthoc.graph import (
     Traced,
@@ -25,7 +27,7 @@ from dmn.posthoc.graph import (
 )
 from dmn.posthoc.operations import Operation
 from dmn.posthoc.rules import Rule
-from dmn.posthoc.streams import halves, magnitude
+from dmn.posthoc.streams import Scaled, halves
 from dmn.posthoc.table import find_rule, is_known
 
 RANGES = {"alpha": (0.0, 0.5), "theta": (0.0, 1.0), "threshold": (0.0, float("inf"))}
@@ -65,11 +67,12 @@ def split(
     traced = trace(model, is_known)
     rules = _find_rules(traced)
     result = SplitModel(traced, rules, pool=pool, theta=theta, threshold=threshold)
+    result.name, result._original = type(model).__name__, ref(model)
     if example is not None:
         result.look_at(example)
         with torch.no_grad(), eval_mode(model):
             if not torch.equal(result(example), model(example)):
-                raise NotEqualError(f"{type(model).__name__}: the split network differs; report it")
+                raise NotEqualError(f"{result.name}: the split network differs; please report it")
     return result
 
 
@@ -81,6 +84,9 @@ class SplitModel(nn.Module):
 
     Attributes:
         network: The original's operations, as a graph.
+        name: Of the original's class.
+        options: Form of max pooling, theta and threshold, where a pass names no others.
+        certified: The last certificate.
     """
 
     def __init__(
@@ -101,6 +107,9 @@ class SplitModel(nn.Module):
             if name == "input" or node.name in rules
         }
         self._images: tuple[str, ...] | None = None
+        self._original: Callable[[], nn.Module | None] = _none
+        self.name = type(traced.network).__name__
+        self.certified: Certificate | None = None
         self.options = Pass(pool=pool, theta=theta, threshold=threshold)
         self._check(self.options)
         self.eval()
@@ -117,11 +126,11 @@ class SplitModel(nn.Module):
 
     def g(self, x: Tensor) -> Tensor:
         """Return the evidence for each class, (B, K); infinite where it does not fit."""
-        return self._ends(x)[0]
+        return self._end(x, 0)
 
     def h(self, x: Tensor) -> Tensor:
         """Return the evidence against each class, (B, K); infinite where it does not fit."""
-        return self._ends(x)[1]
+        return self._end(x, 1)
 
     def look_at(self, example: Tensor) -> None:
         """Find out which layers hold images."""
@@ -129,26 +138,46 @@ class SplitModel(nn.Module):
         shapes = {node.name: value.dim() for node, value in values.u.items()}
         self._images = tuple(name for name, node in self._nodes.items() if shapes[node] == 4)
 
-    def magnitudes(self, x: Tensor) -> dict[str, tuple[float, int]]:
-        """Return the largest s of every layer, as a number and the power of two it multiplies."""
+    def magnitudes(self, x: Tensor) -> dict[str, Scaled]:
+        """Return the largest p + n of every layer, in units of a power of two."""
         sweep = self._sweep(GRADIENT, (), sums=self._nodes)
         values = self._forward(sweep, x)
-        names = self._by_name()
-        sums = {name: values.s[names[node]] for name, node in self._nodes.items()}
-        return {name: (magnitude(s.tensor), s.exponent) for name, s in sums.items()}
+        nodes = self._by_name()
+        sums = {layer: values.s[nodes[name]] for layer, name in self._nodes.items()}
+        return {layer: Scaled(s.tensor.max(), s.exponent) for layer, s in sums.items()}
 
-    def streams(self, p: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
-        """Return g and h as functions of the streams of the input, in which they are monotone.
+    def claims(self, x: Tensor) -> tuple[bool, bool]:
+        """Return whether g and h are monotone, and whether convex, in the streams of the input."""
+        sweep = self._sweep(GRADIENT, ["input"])
+        values = self._forward(sweep, x)
+        kept = [rule.keeps(values.calls[node]) for node, rule in sweep.rules.items()]
+        literal = self.options.theta == 1
+        return literal and all(m for m, _ in kept), literal and all(m and c for m, c in kept)
+
+    def ends(self, p: Tensor, n: Tensor) -> tuple[Scaled, Scaled]:
+        """Return g and h, in units of a power of two, as functions of the input's streams.
+
+        In these they are monotone, where the certificate says so, not in the image p - n.
 
         Args:
-            p: What speaks for each pixel (B, C, H, W), >= 0; the image is p - n.
+            p: What speaks for each pixel (B, C, H, W), >= 0.
             n: What speaks against it, >= 0.
         """
         sweep = self._sweep(GRADIENT, (), sums=["output"])
-        with torch.no_grad(), eval_mode(self):
-            values = sweep.forward(p - n, p + n)
-        s = values.s[sweep.output].to(0)
-        return halves(s, values.u[sweep.output])
+        values = self._forward(sweep, p - n, p + n)
+        s = values.s[sweep.output]
+        g, h = halves(s, values.u[sweep.output])
+        return Scaled(g, s.exponent), Scaled(h, s.exponent)
+
+    def certificate(self, x: Tensor, original: nn.Module | None = None) -> Certificate:
+        """Measure what holds of this network on images, and keep it; it prints as a table.
+
+        Args:
+            x: Images (B, C, H, W); a few will do.
+            original: What was split; None for the very object, where it still lives.
+        """
+        self.certified = certify(self, original or self._original(), x)
+        return self.certified
 
     def read(
         self,
@@ -165,8 +194,8 @@ class SplitModel(nn.Module):
         """
         how = self._check(how)
         sweep = self._sweep(how, layers)
+        values = self._forward(sweep, x)
         with torch.inference_mode(False), torch.no_grad(), eval_mode(self):
-            values = sweep.forward(x.detach().clone() if x.is_inference() else x.detach())
             readings = go_back(sweep, values, target.clone(), streams, self._alpha(how))
         nodes = self._by_name()
         for layer in layers:
@@ -194,12 +223,12 @@ class SplitModel(nn.Module):
         wanted = [output if name == "output" else nodes[self._nodes[name]] for name in sums]
         return Sweep(self.network, self._rules, self._check(how), read, wanted)
 
-    def _forward(self, sweep: Sweep, x: Tensor) -> Values:
-        with torch.no_grad(), eval_mode(self):
-            return sweep.forward(x)
+    def _forward(self, sweep: Sweep, x: Tensor, s: Tensor | None = None) -> Values:
+        with torch.inference_mode(False), torch.no_grad(), eval_mode(self):
+            return sweep.forward(x.clone() if x.is_inference() else x.detach(), s)
 
-    def _ends(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.streams(x.clamp(min=0), (-x).clamp(min=0))
+    def _end(self, x: Tensor, side: int) -> Tensor:
+        return self.ends(x.clamp(min=0), (-x).clamp(min=0))[side].to(0).tensor
 
     def _check(self, how: Pass) -> Pass:
         """Fill in the network's own options, and check those of the pass."""
@@ -231,6 +260,10 @@ class SplitModel(nn.Module):
             raise UnknownLayerError(f"no layer {unknown[0]!r}; there are {', '.join(self.layers)}")
         shifts = {self._nodes[layer]: alpha for layer, alpha in how.alpha.items()}
         return lambda node: shifts.get(node.name, 0.0)
+
+
+def _none() -> None:
+    """Stand for an original that is not known."""
 
 
 def _find_rules(traced: Traced) -> dict[str, Rule]:

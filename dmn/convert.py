@@ -1,0 +1,132 @@
+"""`dmn convert`: a classifier of torchvision, canonized and split, with its certificate."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torchvision.io import ImageReadMode, decode_image
+
+from dmn.errors import DmnError
+from dmn.nn import Pool
+from dmn.posthoc import Pretrained, canonize, load, save_converted, split
+
+DESCRIPTION = """\
+Convert a trained classifier into equal forms that can be explained better.
+
+  dmn convert resnet18 --weights DEFAULT               split, saved as resnet18_split.safetensors
+  dmn convert vgg16 --weights vgg16.pth --form both    without BatchNorm first, then split
+  dmn convert densenet121 --form canonized --images cat.jpg dog.jpg
+  dmn convert resnet50 --pool convex --theta 1         the literal split, monotone and convex
+
+A split network is a difference of two monotone ones and the same function bit for bit; a canonized
+one has no BatchNorm, and is the same but for rounding. What was proved is printed, and saved with
+it. Networks with operations that have no such form are refused, with the list of these."""
+
+Form = Literal["split", "canonized", "both"]
+
+
+class UnreadableImageError(DmnError, ValueError):
+    """An image that cannot be read; names the file."""
+
+
+def main(args: Sequence[str]) -> None:
+    """Run `dmn convert`.
+
+    Args:
+        args: The command line, without the program's and the command's name.
+    """
+    convert(**vars(_parser().parse_args(args)))
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        "dmn convert", description=DESCRIPTION, formatter_class=RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("name", help="any classifier of torchvision: vgg16, resnet18, densenet121, ...")
+    add("--weights", help="a name such as DEFAULT, or a local .safetensors or .pth; else random")
+    add("--form", choices=get_args(Form), default="split", help="both: canonized, then split")
+    add("--out", help="file to save it in; NAME_FORM.safetensors by default")
+    add("--pool", choices=get_args(Pool), default="winner", help="form of max pooling")
+    add("--theta", type=float, default=0.0, help="share of min(p, n) kept, 0 to 1; default 0")
+    add("--threshold", type=float, default=0.0, help="recentre only above it; default 0")
+    add("--images", nargs="+", metavar="FILE", help="to certify on; random ones by default")
+    add("--num_classes", type=int, help="outputs, if not as many as the weights have")
+    return parser
+
+
+def convert(
+    name: str,
+    weights: str | None = None,
+    form: Form = "split",
+    out: str | None = None,
+    pool: Pool = "winner",
+    theta: float = 0.0,
+    threshold: float = 0.0,
+    images: Sequence[str] | None = None,
+    num_classes: int | None = None,
+) -> None:
+    """Convert a classifier of torchvision, and save it.
+
+    Args:
+        name: Any classifier of torchvision: vgg16, resnet18, densenet121, ...
+        weights: A name such as DEFAULT, a local .safetensors or .pth file, or nothing for random.
+        form: Split, canonized (without BatchNorm), or canonized and then split.
+        out: File to save it in; <name>_<form>.safetensors by default.
+        pool: Form of max pooling in a split network.
+        theta: Share of min(p, n) kept after each activation, in [0, 1].
+        threshold: Recentre only where p + n exceeds it.
+        images: Images for the certificate; random ones by default.
+        num_classes: Outputs, if not as many as the weights have.
+    """
+    pretrained = load(name, weights, num_classes=num_classes)
+    original = pretrained.model
+    x = _images(pretrained, images)
+    target = Path(out or f"{name}_{form}.safetensors")
+    network: Any = original if form == "split" else canonize(original, x)
+    if form != "split":
+        print(f"canonized: {_difference(original, x)}")
+    if form != "canonized":
+        network = split(network, x, pool=pool, theta=theta, threshold=threshold)
+        print(network.certificate(x))
+    save_converted(
+        network,
+        target,
+        architecture=name,
+        classes=pretrained.classes,
+        canonized=form != "split",
+    )
+    print(f"saved {target}: {pretrained.source} weights, {len(pretrained.classes)} classes")
+
+
+def _images(pretrained: Pretrained, files: Sequence[str] | None) -> Tensor:
+    """Read images as the network wants them, or draw some of their size."""
+    pictures = [_read(file) for file in files or ()] or _drawn()
+    return torch.stack([pretrained.transform(picture) for picture in pictures])
+
+
+def _read(file: str) -> Tensor:
+    try:
+        picture: Tensor = decode_image(file, ImageReadMode.RGB)
+    except RuntimeError as error:
+        raise UnreadableImageError(f"cannot read image {file}: {error}") from error
+    return picture
+
+
+def _drawn() -> list[Tensor]:
+    random = torch.Generator().manual_seed(0)
+    return [torch.randint(256, (3, 256, 256), generator=random, dtype=torch.uint8) for _ in "ab"]
+
+
+def _difference(original: nn.Module, x: Tensor) -> str:
+    exact, x = deepcopy(original).double(), x.double()
+    with torch.no_grad():
+        logits = exact(x)
+        largest = float((canonize(exact, x)(x) - logits).abs().max() / logits.abs().max())
+    return f"largest relative |f - original| {largest:.1g} in float64"

@@ -1,0 +1,140 @@
+"""Save converted networks, and load them without executing code."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors
+import safetensors.torch
+from torch import nn
+
+from dmn.errors import DmnError
+from dmn.posthoc.canonize import canonize
+from dmn.posthoc.certificate import Certificate
+from dmn.posthoc.pretrained import load
+from dmn.posthoc.split import SplitModel, split
+
+FORMAT = "dmn.posthoc/1"
+SHOWN = 5
+
+
+class ConvertedFileError(DmnError, ValueError):
+    """A file that holds no converted network, or one that does not fit; names the file and keys."""
+
+
+class Converted(NamedTuple):
+    """A converted network, and what was saved with it.
+
+    Attributes:
+        network: Canonized, split, or both.
+        architecture: torchvision's name of the original, or "".
+        classes: A name for each output, or none.
+    """
+
+    network: nn.Module
+    architecture: str
+    classes: tuple[str, ...]
+
+
+def save_converted(
+    network: nn.Module,
+    path: str | Path,
+    *,
+    architecture: str = "",
+    classes: Sequence[str] = (),
+    canonized: bool = False,
+) -> Path:
+    """Save a canonized or split network: its weights, how it was made, and its certificate.
+
+    The file is written whole or not at all.
+
+    Args:
+        network: Of `canonize` or `split`.
+        path: A `.safetensors` file.
+        architecture: torchvision's name of the original; without it, loading takes a model.
+        classes: A name for each output.
+        canonized: Whether a split network was canonized first.
+    """
+    path = Path(path)
+    is_split = isinstance(network, SplitModel)
+    held = network.network if isinstance(network, SplitModel) else network
+    about = {
+        "canonized": canonized or not is_split,
+        "split": network.options._asdict() if isinstance(network, SplitModel) else None,
+        "architecture": architecture,
+        "classes": list(classes),
+        "certificate": None,
+    }
+    if isinstance(network, SplitModel) and network.certified:
+        about["certificate"] = network.certified.to_json()
+    weights = {name: value.detach().clone() for name, value in held.state_dict().items()}
+    part = path.with_name(f".{path.name}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        safetensors.torch.save_file(weights, part, {"format": FORMAT, "about": json.dumps(about)})
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def load_converted(path: str | Path, model: nn.Module | None = None) -> Converted:
+    """Load a converted network.
+
+    Args:
+        path: What `save_converted` has written.
+        model: A network of the original's architecture, whose weights do not matter; None builds it
+            by its name in torchvision.
+
+    Raises:
+        ConvertedFileError: if the file holds no converted network, or that of another architecture.
+    """
+    path = Path(path)
+    about, weights = _read(path)
+    if model is None:
+        if not about["architecture"]:
+            raise ConvertedFileError(
+                f"{path} names no architecture; pass a model of the original's"
+            )
+        model = load(about["architecture"], num_classes=len(about["classes"]) or None).model
+    held: nn.Module = canonize(model) if about["canonized"] else model
+    network: nn.Module = held
+    if about["split"] is not None:
+        options = {name: about["split"][name] for name in ("pool", "theta", "threshold")}
+        network = split(held, **options)
+        held = network.network if isinstance(network, SplitModel) else network
+    expected = held.state_dict()
+    wrong = sorted(
+        {*expected.keys() ^ weights.keys()}
+        | {key for key in expected.keys() & weights if expected[key].shape != weights[key].shape}
+    )
+    if wrong:
+        raise ConvertedFileError(
+            f"{path} does not fit {type(model).__name__}: {len(wrong)} keys, "
+            f"{', '.join(wrong[:SHOWN])}; is it of the same architecture?"
+        )
+    kinds = [value.dtype for value in weights.values() if value.is_floating_point()]
+    held.to(kinds[0] if kinds else None)
+    held.load_state_dict(weights)
+    if isinstance(network, SplitModel) and about["certificate"]:
+        network.certified = Certificate.from_json(about["certificate"])
+        network.name = network.certified.network
+    return Converted(network, about["architecture"], tuple(about["classes"]))
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ConvertedFileError(f"cannot read {path}: {error}") from error
+    if metadata.get("format") != FORMAT:
+        raise ConvertedFileError(
+            f"{path} holds no converted network; `dmn convert` and save_converted write them"
+        )
+    return json.loads(metadata["about"]), weights
