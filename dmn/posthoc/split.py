@@ -119,6 +119,10 @@ class SplitModel(nn.Module):
         logits: Tensor = self.network(x)
         return logits
 
+    def train(self, mode: bool = True) -> SplitModel:
+        """Stay in eval mode, which alone is split, whatever is asked."""
+        return super().train(False)
+
     @property
     def layers(self) -> tuple[str, ...]:
         """Names a map can be read at; those that hold images, once an example was seen."""
