@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torchvision.io import ImageReadMode, decode_image
+from torchvision.datasets.folder import pil_loader
 
 from dmn.errors import DmnError
 from dmn.nn import Pool
@@ -107,16 +107,15 @@ def convert(
 
 def _images(pretrained: Pretrained, files: Sequence[str] | None) -> Tensor:
     """Read images as the network wants them, or draw some of their size."""
-    pictures = [_read(file) for file in files or ()] or _drawn()
+    pictures: list[Any] = [_read(file) for file in files or ()] or _drawn()
     return torch.stack([pretrained.transform(picture) for picture in pictures])
 
 
-def _read(file: str) -> Tensor:
+def _read(file: str) -> Any:
     try:
-        picture: Tensor = decode_image(file, ImageReadMode.RGB)
-    except RuntimeError as error:
+        return pil_loader(file)
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's, of damaged files
         raise UnreadableImageError(f"cannot read image {file}: {error}") from error
-    return picture
 
 
 def _drawn() -> list[Tensor]:

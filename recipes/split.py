@@ -37,7 +37,7 @@ def train(net: nn.Module, digits: MNIST, epochs: int) -> nn.Module:
         for x, y, _ in digits.train_dataloader():
             loss = F.cross_entropy(net(x), y)
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
         print(f"epoch {epoch + 1}/{epochs}  loss {loss.item():.3f}")
     return net.eval()

@@ -13,13 +13,15 @@ from dmn.nn import Reading, Stream, seeds
 from dmn.posthoc.call import Call
 from dmn.posthoc.forward import Sweep, Values
 from dmn.posthoc.relevance import keep_whole, stabilise, through_activation
-from dmn.posthoc.rules import Activation, Rule, Signals
+from dmn.posthoc.rules import Activation, Signals
 from dmn.posthoc.streams import Scaled, halves, power, recentred, rescaling, settle
 
 
 @dataclass(frozen=True)
 class Track:
     """A signal on its way back, in units of 2**exponent; None for zeros.
+
+    Where q *is* a, the same object, n has no sensitivity, and both are computed once.
 
     Attributes:
         q: Half the difference of the sensitivities to p and to n; a track without a is the plain
@@ -36,7 +38,8 @@ class Track:
         """Add where branches meet."""
         exponent = max(self.exponent, other.exponent)
         one, two = self.to(exponent), other.to(exponent)
-        return Track(_add(one.q, two.q), _add(one.a, two.a), exponent)
+        q, alone = _add(one.q, two.q), one.q is one.a and two.q is two.a
+        return Track(q, q if alone else _add(one.a, two.a), exponent)
 
     def to(self, exponent: int) -> Track:
         """Return the same numbers in another unit."""
@@ -44,8 +47,11 @@ class Track:
 
     def times(self, factor: float, exponent: int | None = None) -> Track:
         """Multiply, and say in which unit the result is if not in the same."""
-        q, a = (part if part is None or factor == 1 else part * factor for part in (self.q, self.a))
-        return Track(q, a, self.exponent if exponent is None else exponent)
+        q = self.q if self.q is None or factor == 1 else self.q * factor
+        a = self.a if self.a is None or factor == 1 else self.a * factor
+        return Track(
+            q, q if self.a is self.q else a, self.exponent if exponent is None else exponent
+        )
 
     def rescaled(self) -> Track:
         """Bring the largest magnitude near 1, where it is far from it."""
@@ -104,7 +110,7 @@ def go_back(
     """
     weights = seeds(values.u[sweep.output], target, sweep.how.seed)
     layout = _layout(sweep, streams)
-    starts = [Track(_times(weights, q), _times(weights, a)) for q, a in layout.starts]
+    starts = [_start(weights, q, a) for q, a in layout.starts]
     pending = {sweep.output: starts}
     readings: dict[fx.Node, dict[Stream, Reading]] = {}
     for node in reversed(sweep.nodes):
@@ -142,29 +148,33 @@ def _step(
         tracks = _shifted(sweep, tracks, alpha(node))
     arrived: list[list[Track]] = [[] for _ in call.slots]
     for track in tracks:
-        back = _relevance_back if sweep.relevance else _gradient_back
-        q, a = back(sweep, rule, call, track)
+        if sweep.relevance:
+            q, a = _relevance_back(sweep, node, call, track)
+        else:
+            q, a = rule.back(call, track.q, track.a)
         for slot, tracks_there in enumerate(arrived):
             there = Track(_at(q, slot), _at(a, slot), track.exponent)
             tracks_there.append(there.rescaled() if rule.weighted else there)
     return list(zip(call.slots, arrived, strict=True))
 
 
-def _gradient_back(sweep: Sweep, rule: Rule, call: Call, track: Track) -> tuple[Signals, Signals]:
-    return rule.back(call, track.q, track.a)
-
-
-def _relevance_back(sweep: Sweep, rule: Rule, call: Call, track: Track) -> tuple[Signals, Signals]:
-    q, a = track.q, track.a
+def _relevance_back(
+    sweep: Sweep, node: fx.Node, call: Call, track: Track
+) -> tuple[Signals, Signals]:
+    rule, q, a = sweep.rules[node], track.q, track.a
     if q is None or a is None:
         return rule.back(call, q, a)
     if isinstance(rule, Activation):
         q, a = through_activation(rule, call, q, a, sweep.recentring)
-        return [q], [a]
+        return [q], [q] if a is q else [a]
     if rule.weighted:
         q, a = stabilise(call, q, a, sweep.how.epsilon)
     elif rule.bent:
         q, a = keep_whole(call, q, a, sweep.recentring)
+    if q is a and sweep.alone.issuperset(call.slots):
+        # There is no n below, so only p's sensitivity, q + a, is wanted.
+        both = rule.p_back(call, q)
+        return both, both
     return rule.back(call, q, a)
 
 
@@ -218,8 +228,9 @@ def _read(
     return {stream: Reading(p, n, *deltas[stream]) for stream in streams}
 
 
-def _times(x: Tensor, factor: float) -> Tensor | None:
-    return x * factor if factor else None
+def _start(weights: Tensor, q: float, a: float) -> Track:
+    first = weights * q if q else None
+    return Track(first, first if q == a else weights * a if a else None)
 
 
 def _at(signals: list[Tensor] | None, slot: int) -> Tensor | None:

@@ -94,15 +94,26 @@ class Call:
     def vjp(self, sensitivity: Tensor) -> list[Tensor]:
         """Pull a sensitivity back by the derivative at the recorded streams, as autograd does."""
         assert self._edges is not None, "recorded before it is pulled back"
-        return _pull(*self._edges, sensitivity)
+        return self._pull(*self._edges, sensitivity)
 
     def transposed(self, linear: Callable[..., Tensor], sensitivity: Tensor) -> list[Tensor]:
         """Pull a sensitivity back by a function linear in the streams."""
         zeros = [sensitivity.new_zeros(()).expand(shape) for shape in self.shapes]
         inputs, out = _cut_off(linear, zeros)
-        return _pull(
-            get_gradient_edge(out), [get_gradient_edge(cut) for cut in inputs], sensitivity
+        edges = [get_gradient_edge(cut) for cut in inputs]
+        return self._pull(get_gradient_edge(out), edges, sensitivity)
+
+    def _pull(
+        self, out: GradientEdge, inputs: list[GradientEdge], sensitivity: Tensor
+    ) -> list[Tensor]:
+        """Go back by autograd; a stream that only lends its shape gets zeros."""
+        pulled = torch.autograd.grad(
+            [out], inputs, [sensitivity], retain_graph=True, allow_unused=True
         )
+        return [
+            sensitivity.new_zeros(shape) if there is None else there
+            for there, shape in zip(pulled, self.shapes, strict=True)
+        ]
 
 
 class _Cut(torch.autograd.Function):
@@ -124,10 +135,6 @@ def _cut_off(
         start = torch.zeros((), requires_grad=True)
         inputs: list[Tensor] = [_Cut.apply(x.detach(), start) for x in streams]
         return inputs, function(*inputs)
-
-
-def _pull(out: GradientEdge, inputs: list[GradientEdge], sensitivity: Tensor) -> list[Tensor]:
-    return list(torch.autograd.grad([out], inputs, [sensitivity], retain_graph=True))
 
 
 def _method(name: str) -> Callable[..., Any]:

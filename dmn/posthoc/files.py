@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import nn
 
 from dmn.errors import DmnError
@@ -20,6 +21,7 @@ from dmn.posthoc.split import SplitModel, split
 
 FORMAT = "dmn.posthoc/1"
 SHOWN = 5
+_ABOUT = {"canonized", "split", "architecture", "classes", "operations", "certificate"}
 
 
 class ConvertedFileError(DmnError, ValueError):
@@ -67,11 +69,15 @@ def save_converted(
         "split": network.options._asdict() if isinstance(network, SplitModel) else None,
         "architecture": architecture,
         "classes": list(classes),
+        "operations": _operations(held),
         "certificate": None,
     }
     if isinstance(network, SplitModel) and network.certified:
         about["certificate"] = network.certified.to_json()
-    weights = {name: value.detach().clone() for name, value in held.state_dict().items()}
+    weights = {
+        name: value.detach().clone(memory_format=torch.contiguous_format)
+        for name, value in held.state_dict().items()
+    }
     part = path.with_name(f".{path.name}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -95,18 +101,19 @@ def load_converted(path: str | Path, model: nn.Module | None = None) -> Converte
     """
     path = Path(path)
     about, weights = _read(path)
+    built = model is None
     if model is None:
         if not about["architecture"]:
             raise ConvertedFileError(
                 f"{path} names no architecture; pass a model of the original's"
             )
         model = load(about["architecture"], num_classes=len(about["classes"]) or None).model
-    held: nn.Module = canonize(model) if about["canonized"] else model
-    network: nn.Module = held
-    if about["split"] is not None:
-        options = {name: about["split"][name] for name in ("pool", "theta", "threshold")}
-        network = split(held, **options)
-        held = network.network if isinstance(network, SplitModel) else network
+    network, held = _rebuilt(model, about)
+    if built and hasattr(model, "transform_input") and _operations(held) != about["operations"]:
+        vars(model)[
+            "transform_input"
+        ] = not model.transform_input  # goes with the weights, see load
+        network, held = _rebuilt(model, about)
     expected = held.state_dict()
     wrong = sorted(
         {*expected.keys() ^ weights.keys()}
@@ -117,6 +124,10 @@ def load_converted(path: str | Path, model: nn.Module | None = None) -> Converte
             f"{path} does not fit {type(model).__name__}: {len(wrong)} keys, "
             f"{', '.join(wrong[:SHOWN])}; is it of the same architecture?"
         )
+    if _operations(held) != about["operations"]:
+        raise ConvertedFileError(
+            f"{path} does not fit {type(model).__name__}: the same weights, but other operations"
+        )
     kinds = [value.dtype for value in weights.values() if value.is_floating_point()]
     held.to(kinds[0] if kinds else None)
     held.load_state_dict(weights)
@@ -124,6 +135,21 @@ def load_converted(path: str | Path, model: nn.Module | None = None) -> Converte
         network.certified = Certificate.from_json(about["certificate"])
         network.name = network.certified.network
     return Converted(network, about["architecture"], tuple(about["classes"]))
+
+
+def _rebuilt(model: nn.Module, about: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
+    """Convert a model as another was; returns it, and the graph that holds its weights."""
+    held: nn.Module = canonize(model) if about["canonized"] else model
+    if about["split"] is None:
+        return held, held
+    options = {name: about["split"][name] for name in ("pool", "theta", "threshold")}
+    network = split(held, **options)
+    return network, network.network
+
+
+def _operations(network: Any) -> list[str]:
+    """Name what a graph calls, which its weights alone do not tell."""
+    return [str(getattr(node.target, "__name__", node.target)) for node in network.graph.nodes]
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -137,4 +163,11 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ConvertedFileError(
             f"{path} holds no converted network; `dmn convert` and save_converted write them"
         )
-    return json.loads(metadata["about"]), weights
+    try:
+        about = json.loads(metadata["about"])
+        missing = sorted(_ABOUT - about.keys())
+    except (KeyError, ValueError, AttributeError) as error:
+        raise ConvertedFileError(f"{path} is damaged: its metadata cannot be read") from error
+    if missing:
+        raise ConvertedFileError(f"{path} is damaged: its metadata lacks {', '.join(missing)}")
+    return about, weights

@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.utils import parametrize
+from torchvision.ops import StochasticDepth, stochastic_depth
 
 from dmn.errors import DmnError
+from dmn.posthoc.pieces import PIECES, split_pieces
 
 _QUERIES = {"size", "dim", "numel", "ndimension", "stride"}
 _LAYERS = "layers"  # in a network's meta: names of nodes, by name of layer
@@ -23,13 +25,20 @@ _IN_PLACE_OPERATORS = {
     operator.imul: operator.mul,
     operator.itruediv: operator.truediv,
 }
-_PIECES = {torch.chunk, torch.split, torch.unbind, "chunk", "split", "unbind"}
+_RESHAPED = (
+    *("reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes", "swapdims", "movedim"),
+    *("moveaxis", "squeeze", "unsqueeze", "narrow", "select", "t", "ravel"),
+)
 _VIEWS = {
-    *_PIECES,
-    *("view", "reshape", "flatten", "permute", "transpose", "squeeze", "unsqueeze", "expand"),
-    *(torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.squeeze),
-    *(torch.unsqueeze, operator.getitem, F.dropout, "contiguous"),
-    *(nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d, nn.Dropout3d),
+    *PIECES,
+    *_RESHAPED,
+    *(getattr(torch, name) for name in _RESHAPED),
+    *("view", "view_as", "reshape_as", "expand", "expand_as", "contiguous", "detach", "T", "mT"),
+    *("to", "float", "double", "half", "type", "unfold", "diagonal"),
+    *(getattr(F, f"dropout{n}") for n in ("", "1d", "2d", "3d")),
+    *(getattr(nn, f"Dropout{n}") for n in ("", "1d", "2d", "3d")),
+    *(F.alpha_dropout, F.feature_alpha_dropout, nn.AlphaDropout, nn.FeatureAlphaDropout),
+    *(operator.getitem, stochastic_depth, StochasticDepth, nn.Flatten, nn.Unflatten, nn.Identity),
 }
 
 
@@ -91,13 +100,18 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool] = lambda module
         UntraceableError: for control flow that depends on data, more than one input or output, and
             modules with hooks; names the module.
     """
-    copy = deepcopy(model).eval().requires_grad_(False)
-    if isinstance(copy, fx.GraphModule) and _LAYERS in copy.meta:
+    again = isinstance(model, fx.GraphModule) and _LAYERS in model.meta
+    if not again:
+        _refuse_foreign(model)
+    copy: Any = deepcopy(model).eval().requires_grad_(False)
+    if again:
         return Traced(copy, _named(copy), ())
-    _refuse_foreign(copy)
-    for module in copy.modules():
-        for name in list(getattr(module, "parametrizations", ())):
-            parametrize.remove_parametrizations(module, name)
+    for module in list(copy.modules()):
+        if parametrize.is_parametrized(module):
+            kind = type(module)  # shared with the original, and changed by what follows
+            module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
+            for name in list(module.parametrizations):
+                parametrize.remove_parametrizations(module, name)
     tracer = _Tracer(is_leaf)
     try:
         graph = tracer.trace(copy)
@@ -110,7 +124,7 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool] = lambda module
         ) from error
     network = fx.GraphModule(copy, graph, type(model).__name__)
     unsupported = _overwrite_nothing(network)
-    _split_pieces(graph)
+    split_pieces(graph)
     graph.eliminate_dead_code()
     _check_ends(graph)
     network.delete_all_unused_submodules()
@@ -152,6 +166,16 @@ def is_query(node: fx.Node) -> bool:
     return node.op == "call_method" and node.target in _QUERIES
 
 
+def _in_place(function: Any) -> Any:
+    return lambda x, y: x.tracer.create_proxy("call_function", function, (x, y), {})
+
+
+class _Proxy(fx.Proxy):
+    """A value in a trace that overwrites by `+=`; torch's own takes that for `+`."""
+
+    __iadd__, __isub__, __imul__, __itruediv__ = map(_in_place, _IN_PLACE_OPERATORS)
+
+
 class _Tracer(fx.Tracer):
     """Keep whole what has a rule, and remember what each module returned."""
 
@@ -163,6 +187,9 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return self._is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def call_module(
         self,
@@ -244,11 +271,18 @@ def _overwrite_nothing(network: fx.GraphModule) -> list[Unsupported]:
     order = {node: position for position, node in enumerate(nodes)}
     calls = [node for node in nodes if node.op.startswith("call")]
     in_place = [node for node in calls if _becomes_out_of_place(network, node)]
+    numbers: set[fx.Node] = set()  # nothing else sees it when they change
+    for node in calls:
+        computed = getattr(node.target, "__module__", "") == "_operator"
+        if is_query(node) or (computed and numbers.issuperset(node.all_input_nodes)):
+            numbers.add(node)
     for module in network.modules():
         if hasattr(module, "inplace"):
             module.__dict__["inplace"] = False
     for node in in_place:
         overwritten = node.all_input_nodes[0]
+        if overwritten in numbers:
+            continue
         later = {
             other: {user for user in other.users if order[user] > order[node]}
             for other in (overwritten, *_aliases(network, overwritten))
@@ -306,26 +340,3 @@ def _aliases(network: fx.GraphModule, node: fx.Node) -> set[fx.Node]:
 def _is_view(network: fx.GraphModule, node: fx.Node) -> bool:
     target = target_of(network, node)
     return (type(target) if isinstance(target, nn.Module) else target) in _VIEWS
-
-
-def _split_pieces(graph: fx.Graph) -> None:
-    """Let every node hold one tensor: each piece of a chunk or split is a node of its own."""
-    for node in list(graph.nodes):
-        if node.op in ("call_function", "call_method") and node.target in _PIECES:
-            for user in list(node.users):
-                if user.target is operator.getitem:
-                    user.target = piece
-                    user.args = (*node.args, user.args[1])
-                    user.kwargs = {**node.kwargs, "divide": _name(node.target)}
-
-
-def piece(*args: Any, divide: str, **kwargs: Any) -> Any:
-    """Return one piece of a tensor: of `chunk`, `split` or `unbind`, the one of the last index.
-
-    Args:
-        *args: The tensor, what the method takes, and the index.
-        divide: Name of the method.
-        **kwargs: What else the method takes.
-    """
-    x, *options, index = args
-    return getattr(x, divide)(*options, **kwargs)[index]

@@ -96,6 +96,8 @@ def matrix(call: Call, weight: Tensor, a: Tensor) -> Tensor:
 
 def batch_norm(operation: Operation) -> Rule | str:
     """Take running statistics as constants; without them there is no rule."""
+    if operation.target is torch.batch_norm:  # its arguments stand in another order
+        return "torch.batch_norm: call torch.nn.functional.batch_norm"
     if operation.option("running_mean", 1) is None:
         return "batch normalisation without running statistics: the output depends on the batch"
     if not isinstance(operation.target, nn.Module) and operation.option("training", 5, False):
@@ -121,16 +123,29 @@ def _shifted(call: Call, s: Tensor) -> Tensor:
     return s + torch.zeros_like(constant) if isinstance(constant, Tensor) else s
 
 
+def _joined(call: Call, *s: Tensor) -> Tensor:
+    """Join streams, with zeros where constants are."""
+    return call(*s) - call(*map(torch.zeros_like, s))
+
+
 SHIFT = Absolute(_shifted, constant=True)
 SCALE = Absolute(lambda call, s: s * _size(_constant(call)))
 DIVIDE = Absolute(lambda call, s: s / _size(_constant(call)))
 NEGATE = Absolute(lambda call, s: s)
+JOINED = Absolute(_joined, constant=True)
 SUM = Absolute(lambda call, *s: s[0] + s[1])
 
 
 def _operands(operation: Operation) -> list[bool]:
     pair = [*operation.args, operation.kwargs.get("other")][:2]
     return [operation.is_stream(operand) for operand in pair]
+
+
+def join(operation: Operation) -> Rule:
+    """Tell streams joined with constants from streams alone."""
+    parts = operation.args[0] if operation.args else operation.kwargs["tensors"]
+    alone = isinstance(parts, fx.Node) or all(map(operation.is_stream, parts))
+    return SAME if alone else JOINED
 
 
 def sum_or_shift(operation: Operation) -> Rule | str:
@@ -152,7 +167,7 @@ def multiply(operation: Operation) -> Rule | str:
 
 def divide(operation: Operation) -> Rule | str:
     """Allow division by constants."""
-    if operation.kwargs.get("rounding_mode") or operation.is_stream(operation.args[1]):
+    if operation.kwargs.get("rounding_mode") or any(_operands(operation)[1:]):
         return "a division by an activation, or a rounded one, is not monotone in the streams"
     return DIVIDE
 
@@ -184,7 +199,7 @@ def _gelu(call: Call) -> tuple[float, float]:
     return low, 1 + low
 
 
-RELU = Activation(convex=True)
+RELU = Activation(convex=True, gate=True)
 LEAKY = Activation(_leaky, convex=lambda call: call.option("negative_slope", 1, 0.01) <= 1)
 PRELU = Activation(_prelu, convex=lambda call: bool((_prelu_slope(call) <= 1).all()))
 CLIPPED = Activation(at_zero=True)

@@ -29,11 +29,18 @@ def stabilise(call: Call, q: Tensor, a: Tensor, epsilon: float) -> Signal:
     exponent = call.s.exponent
     epsilon = max(2 * epsilon * power(-exponent), torch.finfo(q.dtype).tiny)
 
+    def piece_of_p(q: Tensor, s: Tensor, u: Tensor) -> tuple[Tensor]:
+        p = _sum(s, u, exponent)
+        return (p.div_(p + epsilon).mul_(q),)
+
     def piece(q: Tensor, a: Tensor, s: Tensor, u: Tensor) -> Signal:
         p, n = _twice(s, u, exponent)
         p, n = (a + q) * p.div_(p + epsilon), (a - q) * n.div_(n + epsilon)
         return (p - n).mul_(0.5), p.add_(n).mul_(0.5)
 
+    if q is a:
+        (q,) = blockwise(piece_of_p, q, call.s.tensor, call.out)
+        return q, q
     q, a = blockwise(piece, q, a, call.s.tensor, call.out)
     return q, a
 
@@ -53,6 +60,9 @@ def through_activation(
     rule: Activation, call: Call, q: Tensor, a: Tensor, recentring: Recentring
 ) -> Signal:
     """Take relevance back through recentring and, by the secant, through an activation."""
+    if rule.gate and recentring == (0.0, 0.0):
+        q = _through_gate(call, q, a)
+        return q, q
     low, high = rule.bounds(call)
     at_zero = rule.value_at_zero(call, call.out) if rule.at_zero else 0.0
 
@@ -63,10 +73,25 @@ def through_activation(
         a = n.add_(p).mul_(0.5)
         return p.mul_(slope) + (low - high) * a, a * (low + high)
 
-    if isinstance(low, Tensor) or isinstance(high, Tensor):  # by channel: not to be cut up
+    by_channel = any(isinstance(it, Tensor) and it.dim() for it in (low, high, at_zero))
+    if by_channel:  # not to be cut up
         return piece(q, a, call.s.tensor, call.u[0], call.out)
     q, a = blockwise(piece, q, a, call.s.tensor, call.u[0], call.out)
     return q, a
+
+
+def _through_gate(call: Call, q: Tensor, a: Tensor) -> Tensor:
+    """Go back through a ReLU after which there is no n: what is let through has its relevance."""
+    exponent = call.s.exponent
+    unit = power(-exponent)
+
+    def piece(q: Tensor, a: Tensor, s: Tensor, out: Tensor) -> tuple[Tensor]:
+        before = _sum(s, out, exponent).clamp_(min=torch.finfo(s.dtype).tiny)
+        p = (q + a).mul_(out).div_(before)
+        return (p if unit == 1 else p.mul_(unit),)
+
+    (half,) = blockwise(piece, q, a, call.s.tensor, call.out)
+    return half
 
 
 def _before(q: Tensor, a: Tensor, s: Scaled, u: Tensor, recentring: Recentring) -> Signal:
@@ -86,7 +111,10 @@ def _share(new: Tensor, old: Tensor, unit: float) -> Tensor:
     return share if unit == 1 else share.mul_(unit)
 
 
+def _sum(s: Tensor, u: Tensor, exponent: int, sign: int = 1) -> Tensor:
+    return torch.add(s, u, alpha=sign * power(-exponent)).clamp_(min=0)
+
+
 def _twice(s: Tensor, u: Tensor, exponent: int) -> Signal:
     """Return twice the streams p and n, in the unit of s."""
-    u = u * power(-exponent) if exponent else u
-    return (s + u).clamp_(min=0), (s - u).clamp_(min=0)
+    return _sum(s, u, exponent), _sum(s, u, exponent, -1)

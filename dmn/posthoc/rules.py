@@ -27,10 +27,14 @@ class Rule:
     Attributes:
         weighted: It has weights, so that relevance is stabilised by epsilon where it comes back.
         bent: It is not linear: the shift acts before it, and s is recentred after it.
+        alike: It does the same to p and to n.
+        gate: It is ReLU, each number or 0.
     """
 
     weighted = False
     bent = False
+    alike = True
+    gate = False
 
     def under(self, pool: Pool) -> Rule:
         """Return the rule for one of the forms of max pooling."""
@@ -64,6 +68,13 @@ class Rule:
         """
         return None if q is None else call.vjp(q), None if a is None else self.sum_back(call, a)
 
+    def p_back(self, call: Call, q: Tensor) -> list[Tensor]:
+        """Bring back half of p's sensitivity, where n has none and none is wanted."""
+        if self.alike:
+            return call.vjp(q)
+        both = zip(call.vjp(q), self.sum_back(call, q), strict=True)
+        return [(one + other) / 2 for one, other in both]
+
     def sum_back(self, call: Call, a: Tensor) -> list[Tensor]:
         """Bring back a, by the transposed of what `sums` does to s."""
         return call.vjp(a)
@@ -76,6 +87,8 @@ class Absolute(Rule):
         linear: What it does to s but for the constants, given the call and the streams.
         constant: Whether there are constants, which are what it makes of zeros.
     """
+
+    alike = False
 
     def __init__(self, linear: Callable[..., Tensor], constant: bool = False) -> None:
         self.linear, self.constant = linear, constant
@@ -101,6 +114,7 @@ class Linear(Rule):
     """
 
     weighted = True
+    alike = False
 
     def __init__(
         self, transposed: Callable[[Call, Tensor, Tensor], Tensor | None] | None = None
@@ -119,6 +133,13 @@ class Linear(Rule):
                 return [pulled]
         return call.transposed(self._absolute(call), a)
 
+    def p_back(self, call: Call, q: Tensor) -> list[Tensor]:
+        if self.transposed is not None:
+            pulled = self.transposed(call, call.option("weight", 1).clamp(min=0), q)
+            if pulled is not None:
+                return [pulled]
+        return super().p_back(call, q)
+
     def _absolute(self, call: Call, unit: float = 1.0) -> Callable[..., Tensor]:
         module = call.module
         if module is None:
@@ -134,6 +155,7 @@ class ChannelAffine(Rule):
     """Batch normalisation by its running statistics: a scale and a shift for each channel."""
 
     weighted = True
+    alike = False
 
     def sums(
         self, call: Call, u: Sequence[Tensor], out: Tensor, s: Sequence[Tensor], unit: float
@@ -163,17 +185,20 @@ class Activation(Rule):
         slopes: c and C, both >= 0, or what finds them, given the call.
         convex: Whether the function is, or what finds out.
         at_zero: Whether its value at 0 may differ from 0.
+        gate: Whether it returns each number or 0.
     """
 
     bent = True
+    alike = False
 
     def __init__(
         self,
         slopes: tuple[float, float] | Callable[[Call], tuple[Slope, Slope]] = (0.0, 1.0),
         convex: bool | Callable[[Call], bool] = False,
         at_zero: bool = False,
+        gate: bool = False,
     ) -> None:
-        self.slopes, self.convex, self.at_zero = slopes, convex, at_zero
+        self.slopes, self.convex, self.at_zero, self.gate = slopes, convex, at_zero, gate
 
     def keeps(self, call: Call) -> tuple[bool, bool]:
         return True, self.convex(call) if callable(self.convex) else self.convex
@@ -231,6 +256,7 @@ class ConvexPool(Rule):
     """
 
     bent = True
+    alike = False
 
     def __init__(self, window_sum: Callable[[Call, Tensor], Tensor]) -> None:
         self.window_sum = window_sum
@@ -275,10 +301,12 @@ def _of_function(call: Call, unit: float) -> Callable[..., Tensor]:
     """Return a function such as `conv2d` with its weight's and bias' absolute values."""
     weight, bias = call.option("weight", 1), call.option("bias", 2)
 
-    def absolute(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        rest = {key: value for key, value in kwargs.items() if key not in ("weight", "bias")}
+    def absolute(*args: Any, **kwargs: Any) -> Tensor:
+        x = args[0] if args else kwargs["input"]
+        own = ("input", "weight", "bias")
+        rest = {key: value for key, value in kwargs.items() if key not in own}
         constant = None if bias is None else bias.abs() * unit
-        result: Tensor = call.function(x, weight.abs(), constant, *args[2:], **rest)
+        result: Tensor = call.function(x, weight.abs(), constant, *args[3:], **rest)
         return result
 
     return absolute

@@ -79,7 +79,7 @@ def magnitude(tensor: Tensor) -> float:
     if not tensor.numel():
         return 0.0
     least, largest = torch.aminmax(tensor)
-    return max(-float(least), float(largest))
+    return max(float(largest), -float(least))
 
 
 def blockwise(

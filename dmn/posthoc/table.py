@@ -13,8 +13,8 @@ from torchvision.ops import stochastic_depth
 
 from dmn.posthoc import operations as of
 from dmn.posthoc.canonize import Add
-from dmn.posthoc.graph import piece
 from dmn.posthoc.operations import Entry, Operation
+from dmn.posthoc.pieces import piece
 from dmn.posthoc.rules import Linear, Rule
 
 
@@ -65,7 +65,8 @@ _ROWS: tuple[tuple[Entry, str], ...] = (
     (of.SAME, "UpsamplingNearest2d UpsamplingBilinear2d"),
     (of.SAME, "Identity Flatten flatten Unflatten unflatten view reshape view_as reshape_as"),
     (of.SAME, "permute transpose swapaxes swapdims movedim squeeze unsqueeze expand expand_as"),
-    (of.SAME, "cat concat concatenate stack contiguous clone"),
+    (of.join, "cat concat concatenate stack"),
+    (of.SAME, "contiguous clone"),
     (of.SAME, "getitem narrow select repeat roll flip"),
     (of.SAME, "ChannelShuffle channel_shuffle PixelShuffle pixel_shuffle"),
     (of.SAME, "PixelUnshuffle pixel_unshuffle"),
@@ -134,4 +135,10 @@ def find_rule(operation: Operation) -> Rule | str:
     entry = next((RULES[key] for key in keys if key in RULES), None)
     if entry is None:
         return "no rule; if it is monotone or linear, add one by dmn.posthoc.add_rule"
-    return entry if isinstance(entry, Rule) else entry(operation)
+    rule = entry if isinstance(entry, Rule) else entry(operation)
+    given = (*operation.args, *operation.kwargs.values())
+    if isinstance(rule, str) or isinstance(target, nn.Module) or not (rule.weighted or rule.bent):
+        return rule
+    if sum(map(operation.is_stream, given)) > 1:
+        return "its weights, slopes or bounds are activations: a product of two is not monotone"
+    return rule
