@@ -1,0 +1,278 @@
+"""Measure what maps of split networks cost, beside a plain gradient and other methods.
+
+    pip install -e '.[baselines]'
+    python recipes/benchmark.py
+    python recipes/benchmark.py --only main --models resnet18 --batches 1 --no-literal
+
+Weights are random: neither seconds nor memory depend on them. Seconds are medians of rounds, each
+of which runs every method once, and ratios to the gradient medians of the quotients within a round.
+Setting a method up (the split, zennit's hooks) is not timed. The literal form, slow, has one round.
+
+Memory is that of one call, in a process of its own after a small network has warmed it up: "above"
+is its peak less what was held when network and images were made, "peak" all of it. On the CPU it is
+resident memory, with freed memory given back at once, and needs Linux; on CUDA what was allocated.
+"""
+
+import argparse
+import csv
+import ctypes
+import gc
+import resource
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from copy import deepcopy
+from functools import partial
+from importlib import import_module, metadata, util
+from itertools import chain, product
+from multiprocessing import cpu_count, get_context
+from operator import truediv
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich.box import MARKDOWN
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, cuda, nn
+from torch.nn.functional import one_hot
+from torchvision.models import list_models
+
+from dmn.explain import SplitCAM, SplitGrad, SplitLRP
+from dmn.posthoc import load, split
+
+Call = Callable[[Tensor, Tensor], object]  # explains images (B, 3, H, W) for classes (B,)
+Case = tuple[str, int, int]  # network, side of its images, number of them
+Rows = dict[tuple[Case, str], dict[str, Any]]  # what was measured of a method
+
+
+def epsilon_plus(model: nn.Module) -> Call:
+    """Register zennit's EpsilonPlus; the canonizer of ResNets does for a VGG what a VGG's does."""
+    from zennit import attribution, composites, torchvision
+
+    model = deepcopy(model)  # the canonizer changes it
+    composite = composites.EpsilonPlus(canonizers=[torchvision.ResNetCanonizer()])
+    composite.register(model)
+    attributor = attribution.Gradient(model, composite)
+    return lambda x, target: attributor(x, one_hot(target, 1000).to(x))
+
+
+def literal(model: nn.Module, x: Tensor, target: Tensor) -> object:
+    """Go by the definition, four convolutions a layer, in float64; for g, as the others."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/posthoc"))
+    streams = import_module("literal").Literal(model, x.double(), alpha=0.4)
+    return streams.back(one_hot(target, 1000).to(streams.p), torch.zeros_like(streams.p))
+
+
+SPLITS: dict[str, Callable[[nn.Module, str, str], Call]] = {
+    "gradient": lambda model, middle, last: (
+        lambda x, target: torch.autograd.grad(model(x).gather(1, target[:, None]).sum(), x)
+    ),
+    "SplitGrad": lambda model, middle, last: SplitGrad(split(model), "input", "g", "p", alpha=0.4),
+    "SplitCAM": lambda model, middle, last: SplitCAM(split(model), middle, "g", "p", alpha=0.4),
+    "SplitLRP": lambda model, middle, last: SplitLRP(split(model), "input", "g", "p"),
+}
+LITERAL = "literal float64"
+METHODS = SPLITS | {
+    "zennit EpsilonPlus": lambda model, middle, last: epsilon_plus(model),
+    "captum Grad-CAM": lambda model, middle, last: (
+        import_module("captum.attr").LayerGradCam(model, model.get_submodule(last)).attribute
+    ),
+    LITERAL: lambda model, middle, last: partial(literal, deepcopy(model).double()),
+}
+LAYERS = {"resnet": ("layer2", "layer4"), "vgg": ("features.16", "features")}  # middle, last
+NETWORKS = [name for name in list_models() if name.startswith(tuple(LAYERS))]
+EXTRA = ("zennit", "captum")
+MISSING = [package for package in EXTRA if not util.find_spec(package)]
+TABLES = ("main", "growth by network", "growth by pixels a side", "growth by images")
+UNITS = {"seconds": "seconds", "above_mib": "MiB above", "peak_mib": "MiB at the peak"}
+MEMORY: dict[str, tuple[Callable[[], Any], ...]] = {  # held now, forget the peak, peak since
+    "cpu": (
+        lambda: int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize(),
+        lambda: Path("/proc/self/clear_refs").write_text("5"),
+        lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    ),
+    "cuda": (cuda.memory_allocated, cuda.reset_peak_memory_stats, cuda.max_memory_allocated),
+}
+label, say = "{}, {} px, batch {}".format, partial(print, flush=True)
+
+
+def prepare(case: Case, device: str) -> tuple[tuple[nn.Module, str, str], Tensor, Tensor]:
+    """Make a network, with the names of its middle and last layer, images and classes."""
+    name, size, batch = case
+    (layers,) = (pair for family, pair in LAYERS.items() if name.startswith(family))
+    model = load(name).model.requires_grad_(False).to(device)
+    x = torch.rand(batch, 3, size, size, device=device, requires_grad=True)
+    return (model, *layers), x, torch.zeros(batch, dtype=torch.long, device=device)
+
+
+def seconds(case: Case, methods: Sequence[str], device: str, repeats: int) -> Rows:
+    """Time methods in rounds, each of which runs them all."""
+    network, x, target = prepare(case, device)
+    calls = {method: METHODS[method](*network) for method in methods}
+    for method in calls.keys() - {LITERAL}:  # warm up
+        calls[method](x, target)
+    rounds: dict[str, list[float]] = {method: [] for method in methods}
+    for _ in range(1 if LITERAL in methods else repeats):
+        for method, call in calls.items():
+            gc.collect()
+            start = time.perf_counter()
+            call(x, target)
+            if device == "cuda":
+                cuda.synchronize()
+            rounds[method].append(time.perf_counter() - start)
+    rows: Rows = {}
+    for method, own in rounds.items():
+        ratio = median(map(truediv, own, rounds["gradient"]))
+        rows[case, method] = {"seconds": median(own), "seconds_ratio": ratio, "rounds": own}
+        rows[case, method]["gradient_rounds"] = rounds["gradient"]
+    return rows
+
+
+def memory(case: Case, methods: Sequence[str], device: str, repeats: int) -> Rows:
+    """Measure the memory of one call of one method."""
+    (method,), (held, forget, highest) = methods, MEMORY[device]
+    ctypes.CDLL(None).mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD: give freed memory back
+    for each in (("resnet18", 32, 1), case):  # the first loads and compiles what any call needs
+        call: Any = None
+        network, x, target = prepare(each, device)
+        gc.collect()
+        before = held()
+        call = METHODS[method](*network)
+        del network  # a split one has its own copy
+        gc.collect()
+        forget()
+        call(x, target)
+        peak = highest()
+    return {(case, method): {"above_mib": (peak - before) / 2**20, "peak_mib": peak / 2**20}}
+
+
+def measure(options: argparse.Namespace) -> Rows:
+    """Measure what is asked for, each job in a fresh process; leave out what fails."""
+    every = [name for name in METHODS if name != LITERAL and name.split()[0] not in MISSING]
+    jobs: list[tuple[Callable[..., Rows], Case, list[str]]] = []
+    for case in dict.fromkeys(chain(*options.tables.values())):
+        main = case in options.tables.get("main", [])
+        fast, slow = every if main else [*SPLITS], [LITERAL] * (main and case[2] in options.literal)
+        if "seconds" in options.units:
+            jobs += [(seconds, case, fast), *((seconds, case, ["gradient", it]) for it in slow)]
+        if "peak_mib" in options.units:
+            jobs += [(memory, case, [method]) for method in fast + slow]
+    rows: Rows = defaultdict(lambda: defaultdict(lambda: torch.nan))
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["dmn.posthoc"])
+    for number, (job, case, methods) in enumerate(jobs, 1):
+        say(f"[{number}/{len(jobs)}] {job.__name__}, {label(*case)}: {', '.join(methods)}")
+        try:
+            with ProcessPoolExecutor(1, context, gc.freeze) as pool:  # for quick collections
+                found = pool.submit(job, case, methods, options.device, options.repeats).result()
+        except (RuntimeError, OSError) as error:
+            say(f"left out, perhaps for want of memory: {error}")
+            continue
+        for key, row in found.items():
+            rows[key] |= row | rows[key]  # of two gradients, not the one beside the literal form
+    for (case, _), row in list(rows.items()):
+        for unit in {"above_mib", "peak_mib"} & row.keys():
+            row[f"{unit}_ratio"] = row[unit] / rows[case, "gradient"][unit]
+    return rows
+
+
+def report(rows: Rows, options: argparse.Namespace) -> str:
+    """Print tables of what was measured; returns them in Markdown."""
+    console = Console(record=True, width=120)
+    found = [f"{it} {metadata.version(it)}" for it in ("torch", *EXTRA) if it not in MISSING]
+    where = f"{options.device}, {cpu_count()} cores, {torch.get_num_threads()} threads"
+    about = ", ".join([time.strftime("%F"), f"Python {sys.version.split()[0]}", *found, where])
+    console.print(f"    python {' '.join(sys.argv)}\n\n{about}", soft_wrap=True)
+    for title, cases in options.tables.items():
+        table = Table(title, "method", *(UNITS[unit] for unit in options.units), box=MARKDOWN)
+        for case, method in product(cases, METHODS if title == "main" else SPLITS):
+            if row := rows.get((case, method)):
+                cells = (f"{row[it]:.4g} (x {row[f'{it}_ratio']:.2f})" for it in options.units)
+                table.add_row(label(*case), method, *cells)
+        console.print("", table)
+    return console.export_text()
+
+
+def plot(rows: Rows, options: argparse.Namespace) -> None:
+    """Draw the ratios of all methods as bars, and how cost grows as lines."""
+    from matplotlib.figure import Figure
+
+    units = [unit for unit in options.units if unit != "peak_mib"]
+    figure = Figure((6 * len(options.tables), 5 * len(units)), layout="constrained")
+    grid = figure.subplots(len(units), len(options.tables), squeeze=False)
+    panels = product(units, options.tables.items())
+    for axis, (unit, (title, cases)) in zip(grid.flat, panels, strict=True):
+        if title == "main":
+            for number, case in enumerate(cases):
+                ratios = [rows[case, method][f"{unit}_ratio"] for method in METHODS]
+                places = [-place - 0.2 * number for place in range(len(METHODS))]
+                axis.bar_label(axis.barh(places, ratios, 0.18, label=label(*case)), fmt="%.1f")
+            axis.set_yticks(range(0, -len(METHODS), -1), METHODS)
+            axis.axvline(1, color="black")
+            axis.set(xscale="log", xmargin=0.1)
+            axis.set_xlabel(f"{UNITS[unit]}, as a multiple of the gradient's")
+        else:
+            places = [case[TABLES.index(title) - 1] for case in cases]
+            for method in SPLITS:
+                axis.plot(places, [rows[case, method][unit] for case in cases], "o-", label=method)
+            axis.set(xlabel=title.split(" by ")[1], ylabel=UNITS[unit], ylim=(0, None))
+        axis.legend()
+    figure.savefig(options.out / "benchmark.png")
+
+
+def parse(args: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line, and list the cases of each table."""
+    bases = argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter
+    form: Any = type("Form", bases, {})
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    add, many = parser.add_argument, partial(parser.add_argument, nargs="+", metavar="VALUE")
+    parts, deep = ["main", "growth", "memory"], [f"resnet{n}" for n in (18, 34, 50, 101, 152)]
+    many("--only", choices=parts, default=parts, help="of main, growth and memory (of both)")
+    many("--models", choices=NETWORKS, default=["vgg16", "resnet18"], help="main: networks")
+    many("--batches", type=int, default=[1, 8], help="main: numbers of images")
+    many("--literal", type=int, default=[1, 8], help="of these, for the literal form")
+    add("--no-literal", action="store_true", help="leave the literal form out")
+    many("--depths", choices=NETWORKS, default=deep, help="growth: networks")
+    many("--sizes", type=int, default=[64, 128, 224, 320], help="growth: pixels, of the first one")
+    many("--growth-batches", type=int, default=[1, 2, 4, 8], help="growth: images, for that")
+    add("--size", type=int, default=224, help="pixels a side wherever else")
+    add("--repeats", type=int, default=7, help="rounds")
+    add("--device", choices=list(MEMORY), default="cpu", help="where to run")
+    add("--out", type=Path, default="runs/benchmark", help="folder for what is left")
+    options = parser.parse_args(args)
+    options.literal *= not options.no_literal
+    first, size = options.depths[:1], [options.size]
+    cases = [(options.models, size, options.batches), (options.depths, size, [1])]
+    cases += [(first, options.sizes, [1]), (first, size, options.growth_batches)]
+    wanted = {*options.only} - {"memory"} or {"main", "growth"}
+    tables = {title: [*product(*them)] for title, them in zip(TABLES, cases, strict=True)}
+    options.tables = {title: tables[title] for title in TABLES if title.split()[0] in wanted}
+    options.units = ["seconds"] * (options.only != ["memory"])
+    options.units += ["above_mib", "peak_mib"] * ("memory" in options.only)
+    return options
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Measure, and leave what was found."""
+    options = parse(args)
+    for package in MISSING:
+        say(f"{package} is not installed, and left out; pip install -e '.[baselines]'")
+    if not (rows := measure(options)):
+        sys.exit("nothing could be measured")
+    fields = list(dict.fromkeys(field for row in rows.values() for field in row))
+    options.out.mkdir(parents=True, exist_ok=True)
+    with (options.out / "benchmark.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["model", "size", "batch", "method", *fields])
+        for (case, method), row in rows.items():
+            writer.writerow([*case, method, *(row.get(field) for field in fields)])
+    (options.out / "benchmark.md").write_text(report(rows, options))
+    plot(rows, options)
+
+
+if __name__ == "__main__":
+    main()
