@@ -220,7 +220,7 @@ def plot(rows: Rows, options: argparse.Namespace) -> None:
             for method in SPLITS:
                 axis.plot(places, [rows[case, method][unit] for case in cases], "o-", label=method)
             axis.set(xlabel=title.split(" by ")[1], ylabel=UNITS[unit], ylim=(0, None))
-        axis.legend()
+        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     figure.savefig(options.out / "benchmark.png")
 
 
