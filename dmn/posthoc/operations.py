@@ -199,6 +199,18 @@ def _gelu(call: Call) -> tuple[float, float]:
     return low, 1 + low
 
 
+def if_positive(rule: Rule, option: str, position: int) -> Callable[[Operation], Rule | str]:
+    """Hold a rule's slopes true only for a positive option."""
+
+    def entry(operation: Operation) -> Rule | str:
+        value = operation.option(option, position, 1.0)
+        return (
+            rule if value > 0 else f"{option} is {value}: slopes are bounded where it is positive"
+        )
+
+    return entry
+
+
 RELU = Activation(convex=True, gate=True)
 LEAKY = Activation(_leaky, convex=lambda call: call.option("negative_slope", 1, 0.01) <= 1)
 PRELU = Activation(_prelu, convex=lambda call: bool((_prelu_slope(call) <= 1).all()))

@@ -622,3 +622,9 @@ def test_a_refusal_lists_everything_at_once():
         *("1.0.norm (LayerNorm)", "1.0.gate.mul (mul)", "1.0.pow (pow)", "1.1 (Softmax)"),
     ]
     assert "cannot split Sequential: 7 of its operations have no rule" in str(caught.value)
+
+
+@pytest.mark.parametrize("module", [nn.CELU(-1.0), nn.Softplus(beta=-2.0)])
+def test_options_without_bounded_slopes_are_refused(module):
+    with pytest.raises(UnsupportedError, match="slopes are bounded where it is positive"):
+        split(nn.Sequential(nn.Conv2d(2, 2, 1), module))
