@@ -9,6 +9,7 @@ from weakref import ref
 import torch
 from torch import Tensor, fx, nn
 
+from dmn.errors import DmnError
 from dmn.explain.split import explain
 from dmn.explain.stream import eval_mode
 from dmn.explain.target import Target
@@ -33,7 +34,7 @@ from dmn.posthoc.table import find_rule, is_known
 RANGES = {"alpha": (0.0, 0.5), "theta": (0.0, 1.0), "threshold": (0.0, float("inf"))}
 
 
-class NotEqualError(RuntimeError):
+class NotEqualError(DmnError, RuntimeError):
     """A split network that does not predict what the original does: an error of a rule of dmn."""
 
 
