@@ -24,7 +24,7 @@ from dmn.nn import (
     Pool,
     Reading,
     Stream,
-    UnknownLayerError,
+    check_layers,
 )
 
 Part = Literal["p", "n", "p+n", "p-n"]
@@ -96,8 +96,7 @@ class SplitExplainer:
         pool: Pool | None = None,
         epsilon: float = EPSILON,
     ) -> None:
-        if layer not in pair.layers:
-            raise UnknownLayerError(f"no layer {layer!r}; there are {', '.join(pair.layers)}")
+        check_layers([layer], pair.layers, pair.layers)
         if self.backward == "relevance" and alpha:
             raise InapplicableOptionError("relevance takes no shift; leave alpha at 0")
         self.pair, self.layer, self.stream, self.part = pair, layer, stream, part

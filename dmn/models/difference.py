@@ -22,6 +22,7 @@ from dmn.nn import (
     Stream,
     UnknownLayerError,
     View,
+    check_layers,
 )
 
 Inputs = Literal["paired", "inverted", "plain"]
@@ -88,9 +89,7 @@ class DifferenceOfMonotone(nn.Module):
         streams: Collection[Stream] = ("g", "h"),
     ) -> dict[str, dict[Stream, Reading]]:
         """Read layers of g and h; see `dmn.nn.Pair`."""
-        unknown = [layer for layer in layers if layer not in self.layers]
-        if unknown:
-            raise UnknownLayerError(f"no layer {unknown[0]!r}; there are {', '.join(self.layers)}")
+        check_layers(layers, self.layers, self.layers)
         known = Pass(how.backward, how.seed, how.epsilon)
         foreign = [name for name in Pass._fields if getattr(how, name) != getattr(known, name)]
         if foreign:

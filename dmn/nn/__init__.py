@@ -33,6 +33,7 @@ from dmn.nn.pair import (
     Seed,
     Stream,
     UnknownLayerError,
+    check_layers,
     seeds,
 )
 
@@ -62,6 +63,7 @@ __all__ = [
     "UnknownLayerError",
     "View",
     "assert_monotone",
+    "check_layers",
     "constrained",
     "constraint_statistics",
     "project",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -125,6 +125,22 @@ class Pair(Protocol):
             UnknownLayerError: if there is no such layer, or it holds no image.
             InapplicableOptionError: if this pair has no use for an option of the pass.
         """
+
+
+def check_layers(asked: Iterable[str], known: Container[str], shown: Iterable[str]) -> None:
+    """Refuse names of layers that a pair does not have.
+
+    Args:
+        asked: Names.
+        known: Those it has.
+        shown: Those to offer instead.
+
+    Raises:
+        UnknownLayerError: names the first that is unknown, and what there is.
+    """
+    for layer in asked:
+        if layer not in known:
+            raise UnknownLayerError(f"no layer {layer!r}; there are {', '.join(shown)}")
 
 
 def seeds(logits: Tensor, target: Tensor, seed: Seed) -> Tensor:

@@ -11,7 +11,7 @@ from dmn.nn import Pass
 from dmn.posthoc.call import Call
 from dmn.posthoc.graph import target_of
 from dmn.posthoc.rules import Rule
-from dmn.posthoc.streams import Scaled, aligned, recentred
+from dmn.posthoc.streams import Scaled, aligned, power, recentred
 
 
 class Values(NamedTuple):
@@ -154,7 +154,7 @@ class Sweep:
         call.out_shape = out.shape
         if node in self.before:
             parts, exponent = aligned([s[source] for source in call.slots])
-            total = Scaled(rule.sums(call, u, out, parts, Scaled(out, exponent).unit), exponent)
+            total = Scaled(rule.sums(call, u, out, parts, power(-exponent)), exponent)
             s[node] = total = total.rescaled() if rule.weighted or rule.bent else total
         if rule.bent and node in self.after:
             s[node] = recentred(s[node], out, *self.recentring) if node in s else Scaled(out.abs())

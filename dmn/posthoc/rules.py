@@ -127,18 +127,19 @@ class Linear(Rule):
         return self._absolute(call, unit)(*s)
 
     def sum_back(self, call: Call, a: Tensor) -> list[Tensor]:
-        if self.transposed is not None:
-            pulled = self.transposed(call, call.option("weight", 1).abs(), a)
-            if pulled is not None:
-                return [pulled]
-        return call.transposed(self._absolute(call), a)
+        return self._quickly(call, torch.abs, a) or call.transposed(self._absolute(call), a)
 
     def p_back(self, call: Call, q: Tensor) -> list[Tensor]:
-        if self.transposed is not None:
-            pulled = self.transposed(call, call.option("weight", 1).clamp(min=0), q)
-            if pulled is not None:
-                return [pulled]
-        return super().p_back(call, q)
+        return self._quickly(call, torch.relu, q) or super().p_back(call, q)
+
+    def _quickly(
+        self, call: Call, part: Callable[[Tensor], Tensor], signal: Tensor
+    ) -> list[Tensor] | None:
+        """Bring a signal back by a part of the weight, if that can be done without forward."""
+        if self.transposed is None:
+            return None
+        pulled = self.transposed(call, part(call.option("weight", 1)), signal)
+        return None if pulled is None else [pulled]
 
     def _absolute(self, call: Call, unit: float = 1.0) -> Callable[..., Tensor]:
         module = call.module

@@ -13,7 +13,16 @@ from dmn.errors import DmnError
 from dmn.explain.split import explain
 from dmn.explain.stream import eval_mode
 from dmn.explain.target import Target
-from dmn.nn import GRADIENT, InapplicableOptionError, Pass, Pool, Reading, Stream, UnknownLayerError
+from dmn.nn import (
+    GRADIENT,
+    InapplicableOptionError,
+    Pass,
+    Pool,
+    Reading,
+    Stream,
+    UnknownLayerError,
+    check_layers,
+)
 from dmn.posthoc.backward import go_back
 from dmn.posthoc.certificate import Certificate, certify
 from dmn.posthoc.forward import Sweep, Values
@@ -197,7 +206,6 @@ class SplitModel(nn.Module):
         Where streams or sensitivities do not fit the dtype, they are given in units of a power of
         two, one for the batch, and a map is right up to that power.
         """
-        how = self._check(how)
         sweep = self._sweep(how, layers)
         values = self._forward(sweep, x)
         with torch.inference_mode(False), torch.no_grad(), eval_mode(self):
@@ -219,9 +227,7 @@ class SplitModel(nn.Module):
         return {node.name: node for node in self.network.graph.nodes}
 
     def _sweep(self, how: Pass, layers: Collection[str], sums: Collection[str] = ()) -> Sweep:
-        unknown = [layer for layer in layers if layer not in self._nodes]
-        if unknown:
-            raise UnknownLayerError(f"no layer {unknown[0]!r}; there are {', '.join(self.layers)}")
+        check_layers(layers, self._nodes, self.layers)
         nodes = self._by_name()
         read = [nodes[self._nodes[layer]] for layer in layers]
         (output,) = nodes["output"].all_input_nodes
@@ -260,9 +266,7 @@ class SplitModel(nn.Module):
         """Return the shift of each node: of the layer of its name, where there are several."""
         if not isinstance(how.alpha, Mapping):
             return lambda node: how.alpha
-        unknown = [layer for layer in how.alpha if layer not in self._nodes]
-        if unknown:
-            raise UnknownLayerError(f"no layer {unknown[0]!r}; there are {', '.join(self.layers)}")
+        check_layers(how.alpha, self._nodes, self.layers)
         shifts = {self._nodes[layer]: alpha for layer, alpha in how.alpha.items()}
         return lambda node: shifts.get(node.name, 0.0)
 
