@@ -16,7 +16,7 @@ from jsonargparse import ActionConfigFile, DefaultHelpFormatter  # type: ignore[
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from dmn.convert import main as convert
+from dmn.commands.convert import main as convert
 from dmn.errors import DmnError
 from dmn.resources import config_names, config_path
 from dmn.train import (

@@ -1,6 +1,6 @@
 """Measure what maps of split networks cost, beside a plain gradient and other methods.
 
-    pip install -e '.[baselines]'
+    pip install -e '.[compare]'
     python recipes/benchmark.py
     python recipes/benchmark.py --only main --models resnet18 --batches 1 --no-literal
 
@@ -260,7 +260,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Measure, and leave what was found."""
     options = parse(args)
     for package in MISSING:
-        say(f"{package} is not installed, and left out; pip install -e '.[baselines]'")
+        say(f"{package} is not installed, and left out; pip install -e '.[compare]'")
     if not (rows := measure(options)):
         sys.exit("nothing could be measured")
     fields = list(dict.fromkeys(field for row in rows.values() for field in row))

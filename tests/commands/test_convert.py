@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from dmn.cli import main
-from dmn.convert import convert
+from dmn.commands.convert import convert
 from dmn.posthoc import SplitModel, UnsupportedError, load_converted
 
 

@@ -1,0 +1,1 @@
+"""Commands beside training's: each a module with a `main(args)`."""
