@@ -1,5 +1,19 @@
-"""Data sets with pixel masks."""
+"""Data sets, with pixel masks where there are any."""
 
+from dmn.data.cifar10 import CIFAR10
+from dmn.data.folder import Folder
+from dmn.data.imagenet_s import ImageNetS
+from dmn.data.images import Labelled
 from dmn.data.mnist import MNIST, Batch, DataUnavailableError
+from dmn.data.scenes import Scenes
 
-__all__ = ["MNIST", "Batch", "DataUnavailableError"]
+__all__ = [
+    "CIFAR10",
+    "MNIST",
+    "Batch",
+    "DataUnavailableError",
+    "Folder",
+    "ImageNetS",
+    "Labelled",
+    "Scenes",
+]

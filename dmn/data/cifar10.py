@@ -1,0 +1,84 @@
+"""CIFAR-10: 60,000 photographs of ten classes, 32 x 32 pixels, without masks."""
+
+from __future__ import annotations
+
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torchvision import datasets, transforms
+
+from dmn.data.files import Picture, Sample, divide, turns
+from dmn.data.images import Channels, ImageModule
+from dmn.data.mnist import DataUnavailableError
+
+VALIDATION = 0.1  # of the 50,000 training images
+
+
+class CIFAR10(ImageModule):
+    """CIFAR-10 for training (45,000), validation (5,000) and test (10,000), classes balanced.
+
+    Args:
+        root: Folder of the data, downloaded once.
+        mean: How channels are normalised; None, for both, leaves images in [0, 1].
+        std: Likewise.
+        batch_size: Images a batch.
+        augment: Shift and mirror training images.
+        seed: Fixes validation images, order and augmentation.
+        num_workers: Processes that load data.
+
+    Raises:
+        NormalisationError: if only one of mean and std is given.
+        DataUnavailableError: where there is no network, says what to put where.
+
+    Source: Krizhevsky, Learning multiple layers of features from tiny images, 2009.
+    """
+
+    def __init__(
+        self,
+        root: str = "data",
+        mean: Channels | None = None,
+        std: Channels | None = None,
+        batch_size: int = 128,
+        augment: bool = True,
+        seed: int = 0,
+        num_workers: int = 2,
+    ) -> None:
+        super().__init__(mean, std, batch_size, augment, seed, num_workers)
+        self.root = root
+
+    def prepare_data(self) -> None:
+        """Download what is missing."""
+        _torchvision_cifar10(self.root, train=True, download=True)
+
+    def setup(self, stage: str) -> None:
+        """Read the images and divide them."""
+        fitted, tested = (_torchvision_cifar10(self.root, train, False) for train in (True, False))
+        self.classes = tuple(fitted.classes)
+        validation, train = divide(_samples(fitted), [VALIDATION], self.seed)
+        changes = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
+        self.train, self.validation, self.test = (
+            self._images(samples, _whole, changes, read=Image.fromarray)
+            for samples in (train, turns(validation), turns(_samples(tested)))
+        )
+
+
+def _whole(picture: Picture) -> Picture:
+    return picture
+
+
+def _samples(images: Any) -> list[Sample]:
+    return list(zip(images.data, images.targets, strict=True))
+
+
+def _torchvision_cifar10(root: str, train: bool, download: bool) -> Any:
+    try:
+        return datasets.CIFAR10(root, train=train, download=download)
+    except (RuntimeError, urllib.error.URLError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise DataUnavailableError(
+            f"CIFAR-10 is not in {Path(root).resolve()} and could not be downloaded ({reason}). "
+            f"Put {datasets.CIFAR10.filename} there and unpack it, which gives the folder "
+            f"{datasets.CIFAR10.base_folder}; or go online once."
+        ) from error

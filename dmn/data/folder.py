@@ -1,0 +1,131 @@
+"""Any images sorted into one folder a class, with masks or without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dmn.data.files import (
+    LayoutError,
+    Picture,
+    Sample,
+    divide,
+    folders,
+    list_images,
+    read_mask,
+    require_masks,
+    turns,
+)
+from dmn.data.images import Channels, ImageModule, Images
+from dmn.data.mnist import DataUnavailableError
+
+NAMES = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
+
+
+class Folder(ImageModule):
+    """Images in class folders: root/class/..., or root/train/class/... and its like.
+
+    A part that has no folder of its own (validation, val or valid; test) is a share of the
+    training images, the same of every class.
+
+    Args:
+        root: The folder.
+        size: Side of the square that images are cut to, in pixels.
+        mean: How channels are normalised; None, for both, leaves images in [0, 1].
+        std: Likewise.
+        masks: Folder with a .png for each validation and test image, at the path that the image
+            has in `root`; what is not 0 is evidence. None: there are no masks.
+        validation_share: Share for validation, where it has no folder.
+        test_share: Share for the test, likewise.
+        batch_size: Images a batch.
+        augment: Crop and mirror training images at random.
+        seed: Fixes divisions, order and augmentation.
+        num_workers: Processes that load data.
+
+    Raises:
+        NormalisationError: if only one of mean and std is given.
+        DataUnavailableError: if there is no such folder, or no class in it.
+        LayoutError: if a part has no image, or a class that is not in training.
+        MaskError: names the mask that is missing.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        size: int = 224,
+        mean: Channels | None = None,
+        std: Channels | None = None,
+        masks: str | None = None,
+        validation_share: float = 0.1,
+        test_share: float = 0.2,
+        batch_size: int = 32,
+        augment: bool = True,
+        seed: int = 0,
+        num_workers: int = 4,
+    ) -> None:
+        super().__init__(mean, std, batch_size, augment, seed, num_workers)
+        if min(validation_share, test_share) < 0 or validation_share + test_share >= 1:
+            raise LayoutError(
+                f"validation_share is {validation_share} and test_share {test_share}; "
+                "neither may be negative, and together they must leave something to train with"
+            )
+        self.root, self.size, self.masks = Path(root), size, masks
+        self.shares = {"validation": validation_share, "test": test_share}
+
+    def setup(self, stage: str) -> None:
+        """List the images and divide them."""
+        parts = self._parts()
+        whole = parts.pop("train", self.root)
+        self.classes = tuple(folders(whole))
+        if not self.classes or (parts and whole == self.root):
+            raise DataUnavailableError(
+                f"{self.root.resolve()} has no classes to train with; put images there as "
+                "class/name.jpg, or as train/class/name.jpg, validation/class/name.jpg and "
+                "test/class/name.jpg"
+            )
+        shares = [0.0 if part in parts else share for part, share in self.shares.items()]
+        *drawn, train = divide(list_images(whole, self.classes), shares, self.seed)
+        samples = dict(zip(self.shares, drawn, strict=True))
+        samples |= {part: list_images(folder, self.classes) for part, folder in parts.items()}
+        self.train = self._cut("train", train)
+        self.validation, self.test = (
+            self._cut(part, turns(samples[part]), self.masks) for part in self.shares
+        )
+
+    def _parts(self) -> dict[str, Path]:
+        """Return the folders that hold class folders; one with images only is itself a class."""
+        return {
+            part: self.root / name
+            for part, known in NAMES.items()
+            for name in reversed(known)
+            if folders(self.root / name)
+        }
+
+    def _cut(self, part: str, samples: list[Sample], masks: str | None = None) -> Images:
+        if not samples:
+            raise LayoutError(
+                f"{self.root.resolve()}: no images for {part}; add some, or change "
+                "validation_share and test_share"
+            )
+        if masks is None:
+            return self._photographs(samples, self.size)
+        place = partial(_mask_path, self.root, Path(masks))
+        require_masks(samples, place)
+        return self._photographs(samples, self.size, masks=partial(_mask, place))
+
+
+def _mask_path(root: Path, masks: Path, source: str) -> Path:
+    return masks / Path(source).relative_to(root).with_suffix(".png")
+
+
+def _mask(place: Callable[[str], Path], source: str) -> Picture:
+    return read_mask(place(source), _not_black)
+
+
+def _not_black(picture: Picture) -> Any:
+    channels = np.atleast_3d(np.asarray(picture))
+    return channels[..., : len(picture.getbands()) - picture.mode.endswith("A")].any(-1)

@@ -1,0 +1,196 @@
+"""ImageNet-S: photographs of ImageNet with the mask of the object, in their published folders."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from dmn.data.files import (
+    LayoutError,
+    Picture,
+    Sample,
+    folders,
+    list_images,
+    read_mask,
+    require_masks,
+    turns,
+)
+from dmn.data.images import Channels, ImageModule, Images
+from dmn.data.mnist import DataUnavailableError
+from dmn.errors import DmnError
+
+Subset = Literal[50, 300, 919]
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as torchvision has them
+SOURCE = "github.com/LUSSeg/ImageNet-S"
+
+
+class UnknownSubsetError(DmnError, ValueError):
+    """A subset that there is none of."""
+
+
+class ClassIndexError(DmnError, ValueError):
+    """A file that does not say which output a class is; names the file, and the class."""
+
+
+class ImageNetS(ImageModule):
+    """ImageNet-S-50, -300 or -919, with masks for validation and test.
+
+    A mask holds the pixels of the image's own class. Those of other classes, and those that the
+    annotators left open (id 1000), are 0; a mask may so be empty, and is left to be dropped where
+    it is used. The publishers keep the masks of the test images.
+
+    Args:
+        root: Folder that holds ImageNetS50, ImageNetS300 or ImageNetS919, as prepared by
+            github.com/LUSSeg/ImageNet-S.
+        subset: Number of classes.
+        size: Side of the central square that images are cut to, in pixels, the shorter side
+            resized to 8/7 of that first.
+        class_index: File that says which output of a network a class is: a JSON file
+            {"0": ["n01440764", "tench"], ...} (imagenet_class_index.json), or a text file with one
+            class a line, in the outputs' order, "n01440764 tench, Tinca tinca"
+            (LOC_synset_mapping.txt). None: labels are 0 to `subset` - 1, by sorted WordNet id.
+        test_on: Which images score; "test" needs test-segmentation. With "validation", one
+            validation image of every class chooses, and the others score. None: "test" if its
+            masks are there.
+        mean: How channels are normalised; None, for both, leaves images in [0, 1].
+        std: Likewise.
+        batch_size: Images a batch.
+        augment: Crop and mirror training images at random.
+        seed: Fixes order and augmentation.
+        num_workers: Processes that load data.
+
+    Raises:
+        UnknownSubsetError: says which subsets there are.
+        NormalisationError: if only one of mean and std is given.
+        DataUnavailableError: names the folder that is missing.
+        LayoutError: if there are not as many classes as there should be.
+        ClassIndexError: names the class that the file lacks.
+        MaskError: names the mask that is missing.
+
+    Source: Gao et al., Large-scale Unsupervised Semantic Segmentation, TPAMI 2022. In
+        ImageNet-S-919 five classes were merged into others, whose label their images have.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        subset: Subset = 50,
+        size: int = 224,
+        class_index: str | None = None,
+        test_on: Literal["test", "validation"] | None = None,
+        mean: Channels | None = MEAN,
+        std: Channels | None = STD,
+        batch_size: int = 32,
+        augment: bool = True,
+        seed: int = 0,
+        num_workers: int = 4,
+    ) -> None:
+        super().__init__(mean, std, batch_size, augment, seed, num_workers)
+        if subset not in get_args(Subset):
+            raise UnknownSubsetError(f"data.subset is {subset}; choose 50, 300 or 919")
+        self.folder, self.subset, self.size = Path(root, f"ImageNetS{subset}"), subset, size
+        self.class_index, self.test_on = class_index, test_on
+
+    def setup(self, stage: str) -> None:
+        """List the images; those of training for stage "fit" only."""
+        wnids = folders(self._at("validation"))
+        if len(wnids) != self.subset:  # a mask's ids count the classes, so that none may lack
+            raise LayoutError(
+                f"{self._at('validation')} has {len(wnids)} classes instead of {self.subset}; "
+                f"prepare it with the scripts of {SOURCE}"
+            )
+        names = read_class_index(self.class_index) if self.class_index else {it: it for it in wnids}
+        if lacking := [wnid for wnid in wnids if wnid not in names]:
+            raise ClassIndexError(
+                f"{self.class_index} lacks {', '.join(lacking[:5])}; give the file of all 1,000 "
+                "classes of ImageNet-1k"
+            )
+        self.classes = tuple(names.values())
+        self._outputs = {wnid: list(names).index(wnid) for wnid in wnids}
+        validation = turns(self._list("validation"))
+        if self._scores_test():
+            self.test = self._masked("test", turns(self._list("test")))
+        else:
+            self.test = self._masked("validation", validation[self.subset :])
+            validation = validation[: self.subset]
+        self.validation = self._masked("validation", validation)
+        if stage == "fit":
+            self.train = self._photographs(self._list("train"), self.size)
+
+    def _scores_test(self) -> bool:
+        present = (self.folder / "test-segmentation").is_dir()
+        return present if self.test_on is None else self.test_on == "test"
+
+    def _at(self, name: str) -> Path:
+        path = self.folder / name
+        if not path.is_dir():
+            withheld = "; its masks are not published: set data.test_on to validation"
+            raise DataUnavailableError(
+                f"{path.resolve()} is not there; data.root is to hold {self.folder.name}, prepared "
+                f"with the scripts of {SOURCE}" + withheld * (name == "test-segmentation")
+            )
+        return path
+
+    def _list(self, part: str) -> list[Sample]:
+        outputs = list(self._outputs.values())
+        found = list_images(self._at(part), list(self._outputs))
+        return [(path, outputs[place]) for path, place in found]
+
+    def _masked(self, part: str, samples: list[Sample]) -> Images:
+        place = partial(_mask_path, self._at(f"{part}-segmentation"))
+        require_masks(samples, place)
+        ids = {wnid: place for place, wnid in enumerate(self._outputs, start=1)}  # 0: no class
+        return self._photographs(samples, self.size, masks=partial(_mask, place, ids))
+
+
+def read_class_index(path: str) -> dict[str, str]:
+    """Read the classes of a network, WordNet id and name, in the order of its outputs.
+
+    Args:
+        path: JSON {"0": [id, name], ...}, or a text file with one "id name, other name" a line.
+
+    Raises:
+        ClassIndexError: if it is neither; names the file, and what in it is none.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        rows = _json_rows(text) if path.endswith(".json") else _text_rows(text)
+    except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
+        raise ClassIndexError(
+            f"{path}: cannot be read as a class index ({type(error).__name__}: {error}); give "
+            "imagenet_class_index.json, or a text file with one class a line"
+        ) from error
+    if odd := [wnid for wnid, _ in rows if not re.fullmatch(r"n\d{8}", wnid)]:
+        raise ClassIndexError(f"{path}: {odd[0]!r} is no WordNet id, such as n01440764")
+    return dict(rows)
+
+
+def _json_rows(text: str) -> list[tuple[str, str]]:
+    held = json.loads(text)
+    return [(str(held[str(output)][0]), str(held[str(output)][1])) for output in range(len(held))]
+
+
+def _text_rows(text: str) -> list[tuple[str, str]]:
+    rows = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
+    return [(wnid, names[0].split(",")[0] if names else wnid) for wnid, *names in rows]
+
+
+def _mask_path(folder: Path, source: str) -> Path:
+    image = Path(source)
+    return folder / image.parent.name / f"{image.stem}.png"
+
+
+def _mask(place: Callable[[str], Path], ids: dict[str, int], source: str) -> Picture:
+    wnid = Path(source).parent.name
+    return read_mask(place(source), partial(_is_id, ids[wnid]))
+
+
+def _is_id(wanted: int, picture: Picture) -> Any:
+    red, green, _ = np.asarray(picture.convert("RGB"), dtype=np.int32).transpose(2, 0, 1)
+    return red + 256 * green == wanted

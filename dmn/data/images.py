@@ -1,0 +1,209 @@
+"""Photographs read as they are asked for, and what the data modules of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as TF
+
+from dmn.data.files import MaskError, Picture, Sample, read_rgb
+from dmn.data.mnist import Batch
+from dmn.data.sampling import EpochSampler
+from dmn.errors import DmnError
+
+Channels = tuple[float, float, float]
+RESIZED = 256 / 224  # shorter side over crop, as torchvision's classifiers are evaluated
+
+
+class NormalisationError(DmnError, ValueError):
+    """A mean without a standard deviation, or the other way round."""
+
+
+class Labelled(NamedTuple):
+    """Images (B, 3, H, W) and classes (B,)."""
+
+    image: Tensor
+    label: Tensor
+
+
+class Images(Dataset[Batch | Labelled]):
+    """RGB images read as they are asked for, a batch at a time.
+
+    Args:
+        samples: A source and a class for each image.
+        view: Cuts pictures to one size; called with `interpolation` nearest for masks.
+        augment: In place of `view` for images asked for by (epoch, index); it may draw from
+            torch's generator, which is seeded by (seed, epoch, index) meanwhile.
+        read: Opens a source as an RGB picture; by default the source is a path.
+        masks: Opens the mask of a source, 0 or 255; those asked for by (epoch, index) have none.
+        mean: Subtracted from each channel; None leaves images in [0, 1].
+        std: Each channel is divided by it thereafter.
+        seed: Where the augmentation's draws start, not negative.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        view: Callable[..., Picture],
+        augment: Callable[[Picture], Picture] | None = None,
+        read: Callable[[Any], Picture] = read_rgb,
+        masks: Callable[[Any], Picture] | None = None,
+        mean: Channels | None = None,
+        std: Channels | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.samples, self.view, self.augment = samples, view, augment
+        self.read, self.masks = read, masks
+        self.mean, self.std, self.seed = mean, std, seed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitems__(self, keys: list[int] | list[tuple[int, int]]) -> Batch | Labelled:
+        """Fetch a batch by indices, with masks if there are any, or by pairs (epoch, index).
+
+        Raises:
+            UnreadableImageError: names the file.
+            MaskError: if a mask is not as large as its image.
+        """
+        items = [self._item(key) for key in keys]
+        fields = [torch.stack(values) for values in zip(*items, strict=True)]
+        return Labelled(*fields) if len(fields) == 2 else Batch(*fields)
+
+    def _item(self, key: int | tuple[int, int]) -> tuple[Tensor, ...]:
+        drawn = isinstance(key, tuple)
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        source, label = self.samples[index]
+        picture = self.read(source)
+        image = TF.to_tensor(self._change(picture, epoch, index) if drawn else self.view(picture))
+        if self.mean is not None:
+            image = TF.normalize(image, self.mean, self.std)
+        mask = () if drawn or self.masks is None else (self._mask(source, picture.size),)
+        return image, torch.tensor(label), *mask
+
+    def _change(self, picture: Picture, epoch: int, index: int) -> Picture:
+        if self.augment is None:
+            return self.view(picture)
+        draws = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1, np.uint64)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int(draws[0]))  # torch.manual_seed: GPUs' too
+            return self.augment(picture)
+
+    def _mask(self, source: Any, size: tuple[int, int]) -> Tensor:
+        assert self.masks is not None
+        mask = self.masks(source)
+        if mask.size != size:
+            width, height = mask.size
+            raise MaskError(
+                f"{source} is {size[0]} x {size[1]} pixels, its mask {width} x {height}; "
+                "they must be the same"
+            )
+        view: Tensor = TF.to_tensor(self.view(mask, interpolation=InterpolationMode.NEAREST))
+        return view
+
+
+class ImageModule(pl.LightningDataModule):
+    """Loaders of streamed images; `setup` of a subclass says which they are.
+
+    Args:
+        mean: How channels are normalised; None, for both, leaves images in [0, 1].
+        std: Likewise.
+        batch_size: Images a batch.
+        augment: Whether training images are changed at random.
+        seed: Fixes divisions, order and augmentation.
+        num_workers: Processes that load data.
+
+    Attributes:
+        classes: A name for each label.
+        train: Shuffled and augmented, without masks.
+        validation: For choosing; classes take turns.
+        test: For scoring; likewise.
+
+    Raises:
+        NormalisationError: if only one of mean and std is given.
+    """
+
+    classes: tuple[str, ...]
+    train: Images
+    validation: Images
+    test: Images
+
+    def __init__(
+        self,
+        mean: Channels | None,
+        std: Channels | None,
+        batch_size: int,
+        augment: bool,
+        seed: int,
+        num_workers: int,
+    ) -> None:
+        super().__init__()
+        if (mean is None) != (std is None):
+            raise NormalisationError(f"mean is {mean}, std is {std}; give both, or null for both")
+        self.mean, self.std, self.augment = mean, std, augment
+        self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return shuffled batches; an incomplete last one is dropped unless it is the only one."""
+        world = self.trainer.world_size if self.trainer else 1
+        rank = self.trainer.global_rank if self.trainer else 0
+        sampler = EpochSampler(self.train, world, rank, seed=self.seed)
+        return self._loader(self.train, sampler=sampler, drop_last=len(sampler) >= self.batch_size)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Return the validation images, always in the same order."""
+        return self._loader(self.validation)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Return the test images, likewise."""
+        return self._loader(self.test)
+
+    def _loader(self, images: Images, **options: Any) -> DataLoader[Any]:
+        return DataLoader(
+            images,
+            self.batch_size,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            collate_fn=_as_fetched,
+            **options,
+        )
+
+    def _images(
+        self,
+        samples: Sequence[Sample],
+        view: Callable[..., Picture],
+        changes: Sequence[Callable[[Picture], Picture]],
+        **options: Any,
+    ) -> Images:
+        """Return images that are normalised and, where that is asked for, augmented."""
+        augment = transforms.Compose(changes) if self.augment else None
+        options |= {"mean": self.mean, "std": self.std, "seed": self.seed}
+        return Images(samples, view, augment, **options)
+
+    def _photographs(self, samples: Sequence[Sample], size: int, **options: Any) -> Images:
+        """Return files, cut to a size: the centre or, augmented, any part, mirrored or not."""
+        changes = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
+        return self._images(samples, partial(centre, size), changes, **options)
+
+
+def centre(
+    size: int, picture: Picture, interpolation: InterpolationMode = InterpolationMode.BILINEAR
+) -> Picture:
+    """Cut the central square of `size` pixels, the shorter side resized to 8/7 of that."""
+    resized = TF.resize(picture, round(size * RESIZED), interpolation)
+    cut: Picture = TF.center_crop(resized, size)
+    return cut
+
+
+def _as_fetched(batch: Any) -> Any:
+    """Leave a batch as `__getitems__` made it."""
+    return batch

@@ -1,0 +1,215 @@
+"""Scenes: digits in bright colours on dimmed photographs, among strokes that mean nothing.
+
+Only the digit tells the class, and its pixels are known exactly, so what an explanation ought to
+show is known too. All of it comes with the packages and follows from a seed.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from pathlib import Path
+from typing import Literal, overload
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dmn.data.mnist import MNIST, STROKE, Batch, Digits, Fold
+
+Part = Literal["train", "validation", "test"]
+
+# Disjoint, so that a background learnt by heart is of no use later. None holds text.
+PHOTOGRAPHS: dict[Part, tuple[str, ...]] = {
+    "train": (
+        "astronaut.png",
+        "brick.png",
+        "china.jpg",
+        "coffee.png",
+        "grass.png",
+        "hubble_deep_field.jpg",
+        "ihc.png",
+        "motorcycle_left.png",
+        "motorcycle_right.png",
+    ),
+    "validation": ("chelsea.png", "gravel.png", "moon.png", "rocket.jpg"),
+    "test": ("camera.png", "cell.png", "flower.jpg", "retina.jpg"),
+}
+DIGIT = (0.45, 0.65)  # side of the digit's box, as a share of the image's
+WINDOW = (0.3, 0.8)  # side of the crop, as a share of the photograph's shorter side
+STROKE_LENGTH = (0.12, 0.3)  # of a distractor, as a share of the image's side
+THICKNESS = (0.015, 0.035)  # likewise, half of it
+BRIGHTEST = 0.5  # of a photograph, so that strokes stand out from it
+DARKEST = 0.4  # of a stroke's channels
+BEND = 0.5  # largest offset of a stroke's middle, in lengths
+POINTS = 24  # of a curve
+SHARED_DRAWS = 11  # of photograph, crop, digit and its colour
+DRAWS_A_STROKE = 9  # place, angle, length, bend, thickness, colour
+
+
+class SceneSet(Dataset[Batch]):
+    """Scenes of given digits, drawn when they are asked for.
+
+    Args:
+        digits: What is placed in the scenes, one each.
+        part: Whose photographs are behind them.
+        size: Side of a scene in pixels.
+        distractors: Strokes beside each digit.
+        seed: Where the draws start.
+    """
+
+    def __init__(self, digits: Digits, part: Part, size: int, distractors: int, seed: int) -> None:
+        self.digits, self.part, self.size = digits, part, size
+        self.distractors, self.seed = distractors, seed
+        self._epoch, self._draws = -1, torch.empty(0)
+
+    def __len__(self) -> int:
+        return len(self.digits)
+
+    def __getitems__(self, keys: list[int] | list[tuple[int, int]]) -> Batch:
+        """Draw a batch by indices, or by pairs (epoch, index), each epoch drawing anew."""
+        pairs = [key if isinstance(key, tuple) else (0, key) for key in keys]
+        indices = torch.tensor([index for _, index in pairs])
+        shared, strokes = self._of(pairs[0][0])[indices].tensor_split([SHARED_DRAWS], dim=1)
+        x = BRIGHTEST * self._backgrounds(shared[:, :4])
+        for stroke in strokes.view(len(pairs), self.distractors, DRAWS_A_STROKE).unbind(dim=1):
+            x = _paint(x, _curve(stroke, self.size), stroke[:, 6:])
+        ink = _place(self.digits.images[indices], shared[:, 4:8], self.size)
+        x = _paint(x, ink, shared[:, 8:])
+        return Batch(x, self.digits.labels[indices], (ink > STROKE).float())
+
+    def _backgrounds(self, draws: Tensor) -> Tensor:
+        """Crop photographs, (B, 3, S, S), by draws (B, 4) of which one, how large, and where."""
+        photographs = _photographs(self.part)
+        crops = []
+        for which, scale, down, right in draws.tolist():
+            photograph = photographs[int(which * len(photographs))]
+            height, width = photograph.shape[-2:]
+            side = round(_between(WINDOW, scale) * min(height, width))
+            top, left = int(down * (height - side)), int(right * (width - side))
+            window = photograph[None, :, top : top + side, left : left + side]
+            size = (self.size, self.size)
+            crops.append(F.interpolate(window, size, mode="bilinear", antialias=True))
+        return torch.cat(crops).clamp(0, 1)
+
+    def _of(self, epoch: int) -> Tensor:
+        """Draw, for every scene at once, the numbers of this epoch, uniform in [0, 1)."""
+        if epoch != self._epoch:
+            key = (1_000_003 * self.seed + epoch) * len(PHOTOGRAPHS) + list(PHOTOGRAPHS).index(
+                self.part
+            )
+            generator = torch.Generator().manual_seed(key)
+            count = SHARED_DRAWS + self.distractors * DRAWS_A_STROKE
+            self._draws = torch.rand(len(self), count, generator=generator)
+            self._epoch = epoch
+        return self._draws
+
+
+class Scenes(MNIST):
+    """Digits in scenes, for training, validation and test; masks are the digits' pixels.
+
+    The digits of each part are those of `MNIST`; photographs too are disjoint between parts.
+
+    Args:
+        size: Side of a scene in pixels, e.g. 64 or 224.
+        distractors: Strokes beside each digit that carry no evidence of its class.
+        fold: Which fold of the digits is the test set, 0 to 4.
+        full: Take the digits from torchvision's MNIST (55,000 / 5,000 / 10,000), downloaded once.
+        root: Folder of the full data set.
+        batch_size: Scenes a training step.
+        seed: Fixes the folds, the order and the scenes.
+        num_workers: Processes that draw scenes.
+
+    Raises:
+        UnknownFoldError: says which folds there are.
+    """
+
+    def __init__(
+        self,
+        size: int = 64,
+        distractors: int = 3,
+        fold: Fold = 0,
+        full: bool = False,
+        root: str = "data",
+        batch_size: int = 32,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(fold, full, root, batch_size, False, seed, num_workers)
+        self.size, self.distractors = size, distractors
+
+    def setup(self, stage: str) -> None:
+        """Read digits and photographs."""
+        super().setup(stage)
+        parts: tuple[Part, ...] = ("train", "validation", "test")
+        for part in parts:
+            digits = getattr(self, part)
+            scenes = SceneSet(digits, part, self.size, self.distractors, self.seed)
+            setattr(self, part, scenes)
+
+
+@cache
+def _photographs(part: Part) -> list[Tensor]:
+    """Read a part's photographs, (3, H, W) in [0, 1], from the packages that bring them."""
+    import numpy as np
+    import skimage.data
+    import sklearn.datasets
+    from PIL import Image
+
+    folders = [
+        Path(skimage.data.__file__).parent,
+        Path(sklearn.datasets.__file__).parent / "images",
+    ]
+    photographs = []
+    for name in PHOTOGRAPHS[part]:
+        path = next(path for folder in folders if (path := folder / name).is_file())
+        with Image.open(path) as picture:
+            pixels = np.array(picture.convert("RGB"))
+        photographs.append(torch.from_numpy(pixels).permute(2, 0, 1).float().div(255))
+    return photographs
+
+
+def _place(digits: Tensor, draws: Tensor, size: int) -> Tensor:
+    """Scale, turn and shift digits (B, 1, 28, 28) into images of ink, (B, 1, S, S)."""
+    share = _between(DIGIT, draws[:, 0])
+    angle = math.radians(15) * (2 * draws[:, 1] - 1)
+    room = (1 - share)[:, None] * (2 * draws[:, 2:4] - 1)  # of the centre, in [-1, 1]
+    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(-1, 2, 2)
+    inverse = turn / share[:, None, None]
+    affine = torch.cat([inverse, -inverse @ room[:, :, None]], dim=2)
+    grid = F.affine_grid(affine, [len(digits), 1, size, size], align_corners=False)
+    return F.grid_sample(digits, grid, align_corners=False)
+
+
+def _curve(draws: Tensor, size: int) -> Tensor:
+    """Draw bent strokes as ink (B, 1, S, S): quadratic Bezier curves of some thickness."""
+    centre = draws[:, 0:2]
+    angle = 2 * math.pi * draws[:, 2]
+    along = torch.stack([angle.cos(), angle.sin()], 1) * _between(STROKE_LENGTH, draws[:, 3:4])
+    across = torch.stack([-along[:, 1], along[:, 0]], 1) * BEND * (2 * draws[:, 4:5] - 1)
+    start, end, control = centre - along / 2, centre + along / 2, centre + 2 * across
+    axis = (torch.arange(size) + 0.5) / size
+    pixels = torch.stack(torch.meshgrid(axis, axis, indexing="xy"))
+    nearest = torch.full((len(draws), size, size), math.inf)
+    for t in torch.linspace(0, 1, POINTS).tolist():
+        point = (1 - t) ** 2 * start + 2 * t * (1 - t) * control + t**2 * end
+        away = (pixels - point[:, :, None, None]).square().sum(dim=1)
+        nearest = torch.minimum(nearest, away)
+    thickness = _between(THICKNESS, draws[:, 5])[:, None, None]
+    return ((thickness - nearest.sqrt()) * size + 0.5).clamp(0, 1).unsqueeze(1)
+
+
+def _paint(x: Tensor, ink: Tensor, draws: Tensor) -> Tensor:
+    """Lay ink (B, 1, S, S) over images (B, 3, S, S), in bright colours by draws (B, 3)."""
+    colour = _between((DARKEST, 1.0), draws)[:, :, None, None]
+    return x * (1 - ink) + colour * ink
+
+
+@overload
+def _between(limits: tuple[float, float], share: Tensor) -> Tensor: ...
+@overload
+def _between(limits: tuple[float, float], share: float) -> float: ...
+def _between(limits: tuple[float, float], share: Tensor | float) -> Tensor | float:
+    low, high = limits
+    return low + (high - low) * share

@@ -1,0 +1,236 @@
+import multiprocessing
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pytorch_lightning import Trainer
+
+from dmn.data import Batch, DataUnavailableError, Folder, Labelled
+from dmn.data.files import divide, turns
+from dmn.data.images import Images
+from dmn.data.sampling import EpochSampler
+from dmn.errors import DmnError
+
+
+def save(path, mode="RGB", seed=0, size=(40, 30)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path)
+
+
+def fill(folder, counts, suffix=".png"):
+    for place, (name, count) in enumerate(counts.items()):
+        for number in range(count):
+            save(folder / name / f"{number:03}{suffix}", seed=100 * place + number)
+
+
+def module(root, **options):
+    data = Folder(str(root), **{"size": 24, "num_workers": 0, "batch_size": 4, **options})
+    data.setup("fit")
+    return data
+
+
+def paths(images):
+    return {path for path, _ in images.samples}
+
+
+def everything(images):
+    return images.__getitems__(list(range(len(images))))
+
+
+@pytest.fixture(scope="module")
+def flat(tmp_path_factory):
+    root = tmp_path_factory.mktemp("flat")
+    fill(root, {"cat": 10, "dog": 20})
+    return root
+
+
+def test_a_single_tree_is_divided_by_the_same_shares_of_each_class(flat):
+    data = module(flat, validation_share=0.1, test_share=0.2)
+    assert data.classes == ("cat", "dog")
+    parts = [data.train, data.validation, data.test]
+    counts = [[[label for _, label in part.samples].count(it) for it in (0, 1)] for part in parts]
+    assert counts == [[7, 14], [1, 2], [2, 4]]
+    assert len(set.union(*map(paths, parts))) == 30
+    assert [label for _, label in data.test.samples] == [0, 1, 0, 1, 1, 1]
+
+
+def test_the_division_follows_from_the_seed(flat):
+    assert paths(module(flat).test) == paths(module(flat).test)
+    assert paths(module(flat).test) != paths(module(flat, seed=1).test)
+
+
+@pytest.mark.parametrize("name", ["val", "validation", "valid"])
+def test_folders_of_their_own_are_used_and_the_rest_is_drawn_from_training(tmp_path, name):
+    fill(tmp_path / "train", {"a": 5, "b": 5})
+    fill(tmp_path / name, {"a": 2, "b": 1})
+    data = module(tmp_path)
+    assert [len(part) for part in (data.train, data.validation, data.test)] == [8, 3, 2]
+    assert all(f"/{name}/" in path for path in paths(data.validation))
+    fill(tmp_path / "test", {"b": 4})
+    data = module(tmp_path)
+    assert [len(part) for part in (data.train, data.validation, data.test)] == [10, 3, 4]
+    assert {label for _, label in data.test.samples} == {1}
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    fill(tmp_path, {"plane": 10, "test": 10, "train": 10})
+    data = module(tmp_path)
+    assert data.classes == ("plane", "test", "train")
+    assert len(data.train) == 21
+
+
+@pytest.mark.filterwarnings("error")
+def test_any_mode_is_read_as_rgb(tmp_path):
+    modes = ["L", "RGB", "RGBA", "P", "1", "LA"]
+    for number, mode in enumerate(modes):
+        save(tmp_path / "train" / "a" / f"{number}.png", mode)
+    save(tmp_path / "train" / "a" / "6.jpg", "CMYK")
+    palette = Image.new("P", (40, 30))
+    palette.save(tmp_path / "train" / "a" / "7.png", transparency=bytes(range(256)))
+    fill(tmp_path / "val", {"a": 1})
+    data = module(tmp_path, test_share=0.2)
+    for images in (data.train, data.test):
+        batch = everything(images)
+        assert isinstance(batch, Labelled)
+        assert batch.image.shape[1:] == (3, 24, 24)
+        assert 0 <= batch.image.min() <= batch.image.max() <= 1
+
+
+def test_masks_mirror_the_images_and_what_is_not_black_is_evidence(tmp_path):
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    fill(images / "train", {"a": 4})
+    fill(images / "val", {"a": 4}, suffix=".jpg")
+    fill(images / "test", {"a": 1})
+    evidence = np.zeros((30, 40), dtype=np.uint8)
+    evidence[:, 20:] = 3
+    kinds = [
+        Image.fromarray(evidence),
+        Image.fromarray(evidence).convert("RGB"),
+        Image.merge("LA", [Image.fromarray(evidence), Image.new("L", (40, 30), 255)]),
+        Image.fromarray(evidence > 0),
+    ]
+    for part in ("val", "test"):
+        (masks / part / "a").mkdir(parents=True)
+    for number, mask in enumerate(kinds):
+        mask.save(masks / "val" / "a" / f"{number:03}.png")
+    with pytest.raises(DmnError, match=r"test/a/000\.png: there is no such mask"):
+        module(images, masks=str(masks))
+    kinds[0].save(masks / "test" / "a" / "000.png")
+    data = module(images, masks=str(masks))
+    batch = next(iter(data.val_dataloader()))
+    assert isinstance(batch, Batch)
+    expected = torch.zeros(24, 24)
+    expected[:, 12:] = 1
+    assert all(torch.equal(mask[0], expected) for mask in batch.mask)
+    assert isinstance(next(iter(data.train_dataloader())), Labelled)
+
+
+def test_augmentation_and_order_repeat_with_the_epoch_whatever_was_drawn_before(flat):
+    def first(epoch, data):
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(epoch)
+        return next(iter(loader))
+
+    one, again, other = first(1, module(flat)), first(1, module(flat)), first(2, module(flat))
+    assert torch.equal(one.image, again.image)
+    assert torch.equal(one.label, again.label)
+    assert not torch.equal(one.image, other.image)
+
+
+def test_each_image_has_its_own_draw_whatever_batch_it_is_in(flat):
+    train, state = module(flat).train, torch.get_rng_state()
+    together = train.__getitems__([(3, index) for index in range(6)]).image
+    assert torch.equal(torch.get_rng_state(), state)
+    alone = [train.__getitems__([(3, index)]).image[0] for index in range(6)]
+    assert torch.equal(together, torch.stack(alone))
+    twins = Images([train.samples[0]] * 2, train.view, train.augment)
+    assert not torch.equal(*twins.__getitems__([(3, 0), (3, 1)]).image)
+    still = train.__getitems__(list(range(6))).image
+    assert not torch.equal(together, still)
+    assert torch.equal(module(flat, augment=False).train.__getitems__([(3, 2)]).image[0], still[2])
+
+
+def test_workers_load_the_same_batches(flat, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    here, there = module(flat), module(flat, num_workers=1)
+    for one, other in zip(here.train_dataloader(), there.train_dataloader(), strict=True):
+        assert torch.equal(one.image, other.image)
+    assert not multiprocessing.active_children()
+
+
+def test_processes_share_the_images(flat):
+    train = module(flat).train
+    shares = [list(EpochSampler(train, 2, rank, seed=0)) for rank in range(2)]
+    assert {index for share in shares for _, index in share} == set(range(len(train)))
+    assert len(shares[0]) == len(shares[1]) <= len(train) // 2 + 1
+
+
+def test_a_data_set_smaller_than_a_batch_still_trains(flat):
+    assert len(module(flat, batch_size=99).train_dataloader()) == 1
+    assert len(module(flat, batch_size=8).train_dataloader()) == 21 // 8
+
+
+def test_a_run_trains_and_tests_on_it(flat):
+    from torch import nn
+
+    from dmn.train.task import ClassificationTask
+
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 24 * 24, 2))
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
+    data = Folder(str(flat), size=24, num_workers=0, batch_size=7)
+    task = ClassificationTask(net, num_classes=2)
+    trainer.fit(task, datamodule=data)
+    assert trainer.global_step == 3
+    assert "test/acc" in trainer.test(task, datamodule=data, verbose=False)[0]
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (-0.1, 0.2)])
+def test_shares_must_leave_something(flat, shares):
+    with pytest.raises(DmnError, match="leave something to train with"):
+        Folder(str(flat), validation_share=shares[0], test_share=shares[1])
+
+
+def test_what_is_amiss_is_named(tmp_path):
+    with pytest.raises(DataUnavailableError, match=r"put images there as class/name\.jpg"):
+        module(tmp_path / "none")
+    fill(tmp_path / "val", {"a": 2})
+    with pytest.raises(DataUnavailableError, match="no classes to train with"):
+        module(tmp_path)
+    fill(tmp_path / "train", {"a": 2})
+    with pytest.raises(DmnError, match="no images for test; add some, or change"):
+        module(tmp_path)
+    data = module(tmp_path, test_share=0.5)
+    [(path, _)] = data.test.samples
+    with open(path, "r+b") as file:
+        file.truncate(60)
+    with pytest.raises(DmnError, match=rf"{path}: cannot be read as an image"):
+        everything(data.test)
+    Image.new("I;16", (40, 30)).save(path)
+    with pytest.raises(DmnError, match="8 bits a channel"):
+        everything(data.test)
+    fill(tmp_path / "val", {"b": 1})
+    with pytest.raises(DmnError, match="no class is called b"):
+        module(tmp_path, test_share=0.5)
+
+
+def test_turns_balance_every_beginning():
+    samples = [(number, label) for number, label in enumerate([2, 2, 2, 0, 0, 1])]
+    assert [label for _, label in turns(samples)] == [0, 1, 2, 0, 2, 2]
+    assert sorted(turns(samples)) == samples
+
+
+def test_parts_of_a_division_are_disjoint_and_whole():
+    samples = [(number, number % 3) for number in range(61)]
+    parts = divide(samples, [0.25, 0.25], seed=4)
+    assert sorted(sample for part in parts for sample in part) == samples
+    for part, share in zip(parts, (0.25, 0.25, 0.5), strict=True):
+        assert abs(len(part) - share * 61) <= 2
