@@ -1,6 +1,14 @@
-"""Networks that are trained: monotone ones, and their difference."""
+"""Networks that are trained: monotone ones and their difference, and ordinary ones beside them."""
 
 from dmn.models.difference import DifferenceOfMonotone
 from dmn.models.monotone import MonotoneConvNet, MonotoneMLP
+from dmn.models.ordinary import VGG16BN, PlainCNN, ResNet18
 
-__all__ = ["DifferenceOfMonotone", "MonotoneConvNet", "MonotoneMLP"]
+__all__ = [
+    "VGG16BN",
+    "DifferenceOfMonotone",
+    "MonotoneConvNet",
+    "MonotoneMLP",
+    "PlainCNN",
+    "ResNet18",
+]

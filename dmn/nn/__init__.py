@@ -4,6 +4,7 @@ from dmn.nn.init import STARTS, Start
 from dmn.nn.layers import (
     ACTIVATIONS,
     MONOTONE_OPERATIONS,
+    Add,
     ConvexConcave,
     Inverted,
     Paired,
@@ -43,6 +44,7 @@ __all__ = [
     "GRADIENT",
     "MONOTONE_OPERATIONS",
     "STARTS",
+    "Add",
     "Alpha",
     "Backward",
     "Constraint",

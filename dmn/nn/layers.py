@@ -1,4 +1,4 @@
-"""The layers a difference-of-monotone network adds to torch's: input views and activations."""
+"""The layers dmn adds to torch's: input views, activations, and addition as a module."""
 
 from __future__ import annotations
 
@@ -76,6 +76,14 @@ class Paired(View):
     def view(self, x: Tensor) -> Tensor:
         """Stack the padded image and its complement."""
         return torch.cat([x, 1 - x], dim=1)
+
+
+class Add(nn.Module):
+    """Add two tensors, as a module that hooks can attach to."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return x + y."""
+        return x + y
 
 
 MONOTONE_OPERATIONS: set[type[nn.Module]] = {

@@ -1,9 +1,11 @@
 """Trained networks, canonized and split into differences of monotone ones, exactly."""
 
-from dmn.posthoc.canonize import Add, canonize, canonized
+from dmn.nn import Add
+from dmn.posthoc.canonize import canonize, canonized, hookable
 from dmn.posthoc.certificate import Certificate
 from dmn.posthoc.files import Converted, ConvertedFileError, load_converted, save_converted
 from dmn.posthoc.graph import Unsupported, UnsupportedError, UntraceableError
+from dmn.posthoc.live import SplitAnew
 from dmn.posthoc.pretrained import (
     MissingWeightsError,
     Pretrained,
@@ -26,6 +28,7 @@ __all__ = [
     "NotEqualError",
     "Pretrained",
     "Rule",
+    "SplitAnew",
     "SplitModel",
     "UnknownNameError",
     "Unsupported",
@@ -35,6 +38,7 @@ __all__ = [
     "add_rule",
     "canonize",
     "canonized",
+    "hookable",
     "load",
     "load_converted",
     "save_converted",

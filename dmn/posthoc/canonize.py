@@ -7,7 +7,7 @@ written: a BatchNorm after a convolution is explained otherwise than the convolu
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from itertools import count
@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dmn.nn import Add
 from dmn.posthoc.graph import (
     Unsupported,
     UnsupportedError,
@@ -32,20 +33,32 @@ from dmn.posthoc.graph import (
 _Layers = dict[str, fx.Node]
 
 
-class Add(nn.Module):
-    """Add two streams, as a module that hooks can attach to."""
+def hookable(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
+    """Write a copy of a model with a module for each call, ReLU and addition, none in place.
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return x + y."""
-        return x + y
+    Hooks of attribution then see every operation, and each only once; BatchNorm stays.
+    A second call of the module `name` is `name_1`; the addition in `block` is `block.add`.
+
+    Args:
+        model: Takes one tensor, returns one. It is not changed.
+        example: A batch, whose shapes the nodes of the graph then tell.
+
+    Returns:
+        The same function, in eval mode and without trainable parameters.
+
+    Raises:
+        UntraceableError: where the model cannot be written as a graph.
+        UnsupportedError: lists what cannot be made out of place, and why.
+    """
+    return _written(model, example, lambda network: [], "rewrite")
 
 
 def canonize(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
     """Write a copy of a model without BatchNorm, with a module for each call, ReLU and addition.
 
-    Every BatchNorm is folded into the linear operation before it, else into those after it; failing
-    both it becomes a depthwise convolution of size 1, or a diagonal `nn.Linear`, of its own path.
-    A second call of the module `name` is `name_1`; the addition in `block` is `block.add`.
+    It is `hookable`, with every BatchNorm folded into the linear operation before it, else into
+    those after it; failing both it becomes a depthwise convolution of size 1, or a diagonal
+    `nn.Linear`, of its own path.
     Without an example, a BatchNorm1d beside a Linear of as many features is taken to see (B, C).
 
     Args:
@@ -61,17 +74,7 @@ def canonize(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
 
     Source: Motzkus, Weber & Lapuschkin 2022, Measurably Stronger ... via Model Canonization.
     """
-    network, layers, unsupported = trace(model, lambda module: isinstance(module, Add))
-    if example is not None:
-        ShapeProp(network).propagate(example)
-    _one_module_for_each_call(network, layers)
-    _operations_become_modules(network, layers)
-    if refused := [*unsupported, *_fold(network)]:
-        raise UnsupportedError(refused, f"canonize {type(model).__name__}")
-    network.delete_all_unused_submodules()
-    network.graph.lint()
-    network.recompile()
-    return network.eval().requires_grad_(False)
+    return _written(model, example, _fold, "canonize")
 
 
 @contextmanager
@@ -98,6 +101,25 @@ def canonized(model: nn.Module, example: Tensor | None = None) -> Iterator[nn.Mo
     finally:
         del model.__dict__["forward"]
         model.__dict__.update(outside)
+
+
+def _written(
+    model: nn.Module,
+    example: Tensor | None,
+    fold: Callable[[fx.GraphModule], list[Unsupported]],
+    job: str,
+) -> fx.GraphModule:
+    network, layers, unsupported = trace(model, lambda module: isinstance(module, Add))
+    if example is not None:
+        ShapeProp(network).propagate(example)
+    _one_module_for_each_call(network, layers)
+    _operations_become_modules(network, layers)
+    if refused := [*unsupported, *fold(network)]:
+        raise UnsupportedError(refused, f"{job} {type(model).__name__}")
+    network.delete_all_unused_submodules()
+    network.graph.lint()
+    network.recompile()
+    return network.eval().requires_grad_(False)
 
 
 def _one_module_for_each_call(network: fx.GraphModule, layers: _Layers) -> None:

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
 
+from dmn.nn import Add
 from dmn.posthoc import operations as of
-from dmn.posthoc.canonize import Add
 from dmn.posthoc.operations import Entry, Operation
 from dmn.posthoc.pieces import piece
 from dmn.posthoc.rules import Linear, Rule

@@ -9,7 +9,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torchvision import models
 
-from dmn.posthoc.canonize import Add, canonize, canonized
+from dmn.nn import Add
+from dmn.posthoc.canonize import canonize, canonized, hookable
 from dmn.posthoc.graph import UnsupportedError, trace
 
 NETWORKS = [
@@ -404,6 +405,34 @@ def test_canonizing_twice_is_canonizing_once():
     assert set(canonize(Nested()).block._modules) == {"conv", "add", "add_1"}
 
 
+def test_hookable_is_canonized_but_for_the_folding():
+    x = torch.randn(SHAPES[2])
+    for model in (Nested(), Shared(), Several(), Operations()):
+        drawn(model).train()
+        ours, norms = hookable(model), [type(m) for m in model.modules() if "Norm" in str(type(m))]
+        assert not any(module.training for module in ours.modules())
+        assert not any(getattr(module, "inplace", False) for module in ours.modules())
+        assert not any(parameter.requires_grad for parameter in ours.parameters())
+        nodes = [node.target for node in ours.graph.nodes if node.op == "call_module"]
+        assert len(set(nodes)) == len(nodes)
+        assert torch.equal(ours(x), model.eval()(x.clone()))
+        assert called(ours) == called(hookable(ours))
+        assert torch.equal(hookable(ours)(x), ours(x))
+        rest = [name for name in called(ours) if "Norm" not in name]
+        canon = canonize(model)
+        assert rest == called(canon)
+        assert (len(rest) < len(called(ours))) == bool(norms)
+        for again in (canonize(ours), hookable(canon)):
+            assert torch.equal(again(x), canon(x))
+            assert called(again) == called(canon)
+
+
+def test_shapes_are_told_by_an_example():
+    model, x = drawn(Shared()), torch.randn(SHAPES[2])
+    (fc,) = (node for node in hookable(model, x).graph.nodes if node.target == "fc")
+    assert fc.meta["tensor_meta"].shape == (2, 3)
+
+
 class Refused(nn.Module):
     def __init__(self):
         super().__init__()
@@ -434,6 +463,9 @@ def test_all_that_cannot_be_folded_is_listed():
     for name in ("untracked.0 ", "untracked.1 ", "batch_norm", "unknown ", "relu"):
         assert name in paths
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    with pytest.raises(UnsupportedError, match="cannot rewrite Refused: 1 of") as caught:
+        hookable(model)
+    assert "relu" in caught.value.nodes[0].path
 
 
 def snapshot(model):

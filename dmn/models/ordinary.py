@@ -1,0 +1,128 @@
+"""Ordinary networks to compare with: torchvision's, narrower and for smaller images on demand."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from torch import nn
+from torchvision.models.resnet import BasicBlock, ResNet
+from torchvision.models.vgg import VGG, make_layers
+
+Stem = Literal["imagenet", "small"]
+FULL_WIDTH = 64  # channels of torchvision's first stage
+_VGG16: list[int | Literal["M"]] = [1, 1, "M", 2, 2, "M", 4, 4, 4, "M", 8, 8, 8, "M", 8, 8, 8, "M"]
+
+
+class ResNet18(ResNet):  # type: ignore[misc]
+    """torchvision's ResNet-18 with as many channels as asked for, and a stem for small images.
+
+    Args:
+        num_classes: Number of logits.
+        width: Channels of the first stage; 64 is the original.
+        stem: "imagenet" divides the sides by 4 (7x7 convolution and max pooling), "small" by 2 (one
+            3x3 convolution).
+        in_channels: Channels of the image.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        width: int = FULL_WIDTH,
+        stem: Stem = "imagenet",
+        in_channels: int = 3,
+    ) -> None:
+        self._width = width
+        super().__init__(BasicBlock, [2, 2, 2, 2], num_classes)
+        size = 7 if stem == "imagenet" else 3
+        self.conv1 = nn.Conv2d(in_channels, width, size, 2, padding=size // 2, bias=False)
+        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+        self.bn1 = nn.BatchNorm2d(width)
+        self.fc = nn.Linear(8 * width, num_classes)
+        if stem == "small":
+            self.maxpool = nn.Identity()
+
+    def _make_layer(self, block: Any, planes: int, *args: Any, **options: Any) -> nn.Sequential:
+        if planes == FULL_WIDTH:
+            self.inplanes = self._width
+        stage: nn.Sequential = super()._make_layer(
+            block, planes * self._width // FULL_WIDTH, *args, **options
+        )
+        return stage
+
+
+class VGG16BN(VGG):  # type: ignore[misc]
+    """torchvision's VGG16 with BatchNorm, with as many channels as asked for.
+
+    Args:
+        num_classes: Number of logits.
+        width: Channels of the first stage; 64 is the original.
+        grid: Cells a side that the classifier sees; 7 is the original, 2 enough for 64 pixels.
+        in_channels: Channels of the image.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        width: int = FULL_WIDTH,
+        grid: int = 7,
+        in_channels: int = 3,
+    ) -> None:
+        layout: list[Any] = [each if each == "M" else each * width for each in _VGG16]
+        features = make_layers(layout, batch_norm=True)
+        super().__init__(features, num_classes)
+        first = nn.Conv2d(in_channels, width, 3, padding=1)
+        nn.init.kaiming_normal_(first.weight, mode="fan_out", nonlinearity="relu")
+        features[0] = first
+        hidden = 64 * width
+        self.avgpool = nn.AdaptiveAvgPool2d(grid)
+        self.classifier = nn.Sequential(
+            nn.Linear(8 * width * grid**2, hidden),
+            nn.ReLU(inplace=True),
+            nn.Dropout(),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(inplace=True),
+            nn.Dropout(),
+            nn.Linear(hidden, num_classes),
+        )
+
+
+class PlainCNN(nn.Sequential):
+    """A plain convolutional network: convolution, batch norm, ReLU, max pool; one linear layer.
+
+    Its layers are `stage1`, `stage2`, ..., `cells`, `flatten`, `head`.
+
+    Args:
+        in_channels: Channels of the image.
+        widths: Channels of each stage, each of which halves the sides.
+        grid: Cells a side that the head tells apart.
+        num_classes: Number of logits.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        widths: Sequence[int] = (24, 48, 48),
+        grid: int = 3,
+        num_classes: int = 10,
+    ) -> None:
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        for stage, width in enumerate(widths, start=1):
+            layers[f"stage{stage}"] = _stage(in_channels, width)
+            in_channels = width
+        layers["cells"] = nn.AdaptiveAvgPool2d(grid)
+        layers["flatten"] = nn.Flatten()
+        layers["head"] = nn.Linear(in_channels * grid**2, num_classes)
+        super().__init__(layers)
+
+
+def _stage(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        OrderedDict(
+            conv=nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+            norm=nn.BatchNorm2d(outputs),
+            activation=nn.ReLU(),
+            pool=nn.MaxPool2d(2),
+        )
+    )

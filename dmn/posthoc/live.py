@@ -1,0 +1,33 @@
+"""Explain a network that is still training by what it is split into at the moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from dmn.explain import Explainer, Target
+from dmn.posthoc.split import split
+
+
+class SplitAnew:
+    """Split the network for each call, as its weights may have changed, and explain the pair.
+
+    Args:
+        net: An ordinary network; see `dmn.posthoc.split` for which.
+        explainer: Called with the pair, e.g. `dmn.explain.SplitCAM` with its options.
+
+    Raises:
+        UnsupportedError: when called; lists every operation without a rule.
+    """
+
+    def __init__(self, net: nn.Module, explainer: Callable[[Any], Explainer]) -> None:
+        self._net, self._explainer = net, explainer
+
+    def __repr__(self) -> str:
+        return repr(self._explainer(split(self._net)))
+
+    def __call__(self, x: Tensor, target: Target = None) -> Tensor:
+        """Explain images (B, C, H, W); returns maps (B, 1, H, W), float32."""
+        return self._explainer(split(self._net))(x, target)
