@@ -1,0 +1,277 @@
+"""Gradients and perturbations of the image, computed by captum.
+
+`GuidedBackprop` and `DeepLift` hook modules and run a copy of the model, made once, when the method
+is: it does not follow the model's later training. The others run the model itself.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dmn.baselines.base import Baseline, required
+from dmn.baselines.rewrite import for_tensor_hooks
+
+
+def _captum() -> Any:
+    with required("captum"):
+        from captum import attr
+    return attr
+
+
+class Captum(Baseline):
+    """A method of captum's, summed over the image's channels.
+
+    Args:
+        model: Takes images (B, C, H, W), returns logits (B, K).
+        contrast: Explain the logit less the mean of all.
+        absolute: Return magnitudes, of the sum over channels.
+
+    Raises:
+        MissingPackageError: without captum.
+    """
+
+    def __post_init__(self) -> None:
+        self.captum = _captum()
+        super().__post_init__()
+
+
+class Gradient(Captum):
+    """The gradient of the logit.
+
+    Source: Simonyan, Vedaldi & Zisserman, Deep Inside Convolutional Networks, 2014; signed here.
+    """
+
+    def attribute(self, x: Tensor, target: Tensor) -> Tensor:
+        """Return gradients (B, C, H, W); see `Baseline.attribute`."""
+        gradient: Tensor = self.captum.Saliency(self.scores).attribute(x, target, abs=False)
+        return gradient
+
+
+class InputXGradient(Captum):
+    """The gradient of the logit times the image.
+
+    Source: Shrikumar et al., Not Just a Black Box, 2016.
+    """
+
+    def attribute(self, x: Tensor, target: Tensor) -> Tensor:
+        """Return products (B, C, H, W); see `Baseline.attribute`."""
+        product: Tensor = self.captum.InputXGradient(self.scores).attribute(x, target)
+        return product
+
+
+@dataclass(eq=False, repr=False)
+class IntegratedGradients(Captum):
+    """The mean gradient on the line from a baseline to the image, times their difference.
+
+    Args:
+        steps: Points on the line, of Gauss-Legendre quadrature.
+        baseline: Value of every pixel at its start.
+        batch: Images in one pass, or as many as are explained if those are more.
+
+    Source: Sundararajan, Taly & Yan, Axiomatic Attribution for Deep Networks, ICML 2017.
+    """
+
+    steps: int = 50
+    baseline: float = 0.0
+    batch: int = 64
+
+    def attribute(self, x: Tensor, target: Tensor) -> Tensor:
+        """Return integrals (B, C, H, W); see `Baseline.attribute`."""
+        integral: Tensor = self.captum.IntegratedGradients(self.scores).attribute(
+            x,
+            self.baseline,
+            target,
+            n_steps=self.steps,
+            internal_batch_size=max(self.batch, len(x)),
+        )
+        return integral
+
+
+@dataclass(eq=False, repr=False)
+class SmoothGrad(Gradient):
+    """The mean gradient around the image.
+
+    All images see the same draws, whoever else is explained with them.
+
+    Args:
+        samples: Draws.
+        noise: Standard deviation, as a share of the image's own range of values.
+        seed: Where the draws start.
+
+    Source: Smilkov et al., SmoothGrad, 2017.
+    """
+
+    samples: int = 25
+    noise: float = 0.15
+    seed: int = 0
+
+    def attribute(self, x: Tensor, target: Tensor) -> Tensor:
+        """Return mean gradients (B, C, H, W); see `Baseline.attribute`."""
+        generator = torch.Generator().manual_seed(self.seed)
+        parts = (self.draw(x.detach(), target, generator) for _ in range(self.samples))
+        return sum(parts, torch.zeros_like(x)) / self.samples
+
+    def draw(self, x: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
+        """Return one draw's part of the mean, (B, C, H, W)."""
+        return super().attribute(self.disturb(x, generator).requires_grad_(), target)
+
+    def disturb(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Return images with noise."""
+        spread = x.amax((1, 2, 3), keepdim=True) - x.amin((1, 2, 3), keepdim=True)
+        return x + self.noise * spread * torch.randn(x.shape[1:], generator=generator).to(x)
+
+
+@dataclass(eq=False, repr=False)
+class GradientSHAP(SmoothGrad):
+    """Expected gradients: integrated ones, at points drawn on the line and around the image.
+
+    All images see the same draws, whoever else is explained with them.
+
+    Args:
+        samples: Draws.
+        noise: Standard deviation, as a share of the image's own range of values.
+        seed: Where the draws start.
+        baseline: Value of every pixel at the start of the line.
+
+    Source: Lundberg & Lee, A Unified Approach to Interpreting Model Predictions, NeurIPS 2017.
+    """
+
+    noise: float = 0.0
+    baseline: float = 0.0
+
+    def draw(self, x: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
+        """Return one draw's part; see `SmoothGrad.draw`."""
+        way = self.disturb(x, generator) - self.baseline
+        share = torch.rand((), generator=generator).to(x)
+        point = (self.baseline + share * way).requires_grad_()
+        return way * Gradient.attribute(self, point, target)
+
+
+class GuidedBackprop(Captum):
+    """The gradient of the logit, kept where it is positive at every ReLU.
+
+    Raises:
+        UntraceableError: where the model cannot be written as a graph.
+        UnsupportedError: lists what cannot be hooked.
+
+    Source: Springenberg et al., Striving for Simplicity, 2015.
+    """
+
+    def prepare(self) -> nn.Module:
+        """Return a copy whose ReLUs are modules, each called once."""
+        return for_tensor_hooks(self.model)
+
+    def attribute(self, x: Tensor, target: Tensor) -> Tensor:
+        """Return guided gradients (B, C, H, W); see `Baseline.attribute`."""
+        with _quiet():
+            guided: Tensor = self.captum.GuidedBackprop(self.scores).attribute(x, target)
+        return guided
+
+
+@dataclass(eq=False, repr=False)
+class DeepLift(Captum):
+    """Each unit's difference from what it is at a baseline, handed back in proportion (Rescale).
+
+    The maps sum to the difference of the logits, where ReLU, ELU, LeakyReLU, Sigmoid, Tanh,
+    Softplus and max pooling modules are all that is not linear; the rest passes gradients.
+
+    Args:
+        baseline: Value of every pixel.
+
+    Raises:
+        UntraceableError: where the model cannot be written as a graph.
+        UnsupportedError: lists what cannot be hooked.
+
+    Source: Shrikumar, Greenside & Kundaje, Learning Important Features, ICML 2017.
+    """
+
+    baseline: float = 0.0
+
+    def prepare(self) -> nn.Module:
+        """Return a copy with a module for each operation."""
+        return for_tensor_hooks(self.model, windows_apart=True)
+
+    def attribute(self, x: Tensor, target: Tensor) -> Tensor:
+        """Return contributions (B, C, H, W); see `Baseline.attribute`."""
+        with _quiet():
+            lifted: Tensor = self.captum.DeepLift(self.scores).attribute(x, self.baseline, target)
+        return lifted
+
+
+@dataclass(eq=False, repr=False)
+class Occlusion(Captum):
+    """What the logit loses when a window is blanked, averaged over the windows on a pixel.
+
+    Args:
+        window: Side of the window, as a share of the image's.
+        stride: From one window to the next, as a share of the window's side, in (0, 1].
+        baseline: Value of blanked pixels.
+        batch: Images in one pass, or as many as are explained if those are more.
+
+    Source: Zeiler & Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014.
+    """
+
+    window: float = 0.125
+    stride: float = 0.5
+    baseline: float = 0.0
+    batch: int = 64
+
+    def attribute(self, x: Tensor, target: Tensor) -> Tensor:
+        """Return losses (B, C, H, W), one for all channels; see `Baseline.attribute`."""
+        sides = [max(1, round(self.window * size)) for size in x.shape[-2:]]
+        strides = [max(1, round(self.stride * side)) for side in sides]
+        losses: Tensor = self.captum.Occlusion(self.scores).attribute(
+            x,
+            (x.shape[1], *sides),
+            (x.shape[1], *strides),
+            self.baseline,
+            target,
+            perturbations_per_eval=max(1, self.batch // len(x)),
+        )
+        return losses[:, :1]
+
+
+@dataclass(eq=False, repr=False)
+class FeatureAblation(Captum):
+    """What the logit loses when a cell of a grid is blanked.
+
+    Args:
+        cells: A side; fewer where the image has fewer pixels.
+        baseline: Value of blanked pixels.
+        batch: Images in one pass, or as many as are explained if those are more.
+
+    Source: Kokhlikyan et al., Captum, 2020.
+    """
+
+    cells: int = 8
+    baseline: float = 0.0
+    batch: int = 64
+
+    def attribute(self, x: Tensor, target: Tensor) -> Tensor:
+        """Return losses (B, C, H, W), one for all channels; see `Baseline.attribute`."""
+        rows, columns = (
+            torch.arange(size, device=x.device) * self.cells // size for size in x.shape[-2:]
+        )
+        losses: Tensor = self.captum.FeatureAblation(self.scores).attribute(
+            x,
+            self.baseline,
+            target,
+            feature_mask=(rows[:, None] * self.cells + columns)[None, None],
+            perturbations_per_eval=max(1, self.batch // len(x)),
+        )
+        return losses[:, :1]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what captum says of hooks, on every call."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"\s*Setting (backward|forward)")
+        yield

@@ -1,0 +1,101 @@
+"""Class activation maps, computed by torchcam: of one layer, scaled to the image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dmn.baselines.base import Baseline, required
+from dmn.nn import UnknownLayerError, check_layers
+
+
+def _torchcam() -> Any:
+    with required("torchcam"):
+        from torchcam import methods
+    return methods
+
+
+@dataclass(eq=False, repr=False)
+class CAM(Baseline):
+    """A layer's activations, weighed, summed over channels, cut at 0 and scaled to the image.
+
+    Args:
+        model: Takes images (B, C, H, W), returns logits (B, K). It is not copied.
+        layer: Name of one of its modules, whose output is an image.
+        contrast: Explain the logit less the mean of all.
+        absolute: Changes nothing, for the maps are not negative.
+
+    Raises:
+        UnknownLayerError: names modules that there are; when called, for a layer that does not run
+            or holds no image.
+        MissingPackageError: without torchcam.
+    """
+
+    layer: str
+
+    extractor: ClassVar[str] = "GradCAM"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.extract = getattr(_torchcam(), self.extractor)
+        known = [name for name, _ in self.model.named_modules() if name]
+        check_layers([self.layer], known, get_close_matches(self.layer, known, n=8, cutoff=0.0))
+
+    def attribute(self, x: Tensor, target: Tensor) -> Tensor:
+        """Return class activation maps (B, 1, H, W); see `Baseline.attribute`."""
+        with self.extract(self.model, self.layer) as cam:
+            # after torchcam's own hooks, so that nothing overwrites what these have kept
+            with self.model.get_submodule(self.layer).register_forward_hook(self._copy):
+                logits = self.scores(x)
+            if cam.hook_a[0] is None:
+                raise UnknownLayerError(f"layer {self.layer!r} does not run; name one that does")
+            (maps,) = cam(target.tolist(), logits, normalized=False)
+            maps = self.combine(maps, cam.hook_a[0], cam.hook_g[0])
+        return F.interpolate(maps[:, None], x.shape[-2:], mode="bilinear", align_corners=False)
+
+    def combine(self, maps: Tensor, activations: Tensor, gradients: Tensor) -> Tensor:
+        """Return maps (B, h, w): torchcam's, or of activations and gradients (B, C, h, w)."""
+        return maps
+
+    def _copy(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if output.dim() != 4:
+            raise UnknownLayerError(f"layer {self.layer!r} holds no image, {tuple(output.shape)}")
+        return output.clone()
+
+
+class GradCAM(CAM):
+    """Each channel is weighed by the mean of its gradient.
+
+    Source: Selvaraju et al., Grad-CAM, ICCV 2017.
+    """
+
+
+class GradCAMpp(CAM):
+    """Each channel is weighed by its positive gradients, more where they are few.
+
+    The weights are the paper's: torchcam 0.5 does not divide by what eq. 19 divides by.
+
+    Source: Chattopadhay et al., Grad-CAM++, WACV 2018, eq. 19.
+    """
+
+    def combine(self, maps: Tensor, activations: Tensor, gradients: Tensor) -> Tensor:
+        """Return maps (B, h, w) of activations and gradients (B, C, h, w)."""
+        total = activations.sum(dim=(2, 3), keepdim=True)
+        divisor = 2 * gradients**2 + total * gradients**3
+        shares = gradients**2 / torch.where(divisor == 0, 1, divisor)
+        weights = (shares * gradients.relu()).sum(dim=(2, 3), keepdim=True)
+        return (weights * activations).sum(dim=1).relu()
+
+
+class LayerCAM(CAM):
+    """Each activation is weighed by the positive part of its own gradient.
+
+    Source: Jiang et al., LayerCAM, IEEE TIP 2021.
+    """
+
+    extractor: ClassVar[str] = "LayerCAM"

@@ -1,0 +1,60 @@
+"""Small classifiers, in float64 and eval mode, written as torchvision writes its own."""
+
+import torch
+from small_pairs import randomise, tiny_pair
+from torch import nn
+from torchvision.models.resnet import BasicBlock
+
+from dmn.posthoc import canonize
+
+CLASSES = 3
+
+
+def vgg():
+    return nn.Sequential(
+        *(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True)),
+        *(nn.MaxPool2d(2), nn.Conv2d(4, 6, 3, padding=1), nn.BatchNorm2d(6)),
+        *(nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 16)),
+        *(nn.ReLU(inplace=True), nn.Dropout(), nn.Identity(), nn.Linear(16, CLASSES)),
+    )
+
+
+class ResNet(nn.Module):
+    """Residual blocks, whose one ReLU is in place and called twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
+        self.relu, self.pool = nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
+        down = nn.Sequential(nn.Conv2d(4, 6, 1, 2, bias=False), nn.BatchNorm2d(6))
+        self.block1, self.block2 = BasicBlock(4, 4), BasicBlock(4, 6, 2, down)
+        self.avgpool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(6, CLASSES)
+
+    def forward(self, x):
+        x = self.block2(self.block1(self.pool(self.relu(self.norm(self.conv(x))))))
+        return self.fc(torch.flatten(self.avgpool(x), 1))
+
+
+def made(model):
+    return randomise(model).double().eval()
+
+
+NETWORKS = {
+    "vgg": lambda: made(vgg()),
+    "resnet": lambda: made(ResNet()),
+    "canonized": lambda: canonize(made(ResNet())),
+    "difference": lambda: tiny_pair(residual=True),
+}
+LAYERS = {"vgg": "6", "resnet": "block1", "canonized": "block1.relu_1", "difference": "g.net.stem"}
+OPTIONS = {
+    "IntegratedGradients": {"steps": 4, "batch": 6},
+    "GradientSHAP": {"samples": 3, "noise": 0.1},
+    "SmoothGrad": {"samples": 3},
+    "Occlusion": {"window": 0.3, "batch": 8},
+    "FeatureAblation": {"cells": 3, "batch": 8},
+}
+COPIES = ("GuidedBackprop", "DeepLift", "LRP", "Excitation")  # these run a copy of the model
+
+
+def options(method, network):
+    return {"layer": LAYERS[network]} if "CAM" in method else OPTIONS.get(method, {})
