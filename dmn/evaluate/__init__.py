@@ -1,6 +1,17 @@
-"""How good an explanation is: Quantus metrics, guarded."""
+"""How good an explanation is: Quantus metrics, guarded, and others beside them.
 
+`dmn.evaluate.meter` accumulates them over batches and processes; it takes seconds to import.
+"""
+
+from dmn.evaluate.batch import Scores
 from dmn.evaluate.metrics import METRICS, MetricSpec, UnknownMetricError, metric_specs
-from dmn.evaluate.score import Scores, score
+from dmn.evaluate.score import score
 
-__all__ = ["METRICS", "MetricSpec", "Scores", "UnknownMetricError", "metric_specs", "score"]
+__all__ = [
+    "METRICS",
+    "MetricSpec",
+    "Scores",
+    "UnknownMetricError",
+    "metric_specs",
+    "score",
+]

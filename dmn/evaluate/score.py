@@ -1,54 +1,22 @@
-"""The guarded call of Quantus: one bad map, or one failing metric, costs only itself.
-
-Quantus 0.6 aborts a whole batch over one degenerate map, draws from the global random state, and
-keeps the model alive in a cache.
-"""
+"""Score maps: one bad map, or one failing metric, costs only itself."""
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dmn.evaluate.metrics import MetricSpec, forget_models, metric_specs
+from dmn.evaluate.batch import Array, Batch, Scores
+from dmn.evaluate.metrics import MetricSpec, metric_specs
 from dmn.explain import Explainer
 from dmn.explain.stream import eval_mode
-
-Array = NDArray[Any]
-
-
-@dataclass
-class Scores:
-    """What a metric said of one explainer's maps.
-
-    Attributes:
-        values: One score an image, NaN where there is none, (N,).
-        remarks: Why images were dropped, or scored by rule → number of images.
-        seconds: Time spent.
-    """
-
-    values: Array
-    remarks: Counter[str] = field(default_factory=Counter)
-    seconds: float = 0.0
-
-    @property
-    def n(self) -> int:
-        """How many images have a score."""
-        return int(np.isfinite(self.values).sum())
-
-    @property
-    def mean(self) -> float:
-        """Mean over the images that have a score; NaN if none has."""
-        return float(np.nanmean(self.values)) if self.n else float("nan")
 
 
 def score(
@@ -59,8 +27,14 @@ def score(
     y: Tensor,
     masks: Tensor | None = None,
     seed: int = 0,
+    *,
+    batch_size: int = 64,
+    seconds: float | None = None,
 ) -> dict[str, Scores]:
     """Score an explainer's maps of some images; what fails is remarked on, never raised.
+
+    A score depends on its image, mask, class and the seed, not on the other images; but for the
+    grid pointing game, which lays several out together.
 
     Args:
         metrics: Keys of `METRICS`.
@@ -69,7 +43,10 @@ def score(
         x: Images (N, C, H, W).
         y: The classes explained, (N,).
         masks: Where the evidence ought to be, 0 or 1, (N, 1, H, W); for localisation.
-        seed: Of the metrics' own draws; the global random state is left as it was.
+        seed: Of the metrics' own draws, at least 0; the global random state is left as it was.
+        batch_size: Images at once, at most; bounds the memory.
+        seconds: Each metric's time; when it is spent, the images left have no score. None is no
+            bound.
 
     Returns:
         The scores by metric.
@@ -78,125 +55,101 @@ def score(
         UnknownMetricError: names the metrics that there are.
     """
     specs = metric_specs(metrics)
+    unknown = torch.full((len(x), 1, *x.shape[-2:]), math.nan, device=x.device)
+    masks = None if masks is None else masks.to(x.device, torch.float32)
+    batch = Batch(model, explainer, x, y.to(x.device), masks, unknown, seed)
+    explained = Scores(np.full(len(x), np.nan))
+
+    def explain(rows: Array) -> None:
+        part = batch.take(rows)
+        batch.maps[torch.from_numpy(rows)] = batch.explain(part.x, part.y).float()
+
     with eval_mode(model), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one for each pixel flip that changes nothing
-        try:
-            maps = explainer(x, y)
-            call = _Call(model, explainer, x, y, masks, maps, classes=model(x[:1]).shape[-1])
-        except Exception as error:  # whatever an explainer raises, training goes on
-            unscored = np.full(len(x), np.nan)
-            return {name: Scores(unscored, Counter({_reason(error): len(x)})) for name in specs}
-        return {name: _score(spec, call, seed) for name, spec in specs.items()}
+        _in_batches(explain, np.arange(len(x))[:, None], explained, seed, batch_size)
+        return {
+            name: _score(spec, batch, explained.reasons, batch_size, seconds)
+            for name, spec in specs.items()
+        }
 
 
-@dataclass(frozen=True)
-class _Call:
-    """What every metric is asked about, to be put for any subset of the images."""
-
-    model: nn.Module
-    explainer: Explainer
-    x: Tensor
-    y: Tensor
-    masks: Tensor | None
-    maps: Tensor
-    classes: int
-
-    def __call__(self, spec: MetricSpec, rows: Array) -> list[float]:
-        def explain(model: Any, inputs: Array, targets: Array, **_: Any) -> Array:
-            images = torch.as_tensor(np.ascontiguousarray(inputs)).to(self.x)
-            return _numpy(
-                _prepare(self.explainer(images, torch.as_tensor(targets).to(self.y)), spec)
-            )
-
-        shape: tuple[int, int, int] = tuple(self.x.shape[1:])  # type: ignore[assignment]
-        chosen = torch.from_numpy(rows)
-        results = spec.build(shape, self.classes)(
-            model=self.model,
-            x_batch=_numpy(self.x[chosen]),
-            y_batch=_numpy(self.y[chosen]),
-            a_batch=_numpy(_prepare(self.maps[chosen], spec)),
-            s_batch=None if self.masks is None else _numpy(self.masks[chosen]),
-            channel_first=True,
-            explain_func=explain,
-            softmax=True,
-            device=str(self.x.device),
-            batch_size=len(rows),
-        )
-        return [spec.finish(value) for value in results]
-
-
-def _score(spec: MetricSpec, call: _Call, seed: int) -> Scores:
-    """Score all images that can be at once or, where that fails, one by one."""
+def _score(
+    spec: MetricSpec, batch: Batch, reasons: list[str], batch_size: int, seconds: float | None
+) -> Scores:
+    """Ask one metric; the reasons say which images have no map."""
     start = time.perf_counter()
-    result = Scores(np.full(len(call.x), np.nan))
-    kept = _keep(spec, call, result)
-    with _own_randomness(seed):
-        try:
-            if len(kept):
-                _record(call(spec, kept), kept, result)
-        except Exception:
-            for row in kept:
-                _score_one(spec, call, row, result)
-        finally:
-            forget_models()
+    result = Scores(np.full(len(batch.x), np.nan))
+
+    def measure(rows: Array) -> None:
+        result.put(rows, spec.measure(batch.take(rows)))
+
+    try:
+        if spec.arrange:
+            groups = spec.arrange(batch, result)
+        else:
+            result.reasons = list(reasons)
+            groups = _keep(spec, batch, result)[:, None]
+        _in_batches(measure, groups, result, batch.seed, batch_size, seconds)
+    except Exception as error:  # of the model, asked how to arrange images
+        result.note(np.arange(len(batch.x)), _reason(error))
     result.seconds = time.perf_counter() - start
     return result
 
 
-def _score_one(spec: MetricSpec, call: _Call, row: int, result: Scores) -> None:
-    rows = np.array([row])
-    try:
-        _record(call(spec, rows), rows, result)
-    except Exception as error:
-        result.remarks[_reason(error)] += 1
+def _in_batches(
+    work: Callable[[Array], None],
+    groups: Array,
+    result: Scores,
+    seed: int,
+    batch_size: int,
+    seconds: float | None = None,
+) -> None:
+    """Work on groups of images (G, size), in batches or, where one fails, group by group."""
+    deadline = math.inf if seconds is None else time.perf_counter() + seconds
+    at_once = max(1, batch_size // groups.shape[1] ** 2)  # a mosaic of n images is asked n times
+    batches = deque(groups[at : at + at_once] for at in range(0, len(groups), at_once))
+    while batches:
+        batch = batches.popleft()
+        rows = batch.flatten()
+        if time.perf_counter() >= deadline:
+            result.note(rows, f"budget of {seconds:g} s was spent")
+            continue
+        try:
+            with _own_randomness(seed):
+                work(rows)
+        except Exception as error:  # whatever an explainer raises, training goes on
+            if len(batch) > 1:
+                batches.extendleft(np.split(batch, len(batch))[::-1])
+            else:
+                result.note(rows, _reason(error))
 
 
-def _record(values: list[float], rows: Array, result: Scores) -> None:
-    result.values[rows] = values
-    if missing := int(np.isnan(result.values[rows]).sum()):
-        result.remarks["Quantus gave NaN"] += missing
-
-
-def _keep(spec: MetricSpec, call: _Call, result: Scores) -> Array:
-    """Return the indices of images that Quantus can score; remark on the others."""
-    masks = call.masks
-    flat = call.maps.flatten(1).cpu()
-    finite = flat.isfinite().all(1)
-    constant = finite & (flat == flat[:, :1]).all(1)
+def _keep(spec: MetricSpec, batch: Batch, result: Scores) -> Array:
+    """Return the indices of images that a metric can score; note why the others cannot be."""
+    flat, masks = batch.maps.flatten(1), batch.masks
     faults = {
-        "map is not finite": ~finite,
-        "map is constant": constant,
-        "map is nowhere positive": finite & ~constant & (flat <= 0).all(1),
+        "map is not finite": ~flat.isfinite().all(1),
+        "map is constant": (flat == flat[:, :1]).all(1),
+        "map is nowhere positive": (flat <= 0).all(1),
     }
-    if spec.needs_mask:
-        empty = torch.ones(len(flat)) if masks is None else 1 - masks.flatten(1).amax(1).cpu()
-        faults["no mask" if masks is None else "mask is empty"] = empty.bool()
-    bad = torch.zeros(len(flat), dtype=torch.bool)
-    for reason, rows in faults.items():
-        fresh = rows & ~bad
-        bad |= rows
+    if spec.needs_mask and masks is None:
+        faults["no mask"] = torch.ones_like(faults["map is constant"])
+    elif spec.needs_mask and masks is not None:
+        pixels = masks.flatten(1)
+        faults["mask is empty"] = (pixels == 0).all(1)
+        faults["mask is not of 0 and 1"] = ((pixels != 0) & (pixels != 1)).any(1)
+    for reason, bad in faults.items():
+        fresh = [row for row in bad.nonzero().flatten().tolist() if not result.reasons[row]]
         if spec.constant_score is not None and reason == "map is constant":
-            result.values[fresh.numpy()] = spec.constant_score
+            result.values[fresh] = spec.constant_score
             reason += f", scored {spec.constant_score:g}"
-        if count := int(fresh.sum()):
-            result.remarks[reason] += count
-    return (~bad).nonzero().flatten().numpy()
-
-
-def _prepare(maps: Tensor, spec: MetricSpec) -> Tensor:
-    """Divide each map by its own largest absolute value, where the metric asks for it."""
-    if not spec.normalise:
-        return maps
-    return maps / maps.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
+        result.note(fresh, reason)
+    return np.array([row for row, reason in enumerate(result.reasons) if not reason], dtype=int)
 
 
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:200]}"
-
-
-def _numpy(values: Tensor) -> Array:
-    return values.detach().cpu().numpy().copy()  # Quantus adds to maps in place
 
 
 @contextmanager

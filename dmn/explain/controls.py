@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dmn.explain.base import Explainer
+from dmn.explain.draws import generators
 from dmn.explain.target import Target
 
 
 class RandomMap:
-    """Uniform noise, new at every call.
+    """Uniform noise: the same for the same image and target, new for any other.
 
     Args:
-        seed: Where the noise starts.
+        seed: Of the noise, at least 0.
     """
 
     def __init__(self, seed: int = 0) -> None:
-        self._generator = torch.Generator().manual_seed(seed)
+        self.seed = seed
 
     def __call__(self, x: Tensor, target: Target = None) -> Tensor:
-        """Return noise in [0, 1), (B, 1, H, W); the target does not matter."""
-        return torch.rand(len(x), 1, *x.shape[-2:], generator=self._generator).to(x.device)
+        """Return noise in [0, 1), (B, 1, H, W); the target only says which."""
+        targets = torch.as_tensor(-1 if target is None else target).expand(len(x)).tolist()
+        noise = [
+            rng.random((1, *x.shape[-2:]), dtype=np.float32)
+            for image, each in zip(x, targets, strict=True)
+            for rng in generators(image[None], self.seed, each + 1)
+        ]
+        return torch.from_numpy(np.stack(noise)).to(x.device)
 
 
 class Edges:

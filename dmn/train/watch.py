@@ -17,12 +17,20 @@ from pytorch_lightning.callbacks import EarlyStopping
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from dmn.evaluate import METRICS, metric_specs, score
+from dmn.evaluate import metric_specs, score
 from dmn.explain import Explainer, SplitExplainer, controls
 from dmn.explain.render import overlay, panel
 from dmn.explain.target import resolve_target
 from dmn.train.probe import Probe
 
+SCORED = [
+    "PixelFlipping",
+    "MaxSensitivity",
+    "PointingGame",
+    "RelevanceRankAccuracy",
+    "Sparseness",
+    "RandomLogit",
+]
 LEGEND = "Red speaks for the class, blue against it."
 LEGEND_OF_EFFECT = "Red: ink there speaks for the class; blue: against it."
 log = logging.getLogger(__name__)
@@ -158,7 +166,8 @@ class QuantusLogger(Watcher):
     early stopping can monitor the scores: a missing one is NaN and counts as no improvement.
 
     Args:
-        metrics: Which metrics, keys of `dmn.evaluate.METRICS`; None is all of them.
+        metrics: Which metrics, keys of `dmn.evaluate.METRICS`; None is `SCORED`, one or two of a
+            kind that take little time.
         images: Validation images scored a process. 6 cost about a fifth of the training of `mnist`.
         every_n_epochs: Score only each n-th epoch, and the last; 0 is never.
         with_controls: Score the controls too.
@@ -179,7 +188,7 @@ class QuantusLogger(Watcher):
         seed: int = 0,
     ) -> None:
         super().__init__(images, every_n_epochs)
-        self.metrics = list(metric_specs(METRICS if metrics is None else metrics))
+        self.metrics = list(metric_specs(SCORED if metrics is None else metrics))
         self.controls = controls(seed) if with_controls else {}
         self.seed = seed
         self.remarks: Counter[str] = Counter()

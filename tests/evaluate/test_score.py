@@ -1,37 +1,16 @@
 import gc
 import math
+import time
 import weakref
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from known_maps import ALONE, SIZE, Column, InkIn
 
 from dmn.evaluate import METRICS, Scores, score
+from dmn.evaluate.metrics import features_in_step
 from dmn.explain import RandomMap
-
-SIZE = 8
-
-
-class InkIn(nn.Module):
-    """Class k is the ink in column k, so that the right explanation is known."""
-
-    def __init__(self, classes=4):
-        super().__init__()
-        self.classes = classes
-        self.scale = nn.Parameter(torch.tensor(5.0))
-
-    def forward(self, x):
-        return self.scale * x.mean(dim=(1, 2))[:, : self.classes]
-
-
-class Column:
-    """The right map of `InkIn`: the target's column."""
-
-    def __call__(self, x, target=None):
-        maps = torch.zeros(len(x), 1, *x.shape[-2:])
-        maps[torch.arange(len(x)), 0, :, torch.as_tensor(target)] = 1.0
-        return maps * x.clamp(min=0.01)
 
 
 class Fixed(Column):
@@ -55,13 +34,13 @@ def digits():
     return x, y, masks
 
 
-def scored(explainer, digits, metrics=tuple(METRICS), model=None):
+def scored(explainer, digits, metrics=ALONE, model=None):
     return score(metrics, (model or InkIn()).eval(), explainer, *digits)
 
 
 def test_the_right_map_beats_noise_by_every_directed_metric(digits):
     right, noise = scored(Column(), digits), scored(RandomMap(0), digits)
-    for name in set(METRICS) - {"RandomLogit"}:
+    for name in set(ALONE) - {"RandomLogit"}:
         better = right[name].mean - noise[name].mean
         assert better * (1 if METRICS[name].higher_is_better else -1) > 0, name
         assert right[name].n == 6
@@ -73,17 +52,19 @@ def test_the_right_map_beats_noise_by_every_directed_metric(digits):
 
 def test_pixel_flipping_is_the_area_of_the_curve_by_hand(digits):
     x, y, _ = digits
-    maps, model = Column()(x, y), InkIn().eval()
-    step = METRICS["PixelFlipping"].build((1, SIZE, SIZE), 4).features_in_step
+    maps, model = Column()(x, y), InkIn().eval().requires_grad_(False)
+    result = scored(Column(), digits, ["PixelFlipping"])["PixelFlipping"]
+    step = features_in_step((1, SIZE, SIZE))
     order = np.argsort(-maps.flatten(1).numpy(), axis=1)
     for index in range(len(x)):
         flipped, curve = x[index].clone().flatten(), []
         for start in range(0, SIZE * SIZE, step):
+            curve.append(float(model(flipped.view(1, 1, SIZE, SIZE)).softmax(1)[0, y[index]]))
             flipped[order[index, start : start + step]] = 0.0
-            logits = model(flipped.view(1, 1, SIZE, SIZE))
-            curve.append(float(logits.softmax(1)[0, y[index]].detach()))
-        area = np.trapezoid(curve) / (len(curve) - 1)
-        assert scored(Column(), digits)["PixelFlipping"].values[index] == pytest.approx(area, 1e-5)
+        curve.append(float(model(flipped.view(1, 1, SIZE, SIZE)).softmax(1)[0, y[index]]))
+        area = np.trapezoid(curve[1:]) / (len(curve) - 2)
+        assert result.values[index] == pytest.approx(area, 1e-5)
+        assert result.curves[index] == pytest.approx(curve, 1e-5)
 
 
 def test_scores_lie_in_the_range_of_the_table(digits):
@@ -120,7 +101,7 @@ def test_degenerate_maps_cost_only_themselves(digits):
 
 def test_nothing_to_score_is_nan_and_no_error(digits):
     x, y, _ = digits
-    results = score(METRICS, InkIn().eval(), Fixed(torch.zeros(6, 1, SIZE, SIZE)), x, y)
+    results = score(ALONE, InkIn().eval(), Fixed(torch.zeros(6, 1, SIZE, SIZE)), x, y)
     assert results.pop("PointingGame").remarks == {"map is constant, scored 0": 6}
     for result in results.values():
         assert math.isnan(result.mean)
@@ -130,9 +111,9 @@ def test_nothing_to_score_is_nan_and_no_error(digits):
 
 def test_without_masks_localisation_says_so(digits):
     x, y, _ = digits
-    results = score(METRICS, InkIn().eval(), Column(), x, y)
-    for name, spec in METRICS.items():
-        assert results[name].remarks == ({"no mask": 6} if spec.needs_mask else {}), name
+    results = score(ALONE, InkIn().eval(), Column(), x, y)
+    for name, result in results.items():
+        assert result.remarks == ({"no mask": 6} if METRICS[name].needs_mask else {}), name
 
 
 def test_an_explainer_that_fails_is_remarked_on(digits):
@@ -182,7 +163,7 @@ def test_global_randomness_and_the_model_stay_as_they_were(digits):
     assert model.training
     second = score(METRICS, model, Column(), *digits, seed=3)
     for name in METRICS:
-        assert np.array_equal(first[name].values, second[name].values), name
+        assert np.array_equal(first[name].values, second[name].values, equal_nan=True), name
 
 
 def test_scores_do_not_depend_on_who_else_is_in_the_batch(digits):
@@ -210,8 +191,72 @@ def test_colour_images_are_scored():
         def forward(self, x):
             return super().forward(x.mean(1, keepdim=True))
 
-    results = score(METRICS, Grey().eval(), RandomMap(), x, y, (x[:, :1] > 0.5).float())
+    results = score(ALONE, Grey().eval(), RandomMap(), x, y, (x[:, :1] > 0.5).float())
     assert all(result.n == 3 for result in results.values())
+
+
+def test_the_mask_itself_is_the_best_of_maps_in_localisation(digits):
+    masks = digits[2]
+    names = [name for name in ALONE if METRICS[name].category == "localisation"]
+    assert len(names) == 4
+    for name, result in scored(Fixed(masks), digits, names).items():
+        assert result.values == pytest.approx(np.ones(6)), name
+    for name, result in scored(Fixed(1 - masks), digits, names).items():
+        assert result.values == pytest.approx(np.zeros(6)), name
+
+
+def test_random_maps_score_as_chance_does(digits):
+    """Localisation is the mask's share of the image, and flipping far from the best."""
+    x, y, masks = (values.repeat(20, 1, 1, 1) for values in (digits[0], digits[2], digits[2]))
+    x = x + 0.01 * torch.rand_like(x)  # all different, and so are their maps
+    y = digits[1].repeat(20)
+    names = ["AttributionLocalisation", "RelevanceRankAccuracy", "PointingGame", "PixelFlipping"]
+    *located, flipping = scored(RandomMap(0), (x, y, masks), names).values()
+    for result in located:
+        assert result.mean == pytest.approx(1 / SIZE, abs=0.08)
+    best, worst = (
+        scored(explainer, (x, y, masks), ["PixelFlipping"])["PixelFlipping"].mean
+        for explainer in (Column(), lambda x, target: 1 - Column()(x, target))
+    )
+    assert best < worst
+    assert flipping.mean > best + (worst - best) / 3
+
+
+def test_batches_bound_what_is_asked_at_once_and_change_nothing(digits):
+    most = []
+
+    class Counted(InkIn):
+        def forward(self, x):
+            most.append(x.numel() / SIZE**2)
+            return super().forward(x)
+
+    whole = score(METRICS, InkIn().eval(), Column(), *digits)
+    parts = score(METRICS, Counted().eval(), Column(), *digits, batch_size=2)
+    assert max(most) <= 6
+    for name in ALONE:
+        assert parts[name].values == pytest.approx(whole[name].values, rel=1e-5), name
+        if whole[name].curves is not None:
+            assert parts[name].curves == pytest.approx(whole[name].curves, rel=1e-5)
+
+
+def test_a_budget_of_time_leaves_the_rest_unscored(digits, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    class Slow(Column):
+        def __call__(self, x, target=None):
+            clock[0] += 5
+            return super().__call__(x, target)
+
+    model, names = InkIn().eval(), ["RandomLogit", "Sparseness"]
+    results = score(names, model, Slow(), *digits, batch_size=2, seconds=4)
+    assert results["RandomLogit"].reasons == [""] * 2 + ["budget of 4 s was spent"] * 4
+    assert np.isfinite(results["RandomLogit"].values).tolist() == [True] * 2 + [False] * 4
+    assert results["RandomLogit"].seconds == 5
+    assert results["Sparseness"].n == 6  # each metric has its own time
+    nothing = score(METRICS, model, Column(), *digits, seconds=0)
+    assert all(result.n == 0 for result in nothing.values())
+    assert nothing["GridPointingGame"].remarks["budget of 0 s was spent"] == 4
 
 
 def test_unknown_metrics_are_refused(digits):

@@ -13,11 +13,22 @@ def test_every_control_is_an_explainer_of_any_image():
         assert (maps >= 0).all()
 
 
-def test_random_maps_are_new_each_time_and_follow_the_seed():
-    x = torch.rand(2, 1, 5, 5)
-    one, other = RandomMap(3), RandomMap(3)
-    assert torch.equal(first := one(x), other(x))
-    assert not torch.equal(first, one(x))
+def test_random_maps_depend_on_image_target_and_seed_and_on_nothing_else():
+    x = torch.rand(3, 1, 5, 5)
+    target = torch.tensor([0, 1, 1])
+    maps = RandomMap(3)(x, target)
+    assert torch.equal(RandomMap(3)(x.flip(0), target.flip(0)).flip(0), maps)
+    assert torch.equal(RandomMap(3)(x[1:2], 1), maps[1:2])
+    assert torch.equal(RandomMap(3)(x.double(), target), maps)
+    others = {
+        "image": RandomMap(3)(x + 1e-3, target),
+        "target": RandomMap(3)(x, 1 - target),
+        "no target": RandomMap(3)(x),
+        "seed": RandomMap(4)(x, target),
+        "next image": maps.roll(1, 0),
+    }
+    for name, other in others.items():
+        assert (other - maps).flatten(1).abs().amax(1).min() > 0.1, name
 
 
 def test_edges_are_where_the_image_steps():

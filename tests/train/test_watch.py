@@ -10,10 +10,11 @@ from PIL import Image
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from train_problem import Halves, make_task
 
-from dmn.evaluate import METRICS, score
+from dmn.evaluate import score
 from dmn.explain import RandomMap, SplitCAM, controls
 from dmn.explain.render import CELL, GAP, LABEL
 from dmn.train import EpochCSVLogger, HeatmapLogger, QuantusLogger
+from dmn.train.watch import SCORED
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def test_every_metric_of_every_method_and_control_is_logged(task, data, make_tra
     trainer = make_trainer(QuantusLogger(images=4))
     trainer.fit(task, data)
     methods = ["splitcam", "splitlrp", *controls()]
-    for metric in METRICS:
+    for metric in SCORED:
         for method in methods:
             value = trainer.callback_metrics[f"quantus/{metric}/{method}"]
             assert math.isfinite(value), (metric, method)
@@ -66,7 +67,7 @@ def test_logged_scores_are_those_of_the_first_validation_images(task, data, make
     trainer = make_trainer(QuantusLogger(images=20, seed=3), max_epochs=1)
     trainer.fit(task, data)
     x, y, masks = (values[:20] for values in data.parts.tensors)
-    expected = score(METRICS, task, task.explainers["splitcam"], x, y, masks, seed=3)
+    expected = score(SCORED, task, task.explainers["splitcam"], x, y, masks, seed=3)
     for metric, scores in expected.items():
         logged = float(trainer.callback_metrics[f"quantus/{metric}/splitcam"])
         assert logged == pytest.approx(scores.mean, rel=1e-4), metric

@@ -1,0 +1,24 @@
+"""Whether a map sums up to what the network says."""
+
+from __future__ import annotations
+
+import torch
+
+from dmn.evaluate.batch import Batch, Scores
+
+
+def completeness_gap(batch: Batch) -> Scores:
+    """Return |sum of the map - (f(x) - f(0))| / |f(x) - f(0)|, of the class's logit f.
+
+    Quantus' own metric asks for exact equality of floating-point numbers, which no map reaches.
+
+    Source: Sundararajan, Taly & Yan 2017, "Axiomatic attribution for deep networks".
+    """
+    own = batch.y.unsqueeze(1)
+    logit, logit_of_zero = (
+        batch.model(x).gather(1, own).squeeze(1).double()
+        for x in (batch.x, torch.zeros_like(batch.x))
+    )
+    change = logit - logit_of_zero
+    gap = (batch.maps.double().sum(dim=(1, 2, 3)) - change).abs() / change.abs()
+    return Scores(gap.cpu().numpy())

@@ -1,0 +1,85 @@
+"""The grid pointing game: which part of a mosaic of images is the evidence for a class in?
+
+Source: Böhle, Fritz & Schiele 2021, "Convolutional dynamic alignment networks for interpretable
+classifications".
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dmn.errors import DmnError
+from dmn.evaluate.batch import Array, Batch, Scores
+
+SIDE = 2
+TILES = SIDE * SIDE
+
+
+class MosaicError(DmnError, RuntimeError):
+    """A network that takes no image larger than those it was made for."""
+
+
+def arrange(batch: Batch, scores: Scores) -> Array:
+    """Choose the images of each mosaic: of distinct classes, and classified as these.
+
+    Classes with most images left come first, so that few are left over; of each class the image of
+    which the network is surest.
+
+    Args:
+        batch: All images.
+        scores: Told why an image is in no mosaic.
+
+    Returns:
+        Indices (M, TILES).
+    """
+    chosen = [batch.model(x).double().softmax(dim=1) for x in torch.split(batch.x, TILES**2)]
+    probabilities = torch.cat(chosen).cpu()
+    y = batch.y.cpu()
+    sure = probabilities.gather(1, y.unsqueeze(1)).squeeze(1)
+    correct = probabilities.argmax(dim=1) == y
+    scores.note(np.flatnonzero(~correct), "not classified as this class")
+    left: dict[int, list[int]] = defaultdict(list)
+    for row in sure.argsort(stable=True).tolist():
+        if correct[row]:
+            left[int(y[row])].append(row)
+    mosaics = []
+    while len(left) >= TILES:
+        order = sorted(left, key=lambda c: (-len(left[c]), -sure[left[c][-1]].item(), c))
+        mosaics.append([left[c].pop() for c in order[:TILES]])
+        left = {c: rows for c, rows in left.items() if rows}
+    for rows in left.values():
+        scores.note(rows, f"left over by mosaics of {TILES} classes")
+    return np.array(mosaics, dtype=int).reshape(-1, TILES)
+
+
+def grid_pointing_game(batch: Batch) -> Scores:
+    """Return the share of positive attribution to each image's class that lies in its tile.
+
+    Args:
+        batch: Images in the order of their mosaics, TILES each.
+
+    Raises:
+        MosaicError: names the size that the network or the explainer refuses.
+    """
+    mosaics = tile(batch.x).repeat_interleave(TILES, dim=0)
+    try:
+        maps = batch.explain(mosaics, batch.y).double()
+    except Exception as error:
+        size = " x ".join(map(str, mosaics.shape[-2:]))
+        raise MosaicError(f"no map of a mosaic of {size} pixels: {error}") from error
+    _, _, height, width = batch.x.shape
+    cells = maps.clamp(min=0).view(-1, SIDE, height, SIDE, width).sum(dim=(2, 4)).flatten(1)
+    own = torch.arange(len(maps), device=maps.device)
+    shares = cells[own, own % TILES] / cells.sum(dim=1)
+    return Scores(shares.cpu().numpy())
+
+
+def tile(images: Tensor) -> Tensor:
+    """Lay images (TILES M, C, H, W) out row by row, TILES a mosaic, (M, C, SIDE H, SIDE W)."""
+    channels, height, width = images.shape[1:]
+    tiles = images.reshape(-1, SIDE, SIDE, channels, height, width).permute(0, 3, 1, 4, 2, 5)
+    return tiles.reshape(-1, channels, SIDE * height, SIDE * width)
