@@ -8,6 +8,7 @@ import warnings
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from jsonargparse import ActionConfigFile, DefaultHelpFormatter  # type: ignore[
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from dmn.commands.convert import main as convert
 from dmn.errors import DmnError
 from dmn.resources import config_names, config_path
 from dmn.train import (
@@ -43,6 +43,8 @@ trained ones into such differences.
   dmn finetune --config mnist --init_from best train on from its weights
   dmn fit --config mnist --print_config        see every option and its value
   dmn convert resnet18 --weights DEFAULT       split any trained CNN: `dmn convert --help`
+  dmn compare --config scenes                  score explanations: `dmn compare --help`
+  dmn explain cat.jpg --model resnet18         see what speaks for a class: `dmn explain --help`
 
 Configs are files or, from any folder, the names {configs}.
 Later configs and dotted options override earlier ones:
@@ -76,6 +78,7 @@ Report a checkpoint's metrics on the test set: once, when all is chosen.
 
   dmn test --config mnist --ckpt_path best""",
 }
+COMMANDS = ("compare", "convert", "explain")  # those that do not train, each a module
 NOISE = (  # Lightning's own
     "isinstance.treespec, LeafSpec",
     "does not have many workers",
@@ -227,8 +230,8 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         arguments = _with_config_paths(given[1:] if args is None else list(args))
         sys.argv = [given[0], *arguments]  # from which Lightning starts further processes
-        if arguments[:1] == ["convert"]:
-            convert(arguments[1:])
+        if arguments[:1] and arguments[0] in COMMANDS:
+            import_module(f"dmn.commands.{arguments[0]}").main(arguments[1:])
             return
         with ExitStack() as opened:
             DmnCLI(opened)
@@ -240,12 +243,13 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _with_config_paths(args: list[str]) -> list[str]:
     """Replace the names of shipped configs by their paths."""
+    folder = "compare" if args[:1] == ["compare"] else ""
     paths = []
     for before, argument in zip(["", *args], args, strict=False):
         if before in ("--config", "-c"):
-            argument = str(config_path(argument))
+            argument = str(config_path(argument, folder))
         elif argument.startswith("--config="):
-            argument = f"--config={config_path(argument.removeprefix('--config='))}"
+            argument = f"--config={config_path(argument.removeprefix('--config='), folder)}"
         paths.append(argument)
     return paths
 

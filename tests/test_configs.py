@@ -29,10 +29,12 @@ def commands():
 def test_configs_train_and_leave_what_is_promised(name, tmp_path):
     main(["fit", "--config", name, "--run.root", str(tmp_path), *SHORT])
     folder = tmp_path / name / "version_0"
+    watched = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]["explainers"]
     for left in ("config.yaml", "metrics.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
         assert (folder / left).is_file(), left
-    assert len(list(folder.glob("heatmaps/*.png"))) == 3
-    assert len(list(folder.glob("wandb/offline-run-*/files/media/images/heatmap/*.png"))) == 3
+    assert len(list(folder.glob("heatmaps/*.png"))) == len(watched) > 1
+    pictures = folder.glob("wandb/offline-run-*/files/media/images/heatmap/*.png")
+    assert len(list(pictures)) == len(watched)
 
 
 @pytest.mark.parametrize("args", list(commands()))
@@ -42,7 +44,7 @@ def test_commands_of_the_headers_parse(args, capsys, tmp_path, monkeypatch):
         main([*args, "--print_config"])
     assert stopped.value.code == 0
     printed = yaml.safe_load(capsys.readouterr().out)
-    assert printed["model"]["net"]["class_path"] == "dmn.models.DifferenceOfMonotone"
+    assert printed["model"]["net"]["class_path"].startswith("dmn.models.")
 
 
 @pytest.mark.parametrize("name", config_names())

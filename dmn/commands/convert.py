@@ -10,9 +10,8 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torchvision.datasets.folder import pil_loader
 
-from dmn.errors import DmnError
+from dmn.explain.render import read_picture
 from dmn.nn import Pool
 from dmn.posthoc import Pretrained, canonize, load, save_converted, split
 
@@ -29,10 +28,6 @@ one has no BatchNorm, and is the same but for rounding. What was proved is print
 it. Networks with operations that have no such form are refused, with the list of these."""
 
 Form = Literal["split", "canonized", "both"]
-
-
-class UnreadableImageError(DmnError, ValueError):
-    """An image that cannot be read; names the file."""
 
 
 def main(args: Sequence[str]) -> None:
@@ -107,15 +102,8 @@ def convert(
 
 def _images(pretrained: Pretrained, files: Sequence[str] | None) -> Tensor:
     """Read images as the network wants them, or draw some of their size."""
-    pictures: list[Any] = [_read(file) for file in files or ()] or _drawn()
+    pictures: list[Any] = [read_picture(file) for file in files or ()] or _drawn()
     return torch.stack([pretrained.transform(picture) for picture in pictures])
-
-
-def _read(file: str) -> Any:
-    try:
-        return pil_loader(file)
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's, of damaged files
-        raise UnreadableImageError(f"cannot read image {file}: {error}") from error
 
 
 def _drawn() -> list[Tensor]:

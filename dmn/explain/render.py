@@ -1,29 +1,58 @@
-"""Signed maps as colours over the image, and grids of them as one picture."""
+"""Pictures: read, signed maps as colours over them, and grids of them as one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
+
+from dmn.errors import DmnError
 
 FOR = torch.tensor([0.70, 0.02, 0.15])  # red: speaks for the class
 AGAINST = torch.tensor([0.02, 0.19, 0.58])  # blue: speaks against it
+SATURATED = 0.005  # share of a map; few outliers would leave the rest pale
+INK, PHOTOGRAPH = 0.25, 0.45  # how dark they are behind a map
 CELL = 96  # pixels a side
 GAP = 6
 TITLE = 22
-LABEL = 84
+LABEL = 84  # pixels at least
+
+
+class UnreadableImageError(DmnError, ValueError):
+    """An image that cannot be read; names the file."""
+
+
+def read_picture(path: str | Path) -> Image.Image:
+    """Read an image file as RGB, the right way up.
+
+    Args:
+        path: Any format that Pillow reads; transparent parts become white.
+
+    Raises:
+        UnreadableImageError: names the file.
+    """
+    try:
+        with Image.open(path) as opened:
+            picture = ImageOps.exif_transpose(opened).convert("RGBA")  # phones turn by a tag
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UnreadableImageError(f"cannot read image {path}: {error}") from error
+    white = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(white, picture).convert("RGB")
 
 
 def overlay(x: Tensor, maps: Tensor, against: bool = False) -> Tensor:
     """Colour maps over their images: red where positive, blue where negative.
 
-    Each map is divided by its largest absolute value; the image shows through in light grey.
+    The strongest 0.5 % of each map get the full colour, or those above a tenth of the largest
+    magnitude where these are fewer; the image shows through in light grey.
 
     Args:
-        x: Images (B, C, H, W) in [0, 1].
+        x: Images (B, C, H, W) in [0, 1]; those of one channel are ink, drawn dark.
         maps: Signed maps (B, 1, H, W).
         against: Swap the colours, for a map of counter-evidence.
 
@@ -32,41 +61,60 @@ def overlay(x: Tensor, maps: Tensor, against: bool = False) -> Tensor:
     """
     x, maps = x.detach().float().cpu(), maps.detach().float().cpu()
     maps = torch.nan_to_num(maps)
-    strength = maps / maps.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)
-    ground = 1 - 0.25 * x.mean(dim=1, keepdim=True)
+    strongest = maps.abs().flatten(1).sort(dim=1, descending=True).values
+    full = torch.maximum(strongest[:, int(SATURATED * strongest.shape[1])], strongest[:, 0] / 10)
+    strength = maps / full.clamp(min=1e-12).view(-1, 1, 1, 1)
+    dark = INK * x if x.shape[1] == 1 else PHOTOGRAPH * (1 - x.mean(dim=1, keepdim=True))
     positive, negative = (AGAINST, FOR) if against else (FOR, AGAINST)
     colour = torch.where(strength > 0, positive.view(1, 3, 1, 1), negative.view(1, 3, 1, 1))
-    opacity = strength.abs()
-    return ground * (1 - opacity) + colour * opacity
+    opacity = strength.abs().clamp(max=1)
+    return (1 - dark) * (1 - opacity * (1 - colour))  # seen through a filter
 
 
-def panel(columns: dict[str, Tensor], rows: Sequence[str], caption: str = "") -> Image.Image:
+def panel(
+    columns: Mapping[str, Sequence[Tensor] | Tensor],
+    rows: Sequence[str],
+    caption: str = "",
+    cell: int = CELL,
+) -> Image.Image:
     """Lay pictures out as a titled grid.
 
     Args:
-        columns: Title → pictures (B, 1 or 3, H, W) in [0, 1], one a row.
+        columns: Title → pictures (1 or 3, H, W) in [0, 1], one a row; titles are broken into lines
+            at spaces where they are too wide.
         rows: What is written before each row.
         caption: Written below.
+        cell: Side of a picture in pixels.
     """
-    height = TITLE + len(rows) * (CELL + GAP) + TITLE
-    width = LABEL + len(columns) * (CELL + GAP)
+    font = ImageFont.load_default(13)
+    ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+
+    def extent(text: str) -> int:
+        return math.ceil(ruler.multiline_textbbox((0, 0), text, font)[2])
+
+    label = max([LABEL, *(extent(text) + 2 * GAP for text in rows)])
+    titles = [t if extent(t) <= cell else t.replace(" ", "\n") for t in columns]
+    header = TITLE * (1 + max(title.count("\n") for title in titles))
+    height = header + len(rows) * (cell + GAP) + TITLE
+    width = label + len(columns) * (cell + GAP)
     canvas = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(13)
     for row, text in enumerate(rows):
-        top = TITLE + row * (CELL + GAP)
-        draw.multiline_text((4, top + CELL // 2), text, "black", font, anchor="lm")
+        top = header + row * (cell + GAP)
+        draw.multiline_text((4, top + cell // 2), text, "black", font, anchor="lm")
     draw.text((4, height - TITLE // 2), caption, "black", font, anchor="lm")
-    for column, (title, pictures) in enumerate(columns.items()):
-        left = LABEL + column * (CELL + GAP)
-        draw.text((left + CELL // 2, TITLE // 2), title, "black", font, anchor="mm")
+    for column, (title, pictures) in enumerate(zip(titles, columns.values(), strict=True)):
+        left = label + column * (cell + GAP)
+        middle = (left + cell // 2, header // 2)
+        draw.multiline_text(middle, title, "black", font, anchor="mm", align="center")
         for row, picture in enumerate(pictures):
-            canvas.paste(_to_pil(picture), (left, TITLE + row * (CELL + GAP)))
+            canvas.paste(_to_pil(picture, cell), (left, header + row * (cell + GAP)))
     return canvas
 
 
-def _to_pil(picture: Tensor) -> Image.Image:
-    """Enlarge a picture (1 or 3, H, W) to one cell, pixels staying square."""
+def _to_pil(picture: Tensor, cell: int) -> Image.Image:
+    """Fit a picture (1 or 3, H, W) into one cell; enlarged pixels stay square."""
     picture = picture.detach().float().cpu().expand(3, -1, -1).clamp(0, 1)
-    scaled = F.interpolate(picture[None], (CELL, CELL), mode="nearest")[0]
+    mode = "nearest" if max(picture.shape[-2:]) <= cell else "area"
+    scaled = F.interpolate(picture[None], (cell, cell), mode=mode)[0]
     return Image.fromarray((scaled * 255).byte().permute(1, 2, 0).numpy())

@@ -4,7 +4,15 @@ from dmn.train.constraint import ParameterSummary, ProjectNonnegative, parameter
 from dmn.train.initialise import CheckpointError, Fit, initialise, read_weights
 from dmn.train.progress import EpochLines, RunSummary, progress_bar
 from dmn.train.task import ClassificationTask, OneCycle
-from dmn.train.tracking import EpochCSVLogger, EpochWandbLogger, Run, log_config, tracking
+from dmn.train.tracking import (
+    EpochCSVLogger,
+    EpochWandbLogger,
+    Run,
+    log_config,
+    tracking,
+    wandb_folders,
+    wandb_logger,
+)
 from dmn.train.trainer import Trainer
 from dmn.train.watch import HeatmapLogger, QuantusLogger, Watcher
 
@@ -30,4 +38,6 @@ __all__ = [
     "progress_bar",
     "read_weights",
     "tracking",
+    "wandb_folders",
+    "wandb_logger",
 ]

@@ -122,6 +122,16 @@ class EpochWandbLogger(_OneRowAnEpoch, WandbLogger):
 
         self._row[key] = [wandb.Image(image) for image in images]
 
+    @rank_zero_only
+    def log_bars(self, key: str, values: dict[str, float]) -> None:
+        """Add a bar chart of labelled values to the epoch's row."""
+        import wandb
+
+        table = wandb.Table(
+            columns=["label", "value"], data=[list(pair) for pair in values.items()]
+        )
+        self._row[key] = wandb.plot.bar(table, "label", "value", title=key)
+
     def write_row(self, row: dict[str, Any], step: int | None) -> None:
         """Log numbers and pictures in one call, Lightning's step being an ordinary value."""
         self.experiment.log({**row, "trainer/global_step": step})
@@ -140,24 +150,43 @@ def tracking(run: Run, job: str = "train", resumed: Path | None = None) -> Itera
     Yields:
         The CSV logger, whose `log_dir` is the run's folder, and the Weights & Biases logger.
     """
-    mode = os.environ.get("WANDB_MODE")
     name = run.name if job in ("train", "finetune") else f"{run.name}/{job}"
     same = _folder_to_continue(resumed, Path(run.root, name)) if resumed else None
     rows = EpochCSVLogger(run.root, name, version=same.name if same else None)
     _ = rows.experiment  # makes the run's folder
+    folder = Path(rows.log_dir)
+    known = wandb_id(same) if same and run.online else None
+    with wandb_logger(run, job, folder, f"{name} {folder.name}", known) as wandb:
+        yield [rows, wandb]
+
+
+@contextmanager
+def wandb_logger(
+    run: Run, job: str, folder: Path, title: str, known: str | None = None
+) -> Iterator[EpochWandbLogger]:
+    """Open a Weights & Biases run, and close it afterwards whatever happens.
+
+    Args:
+        run: Its project, its group, and whether it is sent.
+        job: Its kind, e.g. "train" or "compare".
+        folder: Where it is kept.
+        title: What it is called.
+        known: Id of the run to go on with.
+    """
+    mode = os.environ.get("WANDB_MODE")
     wandb = EpochWandbLogger(
-        name=f"{name} {Path(rows.log_dir).name}",
-        save_dir=rows.log_dir,
+        name=title,
+        save_dir=folder,
         project=run.project,
         group=run.name,
         job_type=job,
         offline=not run.online,
         log_model=False,
         settings={"quiet": True},  # RunSummary says where it lies
-        id=wandb_id(same) if same and run.online else None,
+        id=known,
     )
     try:
-        yield [rows, wandb]
+        yield wandb
     finally:
         _finish()
         if mode is None:

@@ -1,7 +1,17 @@
 import numpy as np
+import pytest
 import torch
+from PIL import Image
 
-from dmn.explain.render import CELL, overlay, panel
+from dmn.explain.render import (
+    CELL,
+    GAP,
+    LABEL,
+    UnreadableImageError,
+    overlay,
+    panel,
+    read_picture,
+)
 
 
 def test_colours_follow_sign_and_strength():
@@ -22,7 +32,7 @@ def test_each_map_has_its_own_scale_and_degenerate_ones_show_the_image():
     assert torch.allclose(overlay(x, maps), overlay(x, maps * 1000), atol=1e-5)
     bare = overlay(x, torch.zeros(3, 1, 4, 4))
     assert torch.equal(overlay(x, torch.full((3, 1, 4, 4), float("nan"))), bare)
-    assert bare.min() >= 0.7
+    assert bare.min() >= 0.55
 
 
 def test_panels_hold_every_picture_where_it_belongs():
@@ -31,3 +41,70 @@ def test_panels_hold_every_picture_where_it_belongs():
     picture = np.asarray(panel({"one": red, "two": grey}, ["a", "b"], "caption"))
     assert (picture == [255, 0, 0]).all(-1).sum() == 2 * CELL**2
     assert (picture == [127, 127, 127]).all(-1).sum() >= 2 * CELL**2
+
+
+def test_a_few_outliers_do_not_leave_the_rest_pale():
+    maps = torch.full((1, 1, 40, 40), 0.3)
+    maps[0, 0, 0, :4] = 1.0
+    picture = overlay(torch.zeros(1, 1, 40, 40), maps)
+    assert torch.equal(picture[..., 0, 0], picture[..., 20, 20])
+    maps[0, 0, 0, 0] = 1e6  # but what is a tenth of the largest or less is paler
+    picture = overlay(torch.zeros(1, 1, 40, 40), maps)
+    assert picture[0, 1, 20, 20] > 0.99
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_image_is_seen_through_maps_as_it_is(channels):
+    """Ink is given as 1 and drawn dark; photographs are given as they are seen."""
+    x = torch.zeros(1, channels, 1, 2)
+    x[..., 1] = 1
+    for maps in (torch.zeros(1, 1, 1, 2), torch.ones(1, 1, 1, 2)):
+        dark, light = overlay(x, maps)[0, :, 0].sum(0)
+        assert (dark > light) == (channels == 1)
+
+
+def test_panels_have_room_for_what_is_written():
+    picture = torch.rand(3, 30, 30)
+    wide = panel({"t": [picture]}, ["a row with far too long a name"])
+    assert wide.width > panel({"t": [picture]}, ["a"]).width == LABEL + CELL + GAP
+    broken = panel({"a title with many short words": [picture]}, ["a"])
+    assert broken.width == LABEL + CELL + GAP
+    assert broken.height > panel({"t": [picture]}, ["a"]).height
+    large = panel({"t": [torch.rand(3, 300, 300)]}, ["a"], cell=224)
+    assert large.width == LABEL + 224 + GAP
+
+
+def test_pictures_are_read_the_right_way_up(tmp_path):
+    upright = Image.fromarray(np.arange(0, 240, dtype=np.uint8).reshape(10, 8, 3))
+    turned = upright.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "turn clockwise to see it upright"
+    turned.save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(read_picture(tmp_path / "a.png"), upright)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+def test_pictures_of_every_mode_are_read_as_rgb(mode, tmp_path):
+    image = Image.new("L", (6, 4), 255)
+    image = Image.new(mode, (6, 4)) if mode == "I;16" else image.convert(mode)
+    image.save(tmp_path / "a.tiff")
+    picture = read_picture(tmp_path / "a.tiff")
+    assert (picture.mode, picture.size) == ("RGB", (6, 4))
+    assert np.asarray(picture).min() == (0 if mode == "I;16" else 255)
+
+
+def test_what_is_transparent_becomes_white(tmp_path):
+    Image.new("RGBA", (2, 2), (0, 0, 0, 0)).save(tmp_path / "a.png")
+    assert np.asarray(read_picture(tmp_path / "a.png")).min() == 255
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no picture", "half"])
+def test_files_that_are_no_pictures_are_named(content, tmp_path):
+    path = tmp_path / "a.png"
+    if content == "half":
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 50, 3), np.uint8)).save(path)
+        content = path.read_bytes()[:2000]
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UnreadableImageError, match=r"cannot read image .*a\.png"):
+        read_picture(path)

@@ -1,0 +1,25 @@
+"""Comparing explanations: what is compared, its scores, their statistics, the report."""
+
+from dmn.compare.comparison import Comparison
+from dmn.compare.images import Images, NoImagesError
+from dmn.compare.plan import Entry, Source, Subject, TooManySettingsError, entries
+from dmn.compare.report import Gallery, write_report
+from dmn.compare.suite import Budget, Suite
+from dmn.compare.summary import ranks, summarise
+
+__all__ = [
+    "Budget",
+    "Comparison",
+    "Entry",
+    "Gallery",
+    "Images",
+    "NoImagesError",
+    "Source",
+    "Subject",
+    "Suite",
+    "TooManySettingsError",
+    "entries",
+    "ranks",
+    "summarise",
+    "write_report",
+]

@@ -1,0 +1,87 @@
+"""What has been scored, kept on disk: a comparison that is cut short goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NAME_LENGTH = 24  # of a file, in hexadecimal digits of its key's hash
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one metric said of one entry's maps in one setting.
+
+    Attributes:
+        values: A score an image, None where there is none.
+        reasons: Why not, an image; empty where there is a score.
+        seconds: Time it took.
+        curves: The curve that each score is the area of, if it is one.
+    """
+
+    values: list[float | None]
+    reasons: list[str]
+    seconds: float
+    curves: list[list[float]] | None = None
+
+    @property
+    def n(self) -> int:
+        """How many images have a score."""
+        return sum(value is not None for value in self.values)
+
+    @property
+    def told(self) -> str:
+        """Why images have no score, and how many."""
+        counts = Counter(reason for reason in self.reasons if reason)
+        return "; ".join(f"{count}x {reason}" for reason, count in counts.most_common())
+
+
+class CellStore:
+    """A folder of cells, one file each, written whole or not at all.
+
+    Args:
+        folder: Made if there is none.
+        retry: Forget cells without a single score.
+    """
+
+    def __init__(self, folder: Path, retry: bool = False) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._retry = folder, retry
+
+    def get(self, key: dict[str, Any]) -> Cell | None:
+        """Return the cell of a key, if it was scored before."""
+        path = self._path(key)
+        if not path.is_file():
+            return None
+        cell = Cell(**json.loads(path.read_text())["cell"])
+        return None if self._retry and not cell.n else cell
+
+    def put(self, key: dict[str, Any], cell: Cell) -> None:
+        """Keep a cell."""
+        path = self._path(key)
+        unfinished = path.with_suffix(".tmp")
+        unfinished.write_text(json.dumps({"key": key, "cell": asdict(cell)}))
+        os.replace(unfinished, path)
+
+    def _path(self, key: dict[str, Any]) -> Path:
+        text = json.dumps(key, sort_keys=True).encode()
+        return self._folder / f"{hashlib.sha256(text).hexdigest()[:NAME_LENGTH]}.json"
+
+
+def fingerprint(tensors: Iterable[Tensor]) -> str:
+    """Return a hash of tensors, by which weights and images are told apart."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        values = tensor.detach().cpu().contiguous()
+        digest.update(str((values.dtype, tuple(values.shape))).encode())
+        digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:NAME_LENGTH]

@@ -1,0 +1,77 @@
+"""The images that everything is compared on: such as all the networks classify correctly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dmn.compare.plan import Subject
+from dmn.errors import DmnError
+
+
+class NoImagesError(DmnError, ValueError):
+    """Data without an image that every network classifies correctly."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images and what is known of them.
+
+    Attributes:
+        x: Images as the networks take them, (N, C, H, W).
+        y: Their classes, (N,), which are explained.
+        masks: Where the evidence is, 0 or 1, (N, 1, H, W); None where the data has none.
+        seen: How many were looked at to find these.
+    """
+
+    x: Tensor
+    y: Tensor
+    masks: Tensor | None
+    seen: int
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def first(self, count: int) -> Images:
+        """Return the first images."""
+        masks = None if self.masks is None else self.masks[:count]
+        return Images(self.x[:count], self.y[:count], masks, self.seen)
+
+
+def collect(batches: Iterable[Any], subjects: Sequence[Subject], count: int) -> Images:
+    """Take the first images that every network classifies correctly.
+
+    Explaining the true class of an image that a network takes for another would ask it for reasons
+    that it does not have.
+
+    Args:
+        batches: Of (images, classes[, masks]).
+        subjects: The networks.
+        count: Images wanted; fewer if there are not as many.
+
+    Raises:
+        NoImagesError: if there is none.
+    """
+    kept: list[tuple[Tensor, ...]] = []
+    found = seen = 0
+    for batch in batches:
+        x, y, *masks = batch
+        right = torch.stack([subject.predict(x) == y for subject in subjects]).all(dim=0)
+        rows = right.nonzero().flatten()[: count - found]
+        seen += int(rows[-1]) + 1 if found + len(rows) == count else len(y)
+        kept.append(tuple(values[rows] for values in (x, y, *masks[:1])))
+        found += len(rows)
+        if found == count:
+            break
+    if not found:
+        labels = ", ".join(subject.label for subject in subjects)
+        raise NoImagesError(
+            f"of {seen} images none is classified correctly by all of {labels}; are they trained, "
+            "for these classes and with this normalisation?"
+        )
+    x, y, *masks = (torch.cat(values) for values in zip(*kept, strict=True))
+    return Images(x, y, masks[0] if masks else None, seen)

@@ -1,0 +1,175 @@
+"""What is compared: networks, and the methods by which each is explained, with their settings."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dmn.baselines import BASELINES
+from dmn.errors import DmnError
+from dmn.explain import (
+    CentreGaussian,
+    Edges,
+    Explainer,
+    RandomMap,
+    SplitCAM,
+    SplitGrad,
+    SplitLRP,
+    UnknownMethodError,
+)
+from dmn.networks import Network, load_network
+from dmn.nn import Pair
+from dmn.posthoc import split
+
+Kind = Literal["self", "post-hoc", "control"]
+Setting = dict[str, Any]
+Wanted = Mapping[str, Mapping[str, Mapping[str, Any] | None]]
+
+SPLIT: dict[str, Callable[..., Explainer]] = {
+    "SplitCAM": SplitCAM,
+    "SplitGrad": SplitGrad,
+    "SplitLRP": SplitLRP,
+}
+CONTROLS: dict[str, Callable[..., Explainer]] = {
+    "Random": RandomMap,
+    "Edges": Edges,
+    "Centre": CentreGaussian,
+}
+METHOD = "method"  # among an entry's options: whose they are, if not of the method it is called
+
+
+class TooManySettingsError(DmnError, ValueError):
+    """More settings than the budget that all methods share; names the entry."""
+
+
+@dataclass
+class Source:
+    """Where a network comes from.
+
+    Args:
+        name: A shipped network, a `.safetensors` file with its card, a run's folder or checkpoint,
+            or a classifier of torchvision's.
+        weights: Of torchvision's only: a name such as DEFAULT, or a local file; else random.
+    """
+
+    name: str
+    weights: str | None = None
+
+
+class Subject:
+    """A network that is explained, and the pair it is or is split into.
+
+    Args:
+        label: What it is called in the comparison.
+        network: The network.
+        example: An image (1, C, H, W), on which it is split.
+    """
+
+    def __init__(self, label: str, network: Network, example: Tensor) -> None:
+        self.label, self.network, self._example = label, network, example
+
+    @classmethod
+    def load(cls, label: str, source: Source, example: Tensor) -> Subject:
+        """Load a network, onto the example's device."""
+        network = load_network(source.name, source.weights)
+        network.model.to(example.device)
+        return cls(label, network, example)
+
+    @cached_property
+    def pair(self) -> Pair:
+        """The network as g - h."""
+        model: Any = self.network.model
+        return model if self.network.is_pair else split(model, self._example)
+
+    @torch.no_grad()
+    def predict(self, x: Tensor) -> Tensor:
+        """Return the predicted classes (B,) of images (B, C, H, W)."""
+        logits: Tensor = self.network.model(x)
+        return logits.argmax(dim=1)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One network explained by one method, in the best of some settings.
+
+    Attributes:
+        name: Of network and method; no two entries share it.
+        network: Label of the network.
+        title: What the method is called in the comparison.
+        method: What it is called in the tables.
+        kind: "self" for the split methods on a network trained as g - h, "control" for maps that
+            know nothing of it, "post-hoc" for all others.
+        settings: Options to choose from.
+    """
+
+    name: str
+    network: str
+    title: str
+    method: str
+    kind: Kind
+    settings: tuple[Setting, ...]
+
+    def explainer(self, subject: Subject, setting: Setting) -> Explainer:
+        """Make the explainer of a network by the method, in one setting."""
+        if self.method in CONTROLS:
+            return CONTROLS[self.method](**setting)
+        if self.method in SPLIT:
+            return SPLIT[self.method](subject.pair, **setting)
+        return BASELINES[self.method](subject.network.model, **setting)
+
+
+def entries(wanted: Wanted, subjects: Mapping[str, Subject], budget: int) -> list[Entry]:
+    """List what is compared, controls last.
+
+    Args:
+        wanted: Network → what a method is called → its options. An option that is a list is chosen
+            from it; `method` names the method, if it is called something else.
+        subjects: The networks by label.
+        budget: Most settings that a method is tried in.
+
+    Raises:
+        UnknownMethodError: names the methods that there are.
+        TooManySettingsError: names the entry.
+    """
+    made = []
+    for label, methods in wanted.items():
+        for title, options in {**methods, **{name: {} for name in CONTROLS}}.items():
+            made.append(_entry(subjects[label], title, dict(options or {}), budget))
+    return sorted(made, key=lambda entry: entry.kind == "control")
+
+
+def _entry(subject: Subject, title: str, options: Setting, budget: int) -> Entry:
+    name, method = f"{title} ({subject.label})", options.pop(METHOD, title)
+    known = {**SPLIT, **BASELINES, **CONTROLS}
+    if method not in known:
+        raise UnknownMethodError(f"{name}: no method {method!r}; there are {', '.join(known)}")
+    kind: Kind = "post-hoc"
+    if method in CONTROLS:
+        kind = "control"
+    elif method in SPLIT and subject.network.is_pair:
+        kind = "self"
+    settings = tuple(grid(options))
+    if len(settings) > budget:
+        raise TooManySettingsError(
+            f"{name}: {len(settings)} settings, but each method has {budget}; list fewer options, "
+            "or raise `settings` for all"
+        )
+    return Entry(name, subject.label, title, method, kind, settings)
+
+
+def grid(options: Mapping[str, Any]) -> list[Setting]:
+    """Return every combination of the options that are lists, the others as they are."""
+    lists = [value if isinstance(value, list) else [value] for value in options.values()]
+    return [dict(zip(options, values, strict=True)) for values in itertools.product(*lists)]
+
+
+def as_text(setting: Setting) -> str:
+    """Write a setting as JSON, the same for equal ones."""
+    return json.dumps(setting, sort_keys=True)

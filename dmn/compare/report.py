@@ -1,0 +1,254 @@
+"""The comparison's report: one HTML file that needs no network, and the same as Markdown.
+
+Both are templates beside this file, filled from the same page of values.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dmn.compare import figures
+from dmn.compare.statistics import Floats
+from dmn.compare.summary import KINDS, LEVEL, OVERALL, arrow, cost, number, place, ranks, summarise
+from dmn.evaluate import METRICS
+from dmn.explain.render import overlay
+
+TILE = 128  # greatest side of a heatmap in the report, in pixels
+SPECIAL = {**{sign: f"\\{sign}" for sign in "\\`*_[]|#~$"}, "<": "&lt;", ">": "&gt;", "&": "&amp;"}
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Images and every entry's maps of them.
+
+    Attributes:
+        images: (N, 1 or 3, H, W) in [0, 1].
+        rows: What is said of each image, "class 7, said 7" for example, N.
+        maps: Entry → signed maps (N, 1, H, W); entries without any are shown as such.
+        ids: The images' numbers in the scores, N; their own scores are shown with them.
+    """
+
+    images: Tensor
+    rows: Sequence[str]
+    maps: Mapping[str, Tensor]
+    ids: Sequence[int] = ()
+
+
+def write_report(
+    folder: Path,
+    *,
+    title: str,
+    scores: pd.DataFrame,
+    cells: pd.DataFrame,
+    settings: Mapping[str, Mapping[str, Any]],
+    gallery: Gallery,
+    curves: Mapping[str, Floats],
+    versions: Mapping[str, str],
+    config: str,
+    notes: Sequence[str] = (),
+    seed: int = 0,
+) -> Path:
+    """Write report.html, report.md and figures/*.png.
+
+    Args:
+        folder: Made if there is none.
+        title: Of the report.
+        scores: One row an image, as `dmn.compare.summary.summarise` takes them.
+        cells: One row for each entry, split and metric, and the times of the maps alone.
+        settings: Entry → the options chosen for it.
+        gallery: Images with the entries' maps.
+        curves: Entry → PixelFlipping's curves, (N, steps + 1).
+        versions: Package → version.
+        config: What the comparison was told, as text.
+        notes: What a reader should know.
+        seed: Of the comparison, and of the bootstrap.
+
+    Returns:
+        The path of report.html.
+    """
+    summary = summarise(scores, cells, seed)
+    ranked = ranks(summary)
+    order = list(ranked["entry"].unique())
+    summary = summary.set_index("entry").loc[order].reset_index()
+    seconds = cost(cells)
+    pictures = _overlays(gallery, order)
+    drawn = _draw(summary, ranked, seconds, curves, pictures, gallery.rows)
+    test = scores[scores["split"] == "test"]
+    page = {
+        "title": title,
+        "counts": {
+            kind: int(summary.loc[summary["kind"] == kind, "entry"].nunique()) for kind in KINDS
+        },
+        "networks": list(summary["network"].unique()),
+        "images": int(test["image"].nunique()),
+        "seed": seed,
+        "level": LEVEL,
+        "entries": _entries(summary, ranked, seconds, settings),
+        "standings": _standings(ranked),
+        "categories": _categories(summary),
+        "gallery": _tiles(gallery, pictures, test),
+        "drawn": set(drawn),
+        "versions": versions,
+        "config": config,
+        "notes": notes,
+    }
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for name, data in drawn.items():
+        (folder / "figures" / f"{name}.png").write_bytes(data)
+    (folder / "report.md").write_text(_render("report.md.j2", page), encoding="utf-8")
+    page["drawn"] = {name: _uri(data) for name, data in drawn.items()}
+    html = folder / "report.html"
+    html.write_text(_render("report.html.j2", page), encoding="utf-8")
+    return html
+
+
+def _render(template: str, page: Mapping[str, Any]) -> str:
+    """Fill a template, all text escaped for its language."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    def plain(value: Any) -> Any:
+        return value if isinstance(value, Markup) else _markdown(str(value))
+
+    environment = Environment(
+        loader=PackageLoader("dmn.compare", "."),
+        autoescape=template.endswith(".html.j2"),
+        finalize=plain if template.endswith(".md.j2") else None,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "place": place, "arrow": arrow}
+    return environment.get_template(template).render(page)
+
+
+def _markdown(text: str) -> str:
+    """Escape text for Markdown, inside tables too."""
+    return " ".join(re.sub(r"[\\`*_\[\]|#~$<>&]", lambda sign: SPECIAL[sign[0]], text).split("\n"))
+
+
+def _entries(
+    summary: pd.DataFrame,
+    ranked: pd.DataFrame,
+    seconds: Mapping[str, float],
+    settings: Mapping[str, Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """Gather all there is to say of each entry."""
+    overall = ranked[ranked["category"] == OVERALL].set_index("entry")
+    return [
+        {
+            "name": entry,
+            "network": rows["network"].iloc[0],
+            "method": rows["method"].iloc[0],
+            "kind": rows["kind"].iloc[0],
+            "settings": settings.get(str(entry), {}),
+            "seconds": seconds.get(str(entry), float("nan")),
+            "rank": overall["rank"][entry],
+            "wins": int(overall["wins"][entry]),
+            "metrics": list(rows.itertuples()),
+        }
+        for entry, rows in summary.groupby("entry", sort=False)
+    ]
+
+
+def _standings(ranked: pd.DataFrame) -> dict[str, Any]:
+    """Lay the mean ranks out, entries by categories."""
+    columns = list(ranked["category"].unique())
+    rows = [list(group.itertuples()) for _, group in ranked.groupby("entry", sort=False)]
+    return {"columns": columns, "rows": rows}
+
+
+def _categories(summary: pd.DataFrame) -> list[dict[str, Any]]:
+    """Lay each category's scores out, entries by metrics."""
+    return [
+        {
+            "name": name,
+            "metrics": {metric: METRICS[metric] for metric in part["metric"].unique()},
+            "rows": [list(group.itertuples()) for _, group in part.groupby("entry", sort=False)],
+            "dropped": list(part[(part["dropped"] > 0) | (part["n"] == 0)].itertuples()),
+        }
+        for name, part in sorted(
+            summary.groupby("category", sort=False),
+            key=lambda pair: [spec.category for spec in METRICS.values()].index(pair[0]),
+        )
+    ]
+
+
+def _draw(
+    summary: pd.DataFrame,
+    ranked: pd.DataFrame,
+    seconds: Mapping[str, float],
+    curves: Mapping[str, Floats],
+    pictures: Mapping[str, Tensor],
+    rows: Sequence[str],
+) -> dict[str, bytes]:
+    """Draw every figure for which there is something to draw."""
+    kinds = dict(zip(summary["entry"], summary["kind"], strict=True))
+    curves = {entry: curves[entry] for entry in kinds if entry in curves}
+    drawn = {"ranks": figures.rank_table(ranked)}
+    if curves:
+        drawn["curves"] = figures.flipping_curves(curves, kinds)
+    if seconds:
+        drawn["cost"] = figures.score_against_cost(ranked, seconds)
+    for category in summary["category"].unique():
+        drawn[category] = figures.bars(summary, category)
+    if len(rows):
+        drawn["gallery"] = figures.gallery(pictures, rows)
+    return drawn
+
+
+def _overlays(gallery: Gallery, order: Sequence[str]) -> dict[str, Tensor]:
+    """Colour the maps over their images, the images themselves first, none larger than a tile."""
+    images = gallery.images.detach().float().cpu()
+    pictures = {"image": images.expand(-1, 3, -1, -1)}
+    pictures |= {e: overlay(images, gallery.maps[e]) for e in order if e in gallery.maps}
+    size = [min(side, TILE) for side in images.shape[2:]]
+    return {name: F.interpolate(stack, size, mode="area") for name, stack in pictures.items()}
+
+
+def _tiles(
+    gallery: Gallery, pictures: Mapping[str, Tensor], test: pd.DataFrame
+) -> list[dict[str, Any]]:
+    """Make the gallery's rows: the image, and each entry's heatmap with its scores or its fault."""
+    said = {
+        key: [f"{row.metric} {number(row.value)} {row.reason}".strip() for row in rows.itertuples()]
+        for key, rows in test[test["image"].isin(list(gallery.ids))].groupby(["entry", "image"])
+    }
+    ids = list(gallery.ids) or [-1] * len(gallery.rows)
+    return [
+        {
+            "text": text,
+            "image": _uri(figures.png(pictures["image"][row])),
+            "maps": {
+                entry: {
+                    "picture": _uri(figures.png(pictures[entry][row])),
+                    "fault": _fault(values[row]),
+                    "scores": said.get((entry, number_of), []),
+                }
+                for entry, values in gallery.maps.items()
+                if entry in pictures
+            },
+        }
+        for row, (text, number_of) in enumerate(zip(gallery.rows, ids, strict=True))
+    ]
+
+
+def _fault(values: Tensor) -> str:
+    """Say why a map shows nothing, if it does not."""
+    if not torch.isfinite(values).all():
+        return "map is not finite"
+    return "map is constant" if values.amax() == values.amin() else ""
+
+
+def _uri(data: bytes) -> str:
+    return f"data:image/png;base64,{b64encode(data).decode()}"

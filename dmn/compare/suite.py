@@ -1,0 +1,271 @@
+"""Methods, settings, metrics and images: every score that a comparison is made of.
+
+Settings are chosen on validation images by one rule for all methods, and scored on test images.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from dmn.compare.cells import Cell, CellStore, fingerprint
+from dmn.compare.images import Images
+from dmn.compare.plan import Entry, Setting, Subject, as_text
+from dmn.compare.statistics import places
+from dmn.compare.summary import EXPLANATION
+from dmn.evaluate import METRICS, metric_specs, score
+from dmn.explain import Explainer, Target
+
+Split = Literal["validation", "test"]
+BATCH = 32  # images explained at once
+FORWARDS = 40  # passes an image above which a metric is dear
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is scored.
+
+    Args:
+        validation: Images on which settings are chosen.
+        test: Images of metrics that need a map an image.
+        dear: Images of metrics that need more maps, or more than 40 passes, an image.
+        seconds: Most that one metric may take for one entry; the images left have no score then.
+        settings: Most that a method is tried in.
+    """
+
+    validation: int = 32
+    test: int = 100
+    dear: int = 30
+    seconds: float = 120.0
+    settings: int = 12
+
+
+class Suite:
+    """Scores entries, and keeps each score as soon as there is one.
+
+    Args:
+        subjects: The networks by label.
+        entries: What is compared.
+        images: Of each split.
+        metrics: Keys of `dmn.evaluate.METRICS`, in the order of the tables.
+        choose_by: Those by which settings are chosen.
+        budget: How much is scored.
+        store: Where cells are kept.
+        seed: Of the metrics' draws.
+    """
+
+    def __init__(
+        self,
+        subjects: Mapping[str, Subject],
+        entries: Sequence[Entry],
+        images: Mapping[Split, Images],
+        metrics: Sequence[str],
+        choose_by: Sequence[str],
+        budget: Budget,
+        store: CellStore,
+        seed: int = 0,
+    ) -> None:
+        self.subjects, self.entries, self.images = subjects, entries, images
+        self.metrics, self.choose_by = list(metric_specs(metrics)), list(metric_specs(choose_by))
+        self.budget, self.store, self.seed = budget, store, seed
+        self.chosen: dict[str, Setting] = {}
+        self._cells: list[tuple[Entry, Setting, Split, str, Cell]] = []
+        self._weights = {
+            label: fingerprint(subject.network.model.state_dict().values())
+            for label, subject in subjects.items()
+        }
+        self._prints: dict[tuple[Split, int], str] = {}
+
+    def __len__(self) -> int:
+        """How many cells there will be."""
+        searched = sum(len(e.settings) for e in self.entries if len(e.settings) > 1)
+        return searched * len(self.choose_by) + len(self.entries) * (len(self.metrics) + 1)
+
+    def run(self) -> Iterator[str]:
+        """Score everything; yields what was scored, after each cell."""
+        for entry in self.entries:
+            means: list[dict[str, float]] = []
+            searched = entry.settings if len(entry.settings) > 1 else ()
+            for setting in searched:
+                means.append({})
+                for metric, cell in self._score(entry, setting, "validation", self.choose_by):
+                    means[-1][metric] = mean(cell)
+                    yield f"{entry.name}: choosing by {metric}"
+            setting = searched[best_setting(means)] if searched else entry.settings[0]
+            self.chosen[entry.name] = setting
+            for metric, _ in self._score(entry, setting, "test", [EXPLANATION, *self.metrics]):
+                yield f"{entry.name}: {metric}"
+
+    def explainer(self, entry: Entry) -> Explainer:
+        """Make an entry's explainer in the chosen setting."""
+        return entry.explainer(self.subjects[entry.network], self.chosen[entry.name])
+
+    def scores(self) -> pd.DataFrame:
+        """Return the long table: a row for each entry, setting, split, metric and image."""
+        rows = [
+            {**_names(entry, setting, split, metric), "image": image, "value": value, "reason": why}
+            for entry, setting, split, metric, cell in self._cells
+            if metric != EXPLANATION
+            for image, (value, why) in enumerate(zip(cell.values, cell.reasons, strict=True))
+        ]
+        return pd.DataFrame(rows).astype({"value": float})
+
+    def cells(self) -> pd.DataFrame:
+        """Return a row for each entry, setting, split and metric: counts, reasons, seconds."""
+        return pd.DataFrame(
+            {
+                **_names(entry, setting, split, metric),
+                "n": len(cell.values) if metric == EXPLANATION else cell.n,
+                "dropped": 0 if metric == EXPLANATION else len(cell.values) - cell.n,
+                "reasons": cell.told,
+                "seconds": cell.seconds,
+            }
+            for entry, setting, split, metric, cell in self._cells
+        )
+
+    def curves(self) -> dict[str, Any]:
+        """Return the curves of PixelFlipping on test images, (N, steps + 1), by entry."""
+        return {
+            entry.name: np.array(cell.curves)
+            for entry, _, split, metric, cell in self._cells
+            if split == "test" and metric == "PixelFlipping" and cell.curves
+        }
+
+    def _score(
+        self, entry: Entry, setting: Setting, split: Split, metrics: Sequence[str]
+    ) -> Iterator[tuple[str, Cell]]:
+        maker = _Maker(entry, setting, self.subjects[entry.network])
+        for metric in metrics:
+            images = self._images(split, metric)
+            key = self._key(entry, setting, split, metric, images)
+            cell = self.store.get(key)
+            if cell is None:
+                cell = self._measure(maker, metric, images)
+                self.store.put(key, cell)
+            self._cells.append((entry, setting, split, metric, cell))
+            yield metric, cell
+
+    def _images(self, split: Split, metric: str) -> Images:
+        images = self.images[split]
+        spec = METRICS.get(metric)
+        dear = spec is not None and (spec.explanations > 0 or spec.forwards > FORWARDS)
+        return images.first(self.budget.dear) if dear and split == "test" else images
+
+    def _key(
+        self, entry: Entry, setting: Setting, split: Split, metric: str, images: Images
+    ) -> dict[str, Any]:
+        if (split, len(images)) not in self._prints:
+            tensors = [images.x, images.y, *([] if images.masks is None else [images.masks])]
+            self._prints[split, len(images)] = fingerprint(tensors)
+        return {
+            "network": self._weights[entry.network],
+            "method": entry.method,
+            "setting": setting,
+            "metric": metric,
+            "images": self._prints[split, len(images)],
+            "seed": self.seed,
+            "seconds": self.budget.seconds,
+            "versions": [version("dmn"), version("quantus")],
+        }
+
+    def _measure(self, maker: _Maker, metric: str, images: Images) -> Cell:
+        """Score one cell; whatever fails is its reason."""
+        start = time.perf_counter()
+        try:
+            explainer = maker()
+            if metric == EXPLANATION:
+                explainer.explain_all(images)
+                seconds = time.perf_counter() - start
+                return Cell([None] * len(images), [""] * len(images), seconds)
+            model = maker.subject.network.model
+            result = score(
+                [metric],
+                model,
+                explainer,
+                images.x,
+                images.y,
+                images.masks,
+                self.seed,
+                batch_size=BATCH,
+                seconds=self.budget.seconds,
+            )[metric]
+        except Exception as error:  # of whatever library: one cell is not worth a comparison
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            empty: list[float | None] = [None] * len(images)
+            return Cell(empty, [reason] * len(images), time.perf_counter() - start)
+        values = [float(value) if np.isfinite(value) else None for value in result.values]
+        curves = None if result.curves is None else result.curves.tolist()
+        return Cell(values, list(result.reasons), result.seconds, curves)
+
+
+class _Maker:
+    """Makes an explainer once, when the first cell needs it."""
+
+    def __init__(self, entry: Entry, setting: Setting, subject: Subject) -> None:
+        self.subject = subject
+        self._make: Callable[[], Explainer] = lambda: entry.explainer(subject, setting)
+        self._made: _Remembering | None = None
+
+    def __call__(self) -> _Remembering:
+        if self._made is None:
+            self._made = _Remembering(self._make())
+        return self._made
+
+
+class _Remembering:
+    """An explainer that remembers its maps of the images themselves, which each metric asks for."""
+
+    def __init__(self, explainer: Explainer) -> None:
+        self._explainer = explainer
+        self._maps: dict[str, Tensor] = {}
+
+    def __call__(self, x: Tensor, target: Target = None) -> Tensor:
+        key = fingerprint([x, torch.as_tensor(-1 if target is None else target)])
+        known = self._maps.get(key)
+        return self._explainer(x, target) if known is None else known
+
+    def explain_all(self, images: Images) -> None:
+        """Explain all images, a batch at a time."""
+        for rows in range(0, len(images), BATCH):
+            x, y = images.x[rows : rows + BATCH], images.y[rows : rows + BATCH]
+            self._maps[fingerprint([x, y])] = self._explainer(x, y)
+
+
+def mean(cell: Cell) -> float:
+    """Return the mean of the scores there are; NaN if there is none."""
+    values = [value for value in cell.values if value is not None]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def best_setting(means: Sequence[Mapping[str, float]]) -> int:
+    """Return which setting has the best mean rank over the metrics, the first of equals.
+
+    Args:
+        means: Metric → mean score, for each setting; NaN ranks last.
+    """
+    total = np.zeros(len(means))
+    for metric in means[0]:
+        sign = 1 if METRICS[metric].higher_is_better else -1
+        goodness = [sign * each[metric] for each in means]
+        total += np.nan_to_num(places(goodness, np.ones(len(means))))
+    return int(total.argmin())
+
+
+def _names(entry: Entry, setting: Setting, split: Split, metric: str) -> dict[str, str]:
+    return {
+        "entry": entry.name,
+        "network": entry.network,
+        "method": entry.title,
+        "kind": entry.kind,
+        "setting": as_text(setting),
+        "split": split,
+        "metric": metric,
+    }

@@ -1,0 +1,67 @@
+"""Explain what a trained network sees in your own pictures.
+
+The core of `dmn explain`, as a program to read and to change:
+
+    python recipes/explain.py cat.jpg dog.jpg --model resnet18 --weights DEFAULT
+    python recipes/explain.py digit.png --model runs/mnist/version_0 --layer stage2_1
+"""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from dmn.explain import Explainer, SplitCAM, SplitLRP
+from dmn.explain.layers import last_stage
+from dmn.explain.render import overlay, panel, read_picture
+from dmn.networks import load_network
+from dmn.nn import Pair
+from dmn.posthoc import split
+
+
+def parse(args: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("images", nargs="+", help="picture files")
+    parser.add_argument("--model", required=True, help="a run's folder, or torchvision's name")
+    parser.add_argument("--weights", help="of torchvision's: DEFAULT or a file; else random")
+    parser.add_argument("--layer", help="where SplitCAM reads; the last stage by default")
+    parser.add_argument("--out", default="explained.png", help="picture to save")
+    return parser.parse_args(args)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Load, classify, explain, draw."""
+    options = parse(args)
+    network = load_network(options.model, options.weights)
+    x = torch.stack([network.transform(read_picture(file)) for file in options.images])
+    with torch.no_grad():
+        shares, predicted = network.model(x).softmax(dim=1).max(dim=1)
+    rows = [f"{network.classes[k]}\n{p:.0%}" for k, p in zip(predicted, shares, strict=True)]
+
+    # A trained difference of monotone networks is a pair; any other network is split into one.
+    model = network.model
+    shift: dict[str, Any] = {} if network.is_pair else {"part": "p", "alpha": 0.4}
+    pair = model if isinstance(model, Pair) else split(model, x[:1])
+    layer = options.layer or last_stage(model, x[:1]).removeprefix("h.net.")
+    explainers: dict[str, Explainer] = {
+        "evidence": SplitCAM(pair, layer, "g", **shift),
+        "counter-evidence": SplitCAM(pair, layer, "h", **shift),
+        "relevance": SplitLRP(pair, stream="g"),
+    }
+
+    images = network.restore(x)
+    pictures = {"image": images}
+    for name, explainer in explainers.items():
+        maps = explainer(x, predicted)  # (B, 1, H, W); positive speaks for the class
+        pictures[name] = overlay(images, maps, against=name == "counter-evidence")
+    caption = "Red speaks for the class, blue against it."
+    panel(pictures, rows, caption, cell=224).save(options.out)
+    print(f"see {options.out}")
+
+
+if __name__ == "__main__":
+    main()

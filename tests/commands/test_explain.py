@@ -1,0 +1,167 @@
+"""`dmn explain` as its users meet it."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dmn.cli import main
+from dmn.commands.explain import CELL, METHODS, explain
+from dmn.explain.render import GAP, LABEL
+from dmn.models import DifferenceOfMonotone, MonotoneConvNet, PlainCNN
+from dmn.networks import Network, save_network
+
+SIDE = {"in_channels": 2, "widths": [4, 6], "units": 1, "grid": 2, "num_classes": 3}
+NETS = {
+    "pair": {
+        "class_path": "dmn.models.DifferenceOfMonotone",
+        "init_args": {
+            side: {"class_path": "dmn.models.MonotoneConvNet", "init_args": SIDE} for side in "gh"
+        },
+    },
+    "cnn": {"class_path": "dmn.models.PlainCNN", "init_args": {"in_channels": 3, "widths": [4, 6]}},
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Save a pair for grey images and a CNN for coloured ones."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models")
+    pair = DifferenceOfMonotone(MonotoneConvNet(**SIDE), MonotoneConvNet(**SIDE))
+    named = ("tabby", "tiger cat", "zebra")
+    made = {
+        "pair": (pair, named, (1, 16, 16)),
+        "cnn": (PlainCNN(3, (4, 6)), tuple("0123456789"), (3, 32, 32)),
+    }
+    for name, (model, classes, size) in made.items():
+        card = {"net": NETS[name]}
+        network = Network(name, model.eval(), classes, size, None, None, None, card)
+        save_network(network, folder)
+    return folder
+
+
+@pytest.fixture
+def run(models, tmp_path, monkeypatch):
+    """Run the command in a folder with two pictures, one of them wide."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    for name, shape in (("a.png", (40, 30, 3)), ("b.jpg", (20, 60, 3))):
+        Image.fromarray(random.integers(0, 256, shape, np.uint8)).save(name)
+
+    def call(model, *args):
+        main(["explain", *args, "--model", str(models / f"{model}.safetensors")])
+
+    return call
+
+
+def columns(path="explained.png"):
+    """Count the columns of a panel whose rows have short names."""
+    with Image.open(path) as picture:
+        return (picture.width - LABEL) // (CELL + GAP)
+
+
+def test_a_pair_explains_itself_by_both_sides(run, capsys):
+    run("pair", "a.png", "b.jpg", "--top", "2")
+    lines = capsys.readouterr().out.splitlines()
+    for file, line in zip(["a.png", "b.jpg"], lines, strict=False):
+        share = r"(tabby|tiger cat|zebra) (\d+|<1) %"
+        assert re.fullmatch(rf"{file}: {share}, {share}", line)
+    sides = [f"{name} {side}" for name in ("splitcam", "splitlrp") for side in ("g", "h", "g-h")]
+    assert lines[2:] == [f"saved explained.png: {', '.join(sides)}, GradCAM"]
+    assert columns() == 8
+
+
+def test_any_other_network_is_split(run, capsys):
+    run("cnn", "a.png", "--out", "deep/panel.png")
+    assert "saved deep/panel.png: splitcam g, splitlrp g, GradCAM" in capsys.readouterr().out
+    assert columns("deep/panel.png") == 4
+    pixels = np.asarray(Image.open("deep/panel.png")).astype(int)
+    of_maps = pixels[:, LABEL + CELL + GAP :]
+    assert ((of_maps[..., 0] - of_maps[..., 2]) > 60).any()
+
+
+@pytest.mark.parametrize("model", ["pair", "cnn"])
+def test_every_method_is_drawn_by_its_name_in_any_case(model, run, capsys):
+    run(model, "a.png", "--stream", "g", "--method", *(name.upper() for name in METHODS))
+    drawn = capsys.readouterr().out.splitlines()[-1].removeprefix("saved explained.png: ")
+    assert [title.removesuffix(" g") for title in drawn.split(", ")] == list(METHODS.values())
+    assert columns() == 1 + len(METHODS)
+
+
+def test_options_change_what_is_seen(run, monkeypatch):
+    """Each option gives another picture, and the same one again."""
+    variants = {
+        "plain": [],
+        "layer": ["--layer", "stage1.conv"],
+        "target": ["--target", "1"],
+        "stream": ["--stream", "h"],
+        "alpha": ["--layer", "stage1.conv", "--alpha", "0"],
+        "invert": ["--invert"],
+    }
+    seen = {}
+    for name, options in variants.items():
+        for out in ("one.png", "two.png"):
+            run("cnn", "a.png", "--method", "splitcam", *options, "--out", out)
+        assert Path("one.png").read_bytes() == Path("two.png").read_bytes()
+        seen[name] = Path("one.png").read_bytes()
+    assert len(set(seen.values())) == len(seen)
+
+
+def test_inverting_is_turning_dark_on_white_into_white_on_dark(run, capsys):
+    Image.fromarray(255 - np.asarray(Image.open("a.png"))).save("negative.png")
+    run("pair", "a.png", "--invert")
+    inverted = capsys.readouterr().out
+    run("pair", "negative.png")
+    assert capsys.readouterr().out == inverted.replace("a.png", "negative.png", 1)
+
+
+def test_classes_are_found_by_name_first_and_by_index(run):
+    pictures = []
+    for target in ("Tiger Cat", "tiger cat", "1"):
+        run("pair", "a.png", "--target", target, "--method", "splitgrad")
+        with Image.open("explained.png") as picture:
+            pictures.append(np.asarray(picture)[:, -3 * (CELL + GAP) :])
+    assert all(np.array_equal(pictures[0], picture) for picture in pictures)
+
+
+def test_random_weights_are_pointed_out(run, models, capsys):
+    explain(["a.png"], "squeezenet1_1", method=["Gradient"], out="x.png")
+    assert "squeezenet1_1 has random weights, and knows nothing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["none.png"], "cannot read image none.png"),
+        (["a.png", "bad.png"], "cannot read image bad.png"),
+        (["a.png", "--method", "magic"], "no method 'magic'; there are splitcam,"),
+        (["a.png", "--target", "tiger"], "no class 'tiger'; there are tiger cat"),
+        (["a.png", "--target", "3"], "0 to 2"),
+        (["a.png", "--target", "-1"], "no class '-1'"),
+        (["a.png", "--layer", "stage9"], "no layer 'stage9'; there are input, stem"),
+        (["a.png", "--alpha", ".2"], "alpha: for split networks only"),
+        (["a.png", "--stream", "f"], "invalid choice: 'f'"),
+        ([], "the following arguments are required: IMAGE"),
+    ],
+)
+def test_mistakes_are_named(args, message, run, capsys):
+    Path("bad.png").write_text("not an image")
+    with pytest.raises(SystemExit) as stopped:
+        run("pair", *args)
+    told = f"{stopped.value.code}\n{capsys.readouterr().err}"
+    assert message in told
+    assert "Traceback" not in told
+    assert not Path("explained.png").exists()
+
+
+def test_help_reads_like_documentation(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["explain", "--help"])
+    assert stopped.value.code == 0
+    out = capsys.readouterr().out
+    assert "dmn explain cat.jpg --model resnet18 --weights DEFAULT" in out
+    assert "IntegratedGradients" in out

@@ -1,0 +1,87 @@
+"""Entries: what a configuration's methods mean, and what is refused."""
+
+import pytest
+import torch
+from small_pairs import tiny_pair
+
+from dmn.baselines import BASELINES
+from dmn.compare import Subject, TooManySettingsError, entries
+from dmn.compare.plan import CONTROLS, SPLIT, grid
+from dmn.explain import SplitCAM, UnknownMethodError
+from dmn.models import PlainCNN
+from dmn.networks import Network
+
+
+def subject(label, model):
+    names = tuple("0123")
+    network = Network(label, model.eval(), names, None, None, None, torch.as_tensor, {})
+    return Subject(label, network, torch.rand(1, 1, 8, 8, dtype=next(model.parameters()).dtype))
+
+
+@pytest.fixture
+def subjects():
+    return {
+        "own": subject("own", tiny_pair()),
+        "cnn": subject("cnn", PlainCNN(1, (4, 4), grid=2, num_classes=4)),
+    }
+
+
+def test_lists_are_chosen_from_and_the_rest_is_fixed():
+    assert grid({"a": [1, 2], "b": "x", "c": [False, True]}) == [
+        {"a": 1, "b": "x", "c": False},
+        {"a": 1, "b": "x", "c": True},
+        {"a": 2, "b": "x", "c": False},
+        {"a": 2, "b": "x", "c": True},
+    ]
+    assert grid({}) == [{}]
+
+
+def test_kinds_names_and_controls(subjects):
+    wanted = {
+        "own": {"SplitCAM": {"layer": "stem"}, "Gradient": None},
+        "cnn": {"SplitCAM": {"layer": "stage1"}, "plain": {"method": "Gradient"}},
+    }
+    made = {entry.name: entry for entry in entries(wanted, subjects, 4)}
+    kinds = {name: entry.kind for name, entry in made.items()}
+    assert kinds == {
+        "SplitCAM (own)": "self",
+        "Gradient (own)": "post-hoc",
+        "SplitCAM (cnn)": "post-hoc",
+        "plain (cnn)": "post-hoc",
+        **{f"{name} ({label})": "control" for label in ("own", "cnn") for name in CONTROLS},
+    }
+    assert made["plain (cnn)"].method == "Gradient"
+    assert made["plain (cnn)"].settings == ({},)
+    assert list(made)[-1].endswith("(cnn)")  # controls are last
+    for entry in made.values():
+        one = subjects[entry.network]
+        x = torch.rand(2, 1, 8, 8, dtype=next(one.network.model.parameters()).dtype)
+        assert entry.explainer(one, entry.settings[0])(x, 1).shape == (2, 1, 8, 8)
+
+
+def test_split_methods_explain_what_an_ordinary_network_is_split_into(subjects):
+    own, cnn = subjects["own"], subjects["cnn"]
+    assert own.pair is own.network.model
+    assert cnn.pair is cnn.pair
+    x = torch.rand(2, 1, 8, 8)
+    with torch.no_grad():
+        assert cnn.pair(x).equal(cnn.network.model(x))
+    (entry, *_) = entries({"cnn": {"SplitCAM": {"layer": "stage1"}}}, subjects, 1)
+    assert entry.explainer(cnn, {"layer": "stage1"})(x, 0).equal(SplitCAM(cnn.pair, "stage1")(x, 0))
+
+
+def test_unknown_methods_are_refused_by_name(subjects):
+    with pytest.raises(UnknownMethodError, match=r"Gradcam \(own\): no method 'Gradcam'.*GradCAM"):
+        entries({"own": {"Gradcam": {}}}, subjects, 4)
+
+
+def test_every_method_has_the_same_number_of_tries(subjects):
+    wanted = {"cnn": {"GradCAM": {"layer": ["stage1", "stage2"], "contrast": [False, True]}}}
+    assert len(entries(wanted, subjects, 4)[0].settings) == 4
+    with pytest.raises(TooManySettingsError, match=r"GradCAM \(cnn\): 4 settings.* has 3"):
+        entries(wanted, subjects, 3)
+
+
+def test_no_two_tables_of_methods_share_a_name():
+    names = [*SPLIT, *BASELINES, *CONTROLS]
+    assert len(set(names)) == len(names)

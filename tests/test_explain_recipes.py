@@ -1,0 +1,81 @@
+"""The recipes that explain pictures and that turn runs into checkpoints, on a run of `dmn fit`."""
+
+import importlib.util
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dmn.cli import main
+from dmn.networks import load_network
+
+FIT = "fit --config debug --trainer.max_epochs 1 --trainer.num_sanity_val_steps 0 "
+FIT += "--quantus.every_n_epochs 0 --heatmaps.every_n_epochs 0 --seed_everything 3"
+
+
+def recipe(name):
+    path = Path(__file__).parents[1] / "recipes" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"recipe_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_SILENT", "true")
+        main([*shlex.split(FIT), "--run.root", str(root)])
+    return root / "debug" / "version_0"
+
+
+def test_a_run_becomes_a_checkpoint_with_its_card(run_folder, tmp_path, capsys):
+    recipe("export").main([str(run_folder), "digits", "--folder", str(tmp_path)])
+    card = json.loads((tmp_path / "digits.json").read_text())
+    found = load_network(str(tmp_path / "digits.safetensors"))
+    assert (found.size, found.classes) == ((1, 28, 28), tuple("0123456789"))
+    command = "dmn fit --config debug --trainer.max_epochs 1 --seed_everything 3"
+    assert (card["name"], card["seed"], card["command"]) == ("digits", 3, command)
+    score = card["accuracy"]
+    assert score["n"] == 1000
+    low, high = score["interval"]
+    assert 0 <= low <= score["test"] <= high <= 1
+    assert f"test accuracy {score['test']:.4f}" in capsys.readouterr().out
+    x = torch.rand(2, 1, 28, 28)
+    assert torch.equal(found.model(x), load_network(str(run_folder)).model(x))
+
+
+def test_the_interval_is_wilsons():
+    """Bounds are where the test of a proportion just rejects, at 1.96 standard deviations."""
+    module = recipe("export")
+    x, y = torch.zeros(20, 1, 1, 1), torch.tensor([0] * 17 + [1] * 3)
+
+    class Data:
+        def test_dataloader(self):
+            return [(x[:12], y[:12]), (x[12:], y[12:])]
+
+    class Zero:
+        def model(self, x):
+            return torch.tensor([[1.0, 0.0]]).expand(len(x), 2)
+
+    score = module.accuracy(Zero(), Data())
+    assert (score["test"], score["n"]) == (0.85, 20)
+    for bound in score["interval"]:
+        deviation = (bound * (1 - bound) / 20) ** 0.5
+        assert abs(0.85 - bound) / deviation == pytest.approx(1.96, abs=0.003)  # four digits
+
+
+def test_pictures_are_explained_by_runs_and_by_torchvision(run_folder, tmp_path, capsys):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    for model in (str(run_folder), "squeezenet1_1"):
+        out = tmp_path / f"{Path(model).name}.png"
+        recipe("explain").main([str(tmp_path / "a.png"), "--model", model, "--out", str(out)])
+        assert f"see {out}" in capsys.readouterr().out
+        with Image.open(out) as picture:
+            assert picture.width > 4 * 224
