@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# A process a core, of one thread each: threads of small networks would only wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
 .DEFAULT_GOAL := help
 
@@ -36,11 +38,11 @@ types: $(INSTALLED)  ## Check types
 
 .PHONY: test
 test: lint types  ## Lint, types and tests, with coverage
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+	$(PYTEST) --cov --cov-report=term --cov-fail-under=90
 
 .PHONY: test-all
 test-all: $(INSTALLED)  ## Every test, those of large networks included
-	$(BIN)/python -m pytest -m 'slow or not slow'
+	$(PYTEST) -m 'slow or not slow'
 
 .PHONY: clean
 clean:  ## Remove the virtual environment and caches; runs are kept

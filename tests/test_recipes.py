@@ -97,6 +97,17 @@ def test_recipes_are_short_and_explain_themselves(recipe, tmp_path):
     assert f"python recipes/{recipe.name}" in result.stdout
 
 
+def test_compare(tmp_path):
+    args = ["--images", "2", "--metrics", "Sparseness", "PointingGame"]
+    result = run("compare.py", *args, folder=tmp_path, OMP_NUM_THREADS="1")
+    assert result.returncode == 0, result.stderr
+    assert "see runs/compare/recipe/report.html" in result.stdout
+    with (tmp_path / "runs/compare/recipe/summary.csv").open() as file:
+        rows = {(row["entry"], row["metric"]): row for row in csv.DictReader(file)}
+    assert len(rows) == (6 + 6) * 2
+    assert all(isfinite(float(row["mean"])) for row in rows.values())
+
+
 def test_split(tmp_path):
     result = run("split.py", "--epochs", "1", "--out", "here", folder=tmp_path)
     assert result.returncode == 0, result.stderr

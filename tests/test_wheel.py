@@ -1,5 +1,6 @@
 """The built wheel holds all that `dmn fit` needs, away from the checkout."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dmn.resources import config_names
+from dmn.resources import checkpoint_names, config_names
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,10 +22,14 @@ def wheel(tmp_path_factory):
     return next(folder.glob("*.whl"))
 
 
-def test_the_wheel_holds_the_package_and_the_configs_only(wheel):
+def test_the_wheel_holds_the_package_configs_and_checkpoints_only(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {f"dmn/configs/{name}.yaml" for name in config_names()} <= set(names)
     assert "dmn/py.typed" in names
+    for kind, end in itertools.product(checkpoint_names(), ("safetensors", "json")):
+        assert f"dmn/checkpoints/{kind}.{end}" in names
+    assert {f"dmn/configs/compare/{name}.yaml" for name in config_names("compare")} <= set(names)
+    assert {f"dmn/compare/report.{end}" for end in ("html.j2", "md.j2", "css", "js")} <= set(names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"dmn"}
 
 

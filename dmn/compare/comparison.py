@@ -24,7 +24,7 @@ from dmn.compare.report import Gallery, write_report
 from dmn.compare.suite import Budget, Split, Suite
 from dmn.compare.summary import ranks, summarise
 from dmn.errors import DmnError
-from dmn.evaluate import METRICS
+from dmn.evaluate import METRICS, metric_specs
 from dmn.train import EpochWandbLogger, Run, wandb_folders, wandb_logger
 
 PACKAGES = ("dmn", "torch", "torchvision", "quantus", "captum", "torchcam", "zennit", "numpy")
@@ -87,8 +87,8 @@ class Comparison:
                 f"methods for {', '.join(sorted(foreign))}, but networks are {', '.join(networks)}"
             )
         self.networks, self.methods, self.data = networks, methods, data
-        self.metrics = list(METRICS) if metrics is None else metrics
-        self.choose_by = ["PixelFlipping"] if choose_by is None else choose_by
+        self.metrics = list(metric_specs(METRICS if metrics is None else metrics))
+        self.choose_by = list(metric_specs(choose_by or ["PixelFlipping"]))
         self.budget = budget
         self.gallery, self.title, self.seed = gallery, title, seed
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -221,12 +221,12 @@ def _track(logger: EpochWandbLogger, summary: pd.DataFrame, folder: Path) -> Non
     )
     for key, table in {"summary": summary, "ranks": ranks(summary)}.items():
         plain = table.astype(object).where(table.notna(), None)
-        logger.log_table(f"compare/{key}", columns=list(plain), data=plain.to_numpy().tolist())
+        logger.log_table(f"tables/{key}", columns=list(plain), data=plain.to_numpy().tolist())
     for metric, rows in scored.groupby("metric", sort=False):
         bars = {f"{row.kind}: {row.entry}": row.mean for row in rows.itertuples()}
-        logger.log_bars(f"compare/{metric}", bars)
+        logger.log_bars(f"bars/{metric}", bars)
     for picture in sorted((folder / "figures").glob("*.png")):
-        logger.log_image(f"compare/{picture.stem}", [str(picture)])
+        logger.log_image(f"figures/{picture.stem}", [str(picture)])
     logger.flush()
 
 

@@ -33,9 +33,7 @@ Setting = dict[str, Any]
 Wanted = Mapping[str, Mapping[str, Mapping[str, Any] | None]]
 
 SPLIT: dict[str, Callable[..., Explainer]] = {
-    "SplitCAM": SplitCAM,
-    "SplitGrad": SplitGrad,
-    "SplitLRP": SplitLRP,
+    method.__name__: method for method in (SplitCAM, SplitGrad, SplitLRP)
 }
 CONTROLS: dict[str, Callable[..., Explainer]] = {
     "Random": RandomMap,

@@ -21,7 +21,7 @@ from dmn.compare.images import Images
 from dmn.compare.plan import Entry, Setting, Subject, as_text
 from dmn.compare.statistics import places
 from dmn.compare.summary import EXPLANATION
-from dmn.evaluate import METRICS, metric_specs, score
+from dmn.evaluate import METRICS, score
 from dmn.explain import Explainer, Target
 
 Split = Literal["validation", "test"]
@@ -74,7 +74,7 @@ class Suite:
         seed: int = 0,
     ) -> None:
         self.subjects, self.entries, self.images = subjects, entries, images
-        self.metrics, self.choose_by = list(metric_specs(metrics)), list(metric_specs(choose_by))
+        self.metrics, self.choose_by = list(metrics), list(choose_by)
         self.budget, self.store, self.seed = budget, store, seed
         self.chosen: dict[str, Setting] = {}
         self._cells: list[tuple[Entry, Setting, Split, str, Cell]] = []
