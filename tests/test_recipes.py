@@ -81,7 +81,8 @@ def test_benchmark(tmp_path):
         for unit in ("seconds", "above_mib", "peak_mib"):
             for value in (float(row[unit]), float(row[f"{unit}_ratio"])):
                 assert isfinite(value), (method, unit)
-                assert value > 0, (method, unit)
+                # at 32 pixels a call needs less than the pages that come and go by themselves
+                assert value > 0 or (unit == "above_mib" and value > -1), (method, unit)
     assert all(method in result.stdout for method in rows)
     assert (folder / "benchmark.png").is_file()
     text = (folder / "benchmark.md").read_text()
