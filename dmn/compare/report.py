@@ -175,13 +175,27 @@ def _categories(summary: pd.DataFrame) -> list[dict[str, Any]]:
             "name": name,
             "metrics": {metric: METRICS[metric] for metric in part["metric"].unique()},
             "rows": [list(group.itertuples()) for _, group in part.groupby("entry", sort=False)],
-            "dropped": list(part[(part["dropped"] > 0) | (part["n"] == 0)].itertuples()),
+            "images": [
+                _counted(metric, rows) for metric, rows in part.groupby("metric", sort=False)
+            ],
         }
         for name, part in sorted(
             summary.groupby("category", sort=False),
             key=lambda pair: [spec.category for spec in METRICS.values()].index(pair[0]),
         )
     ]
+
+
+def _counted(metric: str, rows: pd.DataFrame) -> str:
+    """Say how many images a metric scored, and which entries differ from most."""
+    groups = rows.groupby(["n", "reasons"], sort=False)["entry"].agg(list)
+    said = [
+        f"{n}{reasons and f' ({reasons})'}{' for ' + ', '.join(entries) if others else ''}"
+        for others, ((n, reasons), entries) in enumerate(
+            sorted(groups.items(), key=lambda group: -len(group[1]))
+        )
+    ]
+    return f"{metric} n = {'; '.join(said)}"
 
 
 def _draw(

@@ -245,7 +245,7 @@ def test_markdown_holds_the_same(report, hostile):
         assert f"{metric} {'↑' if spec.higher_is_better else '↓'}" in text
     assert text.count(" **") == len(METRICS)
     assert "&lt;b&gt;no&lt;/b&gt; mosaic fits \\| the network" in text
-    assert "resnet18 SplitCAM, Sparseness: n = 17 (3x map is constant)" in text
+    assert "Sparseness n = 20; 17 (3x map is constant) for resnet18 SplitCAM" in text
     linked = set(re.findall(r"\]\((figures/.*?)\)", text))
     assert linked == {f"figures/{path.name}" for path in (report.parent / "figures").iterdir()}
     assert "    seed: 3\n" in text
