@@ -37,6 +37,10 @@ class UnknownLabelError(DmnError, ValueError):
     """Methods for a network that is not among those compared; names those that are."""
 
 
+class NormalisationMismatchError(DmnError, ValueError):
+    """A network that takes images normalised otherwise than the data; says how each does it."""
+
+
 class Comparison:
     """Compare how networks explain themselves with how other methods explain them.
 
@@ -65,6 +69,7 @@ class Comparison:
         UnknownMethodError: names the methods that there are.
         UnknownMetricError: names the metrics that there are.
         TooManySettingsError: for a method with more settings than all are given.
+        NormalisationMismatchError: for a network that takes other images than the data gives.
         NoImagesError: if no image is classified correctly by all networks.
     """
 
@@ -141,6 +146,8 @@ class Comparison:
         subjects = {
             label: Subject.load(label, source, example) for label, source in self.networks.items()
         }
+        for subject in subjects.values():
+            self._check_normalisation(subject)
         made = entries(self.methods, subjects, self.budget.settings)
         images: dict[Split, Images] = {
             "validation": self._collect(
@@ -151,6 +158,16 @@ class Comparison:
         return Suite(
             subjects, made, images, self.metrics, self.choose_by, self.budget, store, self.seed
         )
+
+    def _check_normalisation(self, subject: Subject) -> None:
+        network = subject.network
+        for name, wanted in {"mean": network.mean, "std": network.std}.items():
+            given = getattr(self.data, name, wanted)
+            if (wanted and tuple(wanted)) != (given and tuple(given)):
+                raise NormalisationMismatchError(
+                    f"{subject.label} takes images of {name} {wanted}, the data gives {given}; "
+                    f"set data.init_args.{name}"
+                )
 
     def _collect(self, loader: Any, subjects: Mapping[str, Subject], count: int) -> Images:
         batches = (tuple(values.to(self.device) for values in batch) for batch in loader)
