@@ -21,7 +21,7 @@ from dmn.compare.cells import CellStore
 from dmn.compare.images import Images, collect
 from dmn.compare.plan import Source, Subject, entries
 from dmn.compare.report import Gallery, write_report
-from dmn.compare.suite import Budget, Split, Suite
+from dmn.compare.suite import FORWARDS, Budget, Split, Suite
 from dmn.compare.summary import ranks, summarise
 from dmn.errors import DmnError
 from dmn.evaluate import METRICS, metric_specs
@@ -191,8 +191,8 @@ class Comparison:
         validation, test = suite.images["validation"], suite.images["test"]
         return [
             f"Scored on {len(test)} test images, the first of {test.seen} that every network "
-            f"classifies correctly; metrics that need several maps an image on the first "
-            f"{min(self.budget.dear, len(test))}. Explained is the true class.",
+            f"classifies correctly; metrics that need more maps, or over {FORWARDS} passes, an "
+            f"image on the first {min(self.budget.dear, len(test))}. Explained is the true class.",
             f"Settings were chosen on {len(validation)} validation images of {validation.seen}: "
             f"for each method the one with the best mean rank over {', '.join(self.choose_by)}, of "
             f"at most {self.budget.settings}.",

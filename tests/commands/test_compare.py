@@ -130,7 +130,7 @@ def test_nothing_is_scored_again(folder, config, capsys, monkeypatch):
         ("--metrics=[Nope]", "no metric Nope; there are PixelFlipping"),
         ("--budget.settings=1", "SplitCAM (own): 2 settings, but each method has 1"),
         ("--networks.cnn.name=nope", "no network 'nope'"),
-        ("--networks.cnn.name=resnet18", "cnn takes images of mean (0.485, 0.456, 0.406), the data"),
+        ("--networks.cnn.name=resnet18", "cnn takes images of mean (0.485, 0.456, 0.406)"),
     ],
 )
 def test_mistakes_are_told_in_one_line(config, option, message):
