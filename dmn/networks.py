@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from dmn import models
 from dmn.errors import DmnError
-from dmn.nn import Pair
+from dmn.nn import is_pair
 from dmn.posthoc import UnknownNameError, load
 from dmn.resources import CHECKPOINTS, checkpoint_names
 from dmn.train import read_weights
@@ -80,7 +80,7 @@ class Network:
     @property
     def is_pair(self) -> bool:
         """Whether it is a difference g - h by itself."""
-        return isinstance(self.model, Pair)
+        return is_pair(self.model)
 
     def restore(self, x: Tensor) -> Tensor:
         """Undo the normalisation: images (B, C, H, W) in [0, 1] again."""

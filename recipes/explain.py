@@ -16,7 +16,7 @@ from dmn.explain import Explainer, SplitCAM, SplitLRP
 from dmn.explain.layers import last_stage
 from dmn.explain.render import overlay, panel, read_picture
 from dmn.networks import load_network
-from dmn.nn import Pair
+from dmn.nn import is_pair
 from dmn.posthoc import split
 
 
@@ -45,7 +45,7 @@ def main(args: Sequence[str] | None = None) -> None:
     # A trained difference of monotone networks is a pair; any other network is split into one.
     model = network.model
     shift: dict[str, Any] = {} if network.is_pair else {"part": "p", "alpha": 0.4}
-    pair = model if isinstance(model, Pair) else split(model, x[:1])
+    pair = model if is_pair(model) else split(model, x[:1])
     layer = options.layer or last_stage(model, x[:1]).removeprefix("h.net.")
     explainers: dict[str, Explainer] = {
         "evidence": SplitCAM(pair, layer, "g", **shift),

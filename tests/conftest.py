@@ -24,6 +24,12 @@ def _offline(monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    """Compute in one thread: several wait for each other longer than small networks take."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)

@@ -35,6 +35,7 @@ from dmn.nn.pair import (
     Stream,
     UnknownLayerError,
     check_layers,
+    is_pair,
     seeds,
 )
 
@@ -68,6 +69,7 @@ __all__ = [
     "check_layers",
     "constrained",
     "constraint_statistics",
+    "is_pair",
     "project",
     "reparametrise",
     "seeds",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +80,6 @@ class Reading(NamedTuple):
     delta_n: Tensor
 
 
-@runtime_checkable
 class Pair(Protocol):
     """A network f = g - h with named layers.
 
@@ -125,6 +124,14 @@ class Pair(Protocol):
             UnknownLayerError: if there is no such layer, or it holds no image.
             InapplicableOptionError: if this pair has no use for an option of the pass.
         """
+
+
+def is_pair(network: object) -> TypeGuard[Pair]:
+    """Return whether a network is a difference g - h that can be read.
+
+    `isinstance` would not do: from Python 3.12 on it does not see submodules, as g and h may be.
+    """
+    return all(hasattr(network, name) for name in ("g", "h", "layers", "read"))
 
 
 def check_layers(asked: Iterable[str], known: Container[str], shown: Iterable[str]) -> None:

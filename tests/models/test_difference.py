@@ -3,7 +3,7 @@ import torch
 from small_pairs import randomise, tiny_pair
 
 from dmn.models import DifferenceOfMonotone, MonotoneConvNet, MonotoneMLP
-from dmn.nn import Pair, UnknownLayerError
+from dmn.nn import UnknownLayerError, is_pair
 
 INPUTS = ["paired", "inverted", "plain"]
 
@@ -30,7 +30,7 @@ def test_g_and_h_are_monotone_in_what_they_see(inputs, activation):
 def test_forward_is_the_difference(inputs, images):
     pair = tiny_pair(inputs)
     assert torch.equal(pair(images), pair.g(images) - pair.h(images))
-    assert isinstance(pair, Pair)
+    assert is_pair(pair)  # isinstance misses submodules from Python 3.12 on
 
 
 def test_inverted_logits_are_nondecreasing_in_ink(images):
@@ -89,3 +89,8 @@ def test_mlp_pairs_explain_at_the_input(images):
     nets = [MonotoneMLP(2 * 64, (9,), 3) for _ in range(2)]
     pair = randomise(DifferenceOfMonotone(*nets, margin=0)).double().eval()
     assert pair.explain(images, layer="input").shape == images.shape
+
+
+def test_ordinary_networks_are_no_pairs():
+    assert not is_pair(MonotoneMLP(4))
+    assert not is_pair(torch.nn.Linear(2, 2))
