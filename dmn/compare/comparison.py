@@ -205,7 +205,7 @@ def _show(progress: Iterator[str], total: int) -> None:
     """Show how far it is: a bar in a terminal, else a line now and then."""
     if sys.stdout.isatty():
         columns = (
-            TextColumn("{task.description}", table_column=None),
+            TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
