@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from itertools import permutations
 from pathlib import Path
 from typing import Literal, overload
 
@@ -46,6 +47,8 @@ BEND = 0.5  # largest offset of a stroke's middle, in lengths
 POINTS = 24  # of a curve
 SHARED_DRAWS = 11  # of photograph, crop, digit and its colour
 DRAWS_A_STROKE = 9  # place, angle, length, bend, thickness, colour
+VARIED_DRAWS = 5  # two mirrors, negative, order of colours, brightness
+DIMMEST = 0.3  # of a varied photograph, as a share of its brightness
 
 
 class SceneSet(Dataset[Batch]):
@@ -57,11 +60,21 @@ class SceneSet(Dataset[Batch]):
         size: Side of a scene in pixels.
         distractors: Strokes beside each digit.
         seed: Where the draws start.
+        varied: Mirror the photographs, turn them negative, exchange their colours and dim them, all
+            at random.
     """
 
-    def __init__(self, digits: Digits, part: Part, size: int, distractors: int, seed: int) -> None:
+    def __init__(
+        self,
+        digits: Digits,
+        part: Part,
+        size: int,
+        distractors: int,
+        seed: int,
+        varied: bool = False,
+    ) -> None:
         self.digits, self.part, self.size = digits, part, size
-        self.distractors, self.seed = distractors, seed
+        self.distractors, self.seed, self.varied = distractors, seed, varied
         self._epoch, self._draws = -1, torch.empty(0)
 
     def __len__(self) -> int:
@@ -71,8 +84,12 @@ class SceneSet(Dataset[Batch]):
         """Draw a batch by indices, or by pairs (epoch, index), each epoch drawing anew."""
         pairs = [key if isinstance(key, tuple) else (0, key) for key in keys]
         indices = torch.tensor([index for _, index in pairs])
-        shared, strokes = self._of(pairs[0][0])[indices].tensor_split([SHARED_DRAWS], dim=1)
+        strokes_end = SHARED_DRAWS + self.distractors * DRAWS_A_STROKE
+        draws = self._of(pairs[0][0])[indices]
+        shared, strokes, variation = draws.tensor_split([SHARED_DRAWS, strokes_end], dim=1)
         x = BRIGHTEST * self._backgrounds(shared[:, :4])
+        if self.varied:
+            x = _vary(x, variation)
         for stroke in strokes.view(len(pairs), self.distractors, DRAWS_A_STROKE).unbind(dim=1):
             x = _paint(x, _curve(stroke, self.size), stroke[:, 6:])
         ink = _place(self.digits.images[indices], shared[:, 4:8], self.size)
@@ -100,7 +117,7 @@ class SceneSet(Dataset[Batch]):
                 self.part
             )
             generator = torch.Generator().manual_seed(key)
-            count = SHARED_DRAWS + self.distractors * DRAWS_A_STROKE
+            count = SHARED_DRAWS + self.distractors * DRAWS_A_STROKE + VARIED_DRAWS * self.varied
             self._draws = torch.rand(len(self), count, generator=generator)
             self._epoch = epoch
         return self._draws
@@ -120,6 +137,8 @@ class Scenes(MNIST):
         batch_size: Scenes a training step.
         seed: Fixes the folds, the order and the scenes.
         num_workers: Processes that draw scenes.
+        varied: Vary the training photographs: mirrored, negative, dimmer, in other colours. There
+            are nine of them only.
 
     Raises:
         UnknownFoldError: says which folds there are.
@@ -135,9 +154,10 @@ class Scenes(MNIST):
         batch_size: int = 32,
         seed: int = 0,
         num_workers: int = 0,
+        varied: bool = False,
     ) -> None:
         super().__init__(fold, full, root, batch_size, False, seed, num_workers)
-        self.size, self.distractors = size, distractors
+        self.size, self.distractors, self.varied = size, distractors, varied
 
     def setup(self, stage: str) -> None:
         """Read digits and photographs."""
@@ -145,7 +165,8 @@ class Scenes(MNIST):
         parts: tuple[Part, ...] = ("train", "validation", "test")
         for part in parts:
             digits = getattr(self, part)
-            scenes = SceneSet(digits, part, self.size, self.distractors, self.seed)
+            varied = self.varied and part == "train"
+            scenes = SceneSet(digits, part, self.size, self.distractors, self.seed, varied)
             setattr(self, part, scenes)
 
 
@@ -170,6 +191,18 @@ def _photographs(part: Part) -> list[Tensor]:
     return photographs
 
 
+def _vary(photographs: Tensor, draws: Tensor) -> Tensor:
+    """Mirror, invert, recolour and dim photographs (B, 3, S, S) in [0, BRIGHTEST]."""
+    down, across, negative, _, _ = (draws < 0.5).view(-1, VARIED_DRAWS, 1, 1, 1).unbind(dim=1)
+    x = torch.where(down, photographs.flip(2), photographs)
+    x = torch.where(across, x.flip(3), x)
+    x = torch.where(negative, BRIGHTEST - x, x)
+    orders = torch.tensor(list(permutations(range(3))))
+    order = orders[(draws[:, 3] * len(orders)).long()]
+    x = x.gather(1, order[:, :, None, None].expand_as(x))
+    return x * _between((DIMMEST, 1.0), draws[:, 4])[:, None, None, None]
+
+
 def _place(digits: Tensor, draws: Tensor, size: int) -> Tensor:
     """Scale, turn and shift digits (B, 1, 28, 28) into images of ink, (B, 1, S, S)."""
     share = _between(DIGIT, draws[:, 0])
@@ -190,12 +223,11 @@ def _curve(draws: Tensor, size: int) -> Tensor:
     across = torch.stack([-along[:, 1], along[:, 0]], 1) * BEND * (2 * draws[:, 4:5] - 1)
     start, end, control = centre - along / 2, centre + along / 2, centre + 2 * across
     axis = (torch.arange(size) + 0.5) / size
-    pixels = torch.stack(torch.meshgrid(axis, axis, indexing="xy"))
     nearest = torch.full((len(draws), size, size), math.inf)
     for t in torch.linspace(0, 1, POINTS).tolist():
         point = (1 - t) ** 2 * start + 2 * t * (1 - t) * control + t**2 * end
-        away = (pixels - point[:, :, None, None]).square().sum(dim=1)
-        nearest = torch.minimum(nearest, away)
+        right, down = (axis - point[:, :, None]).square().unbind(dim=1)
+        nearest = torch.minimum(nearest, right[:, None, :] + down[:, :, None])
     thickness = _between(THICKNESS, draws[:, 5])[:, None, None]
     return ((thickness - nearest.sqrt()) * size + 0.5).clamp(0, 1).unsqueeze(1)
 

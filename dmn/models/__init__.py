@@ -1,5 +1,6 @@
 """Networks that are trained: monotone ones and their difference, and ordinary ones beside them."""
 
+from dmn.models.deep import MonotoneResNet, MonotoneVGG
 from dmn.models.difference import DifferenceOfMonotone
 from dmn.models.monotone import MonotoneConvNet, MonotoneMLP
 from dmn.models.ordinary import VGG16BN, PlainCNN, ResNet18
@@ -9,6 +10,8 @@ __all__ = [
     "DifferenceOfMonotone",
     "MonotoneConvNet",
     "MonotoneMLP",
+    "MonotoneResNet",
+    "MonotoneVGG",
     "PlainCNN",
     "ResNet18",
 ]

@@ -1,6 +1,6 @@
 """Monotone networks, to serve as g or as h.
 
-Both are plain sequences of named layers, so that a state dict reads like the architecture and any
+All are plain sequences of named layers, so that a state dict reads like the architecture and any
 layer can be asked for by name.
 """
 
@@ -22,14 +22,14 @@ def _saturating() -> nn.Module:
     return nn.Hardtanh(-1.0, 1.0)
 
 
-_ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
+ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
     "convex": nn.ReLU,
     "convex_concave": ConvexConcave,
     "saturating": _saturating,
 }
 
 
-class _MonotoneSequence(Monotone, nn.Sequential):
+class MonotoneSequence(Monotone, nn.Sequential):
     """Named layers in a row, started and constrained as asked."""
 
     def __init__(
@@ -46,7 +46,16 @@ class _MonotoneSequence(Monotone, nn.Sequential):
             reparametrise(self, constraint)
 
 
-class MonotoneMLP(_MonotoneSequence):
+def linear_unit(in_features: int, out_features: int, activation: Activation) -> nn.Sequential:
+    """Return a linear layer, batch norm and activation."""
+    return nn.Sequential(
+        nn.Linear(in_features, out_features, bias=False),
+        nn.BatchNorm1d(out_features),
+        ACTIVATIONS[activation](),
+    )
+
+
+class MonotoneMLP(MonotoneSequence):
     """A monotone multilayer perceptron: linear, batch norm, activation; linear last.
 
     Args:
@@ -71,11 +80,7 @@ class MonotoneMLP(_MonotoneSequence):
         layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
         widths = (in_features, *hidden)
         for index, (inputs, outputs) in enumerate(itertools.pairwise(widths), start=1):
-            layers[f"block{index}"] = nn.Sequential(
-                nn.Linear(inputs, outputs, bias=False),
-                nn.BatchNorm1d(outputs),
-                _ACTIVATIONS[activation](),
-            )
+            layers[f"block{index}"] = linear_unit(inputs, outputs, activation)
         layers["head"] = nn.Linear(widths[-1], num_classes)
         super().__init__(layers, constraint, start)
 
@@ -89,6 +94,8 @@ class ConvUnit(nn.Sequential):
         padding: Zeros added on each side.
         residual: Add the input to the normalised convolution.
         activation: As in `MonotoneConvNet`.
+        stride: Of the convolution; 1 if residual.
+        kernel: Side of the convolution.
     """
 
     def __init__(
@@ -98,12 +105,14 @@ class ConvUnit(nn.Sequential):
         padding: int = 1,
         residual: bool = False,
         activation: Activation = "convex",
+        stride: int = 1,
+        kernel: int = 3,
     ) -> None:
         super().__init__(
             OrderedDict(
-                conv=nn.Conv2d(in_channels, out_channels, 3, padding=padding, bias=False),
+                conv=nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False),
                 norm=nn.BatchNorm2d(out_channels),
-                activation=_ACTIVATIONS[activation](),
+                activation=ACTIVATIONS[activation](),
             )
         )
         self.residual = residual
@@ -116,7 +125,7 @@ class ConvUnit(nn.Sequential):
         return output
 
 
-class MonotoneConvNet(_MonotoneSequence):
+class MonotoneConvNet(MonotoneSequence):
     """A monotone convolutional network: stem, stages of 3x3 units between max pools, linear head.
 
     Its layers are `stem`, `pool`, `stage1`, `pool1`, ..., `head`. The stem does not pad: the view
@@ -135,6 +144,8 @@ class MonotoneConvNet(_MonotoneSequence):
         constraint: "projection" (after each step, by the training callback), a reparametrisation
             "abs", "square", "softplus", "exp", or "none" for an unconstrained twin.
         start: "dirac" (identity taps plus positive noise), "log_normal" or "uniform".
+        normalised: Normalise the logits by batch statistics too: the head's inputs and weights are
+            all positive, so that without it every step moves all logits together.
     """
 
     def __init__(
@@ -148,6 +159,7 @@ class MonotoneConvNet(_MonotoneSequence):
         activation: Activation = "convex",
         constraint: Constraint = "projection",
         start: Start = "dirac",
+        normalised: bool = False,
     ) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict(
             stem=ConvUnit(in_channels, widths[0], padding=0, activation=activation)
@@ -164,4 +176,6 @@ class MonotoneConvNet(_MonotoneSequence):
         layers["cells"] = nn.AdaptiveAvgPool2d(grid)
         layers["flatten"] = nn.Flatten()
         layers["head"] = nn.Linear(channels * grid**2, num_classes)
+        if normalised:
+            layers["logits"] = nn.BatchNorm1d(num_classes)
         super().__init__(layers, constraint, start)

@@ -38,6 +38,7 @@ from dmn.nn.pair import (
     is_pair,
     seeds,
 )
+from dmn.nn.rank import effective_rank
 
 __all__ = [
     "ACTIVATIONS",
@@ -69,6 +70,7 @@ __all__ = [
     "check_layers",
     "constrained",
     "constraint_statistics",
+    "effective_rank",
     "is_pair",
     "project",
     "reparametrise",

@@ -18,8 +18,9 @@ class ConvexConcave(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Map pre-activations (B, C, ...) to activations of the same shape."""
-        convex, concave = z.tensor_split(2, dim=1)
-        return torch.cat([convex.relu(), -(-concave).relu()], dim=1)
+        sign = z.new_ones(z.shape[1], *[1] * (z.dim() - 2))
+        sign[(z.shape[1] + 1) // 2 :] = -1  # no cutting in halves: it would undo channels-last
+        return sign * (sign * z).relu()
 
 
 ACTIVATIONS: dict[type[nn.Module], str] = {

@@ -85,3 +85,18 @@ def test_loaders_give_batches():
     assert next(iter(data.train_dataloader())).image.shape == (4, 3, 32, 32)
     batch = next(iter(data.val_dataloader()))
     assert batch.label[:10].tolist() == list(range(10))  # classes take turns
+
+
+def test_varied_photographs_change_the_training_scenes_only_and_not_their_digits():
+    plain, varied = Scenes(), Scenes(varied=True)
+    for module in (plain, varied):
+        module.setup("fit")
+    keys = [(3, index) for index in range(40)]
+    one, other = (module.train.__getitems__(keys) for module in (plain, varied))
+    assert (one.image != other.image).flatten(1).any(dim=1).all()
+    assert torch.equal(other.image, varied.train.__getitems__(keys).image)
+    assert other.image.min() >= 0
+    assert other.image.max() <= 1
+    for part in ("validation", "test"):
+        a, b = (getattr(module, part).__getitems__(list(range(8))) for module in (plain, varied))
+        assert torch.equal(a.image, b.image)

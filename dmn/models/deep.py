@@ -1,0 +1,146 @@
+"""Deep monotone backbones, to serve as g or as h: VGG and ResNet."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor, nn
+
+from dmn.models.monotone import ACTIVATIONS, Activation, ConvUnit, MonotoneSequence, linear_unit
+from dmn.models.ordinary import FULL_WIDTH
+from dmn.nn import Constraint, Start
+
+Stem = Literal["imagenet", "small", "tiny"]
+STEMS: dict[Stem, tuple[int, int]] = {"imagenet": (7, 2), "small": (3, 2), "tiny": (3, 1)}
+WIDEST = 8  # times the first stage's channels
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutional units, the input added before the last activation.
+
+    Where the channels change, the input passes through a 1x1 convolution and batch norm.
+
+    Args:
+        in_channels: Channels in.
+        out_channels: Channels out.
+        activation: As in `MonotoneResNet`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, activation: Activation) -> None:
+        super().__init__()
+        self.unit = ConvUnit(in_channels, out_channels, activation=activation)
+        self.conv = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+        self.shortcut: nn.Module = nn.Identity()
+        if in_channels != out_channels:
+            widening = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+            self.shortcut = nn.Sequential(widening, nn.BatchNorm2d(out_channels))
+        self.activation = ACTIVATIONS[activation]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C', H, W)."""
+        z = self.norm(self.conv(self.unit(x))) + self.shortcut(x)
+        output: Tensor = self.activation(z)
+        return output
+
+
+class MonotoneResNet(MonotoneSequence):
+    """A monotone ResNet; the default is as deep as ResNet-18.
+
+    Its layers are `stem`, `stage1_1`, `stage1_2`, `pool1`, ..., `cells`, `flatten`, `head`. Max
+    pooling, a monotone OR, halves the sides between stages, where the original strides.
+
+    Args:
+        in_channels: Channels of the view: those of the image, or twice as many if paired.
+        width: Channels of the first stage; each stage doubles them, to 8 times at most.
+        blocks: Residual blocks of two convolutions in each stage.
+        stem: "imagenet" divides the sides by 4 (7x7 convolution, for a pair of margin 3, and max
+            pooling), "small" by 2 (3x3 convolution, margin 1), "tiny" keeps them.
+        grid: Cells a side that the head tells apart.
+        num_classes: Number of logits.
+        activation: "convex" (ReLU), "convex_concave" (half each) or "saturating" (Hardtanh).
+        constraint: As of `MonotoneConvNet`.
+        start: "dirac" (identity taps plus positive noise), "log_normal" or "uniform".
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int = FULL_WIDTH,
+        blocks: Sequence[int] = (2, 2, 2, 2),
+        stem: Stem = "imagenet",
+        grid: int = 1,
+        num_classes: int = 10,
+        activation: Activation = "convex",
+        constraint: Constraint = "projection",
+        start: Start = "dirac",
+    ) -> None:
+        kernel, stride = STEMS[stem]
+        first = ConvUnit(in_channels, width, 0, False, activation, stride, kernel)
+        layers: OrderedDict[str, nn.Module] = OrderedDict(stem=first)
+        if stem == "imagenet":
+            layers["pool"] = nn.MaxPool2d(3, stride=2, padding=1)
+        channels = width
+        for stage, count in enumerate(blocks, start=1):
+            own = min(2 ** (stage - 1), WIDEST) * width
+            for block in range(1, count + 1):
+                layers[f"stage{stage}_{block}"] = ResidualBlock(channels, own, activation)
+                channels = own
+            if stage < len(blocks):
+                layers[f"pool{stage}"] = nn.MaxPool2d(2)
+        layers["cells"] = nn.AdaptiveAvgPool2d(grid)
+        layers["flatten"] = nn.Flatten()
+        layers["head"] = nn.Linear(channels * grid**2, num_classes)
+        super().__init__(layers, constraint, start)
+
+
+class MonotoneVGG(MonotoneSequence):
+    """A monotone VGG: plain units and max pools, then linear layers; the default has 18 of weights.
+
+    Its layers are `stem`, `stage1_2`, ..., `pool1`, `stage2_1`, ..., `cells`, `flatten`, `hidden1`,
+    ..., `head`.
+
+    Args:
+        in_channels: Channels of the view: those of the image, or twice as many if paired.
+        width: Channels of the first stage; each stage doubles them, to 8 times at most.
+        units: Convolutional units in each stage; the first one of all is the stem.
+        hidden: Width of each hidden linear layer.
+        grid: Cells a side that the first linear layer tells apart.
+        num_classes: Number of logits.
+        activation: "convex" (ReLU), "convex_concave" (half each) or "saturating" (Hardtanh).
+        constraint: As of `MonotoneConvNet`.
+        start: "dirac" (identity taps plus positive noise), "log_normal" or "uniform".
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int = FULL_WIDTH,
+        units: Sequence[int] = (2, 2, 4, 4, 4),
+        hidden: Sequence[int] = (512,),
+        grid: int = 1,
+        num_classes: int = 10,
+        activation: Activation = "convex",
+        constraint: Constraint = "projection",
+        start: Start = "dirac",
+    ) -> None:
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        channels = in_channels
+        for stage, count in enumerate(units, start=1):
+            own = min(2 ** (stage - 1), WIDEST) * width
+            for unit in range(1, count + 1):
+                name = f"stage{stage}_{unit}" if layers else "stem"
+                layers[name] = ConvUnit(channels, own, int(bool(layers)), activation=activation)
+                channels = own
+            if stage < len(units):
+                layers[f"pool{stage}"] = nn.MaxPool2d(2)
+        layers["cells"] = nn.AdaptiveAvgPool2d(grid)
+        layers["flatten"] = nn.Flatten()
+        features = channels * grid**2
+        for index, outputs in enumerate(hidden, start=1):
+            layers[f"hidden{index}"] = linear_unit(features, outputs, activation)
+            features = outputs
+        layers["head"] = nn.Linear(features, num_classes)
+        super().__init__(layers, constraint, start)
