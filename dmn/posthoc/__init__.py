@@ -5,6 +5,7 @@ from dmn.posthoc.canonize import canonize, canonized, hookable
 from dmn.posthoc.certificate import Certificate
 from dmn.posthoc.files import Converted, ConvertedFileError, load_converted, save_converted
 from dmn.posthoc.graph import Unsupported, UnsupportedError, UntraceableError
+from dmn.posthoc.learned import Example, UnknownObjectiveError, falls, learn_bounds
 from dmn.posthoc.live import SplitAnew
 from dmn.posthoc.pretrained import (
     MissingWeightsError,
@@ -23,6 +24,7 @@ __all__ = [
     "Certificate",
     "Converted",
     "ConvertedFileError",
+    "Example",
     "Linear",
     "MissingWeightsError",
     "NotEqualError",
@@ -31,6 +33,7 @@ __all__ = [
     "SplitAnew",
     "SplitModel",
     "UnknownNameError",
+    "UnknownObjectiveError",
     "Unsupported",
     "UnsupportedError",
     "UntraceableError",
@@ -38,7 +41,9 @@ __all__ = [
     "add_rule",
     "canonize",
     "canonized",
+    "falls",
     "hookable",
+    "learn_bounds",
     "load",
     "load_converted",
     "save_converted",

@@ -108,7 +108,12 @@ class Call:
     ) -> list[Tensor]:
         """Go back by autograd; a stream that only lends its shape gets zeros."""
         pulled = torch.autograd.grad(
-            [out], inputs, [sensitivity], retain_graph=True, allow_unused=True
+            [out],
+            inputs,
+            [sensitivity],
+            retain_graph=True,
+            create_graph=torch.is_grad_enabled(),
+            allow_unused=True,
         )
         return [
             sensitivity.new_zeros(shape) if there is None else there

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dmn.explain.stream import eval_mode
 from dmn.nn import Pass
+from dmn.posthoc.rules import bounds
 from dmn.posthoc.streams import Scaled, aligned, magnitude
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Certificate:
         theta: Share of min(p, n) kept after activations.
         prediction: Largest |f - original|; None where the original is gone.
         gradient: Largest difference of the gradient from autograd's.
-        least_weight: Least of the nonnegative weights |W| + W, |W| - W.
+        least_weight: Least of the nonnegative weights V + W, V - W, where V = |W| unless loosened.
         monotone: "holds", by sampling in the streams; "fails"; or "not claimed".
         convex: Likewise.
         cosines: Cosine of the SplitGrad maps of g and h at the input, by alpha.
@@ -113,7 +114,7 @@ def certify(model: SplitModel, original: nn.Module | None, x: Tensor) -> Certifi
         theta=float(model.options.theta or 0.0),
         prediction=None if original is None else _difference_of(model, original, x),
         gradient=gradient,
-        least_weight=min(map(_least_weight, model.network.parameters()), default=0.0),
+        least_weight=_least_weight(model.network),
         monotone=_sampled(_is_monotone, model, x) if monotone else NOT_CLAIMED,
         convex=_sampled(_is_convex, model, x) if convex else NOT_CLAIMED,
         cosines=cosines,
@@ -143,9 +144,10 @@ def _autograd(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
     return gradient
 
 
-def _least_weight(weight: Tensor) -> float:
-    """Return the least of the weights that streams are multiplied by, twice W+ and W-."""
-    return min(float((weight.abs() + sign * weight).min()) for sign in (1, -1))
+def _least_weight(network: nn.Module) -> float:
+    """Return the least of the weights that streams are multiplied by, V + W and V - W."""
+    pairs = ((bound, network.get_parameter(name)) for name, bound in bounds(network).items())
+    return min((float((bound - weight.abs()).min()) for bound, weight in pairs), default=0.0)
 
 
 def _sampled(holds: Property, model: SplitModel, x: Tensor) -> str:

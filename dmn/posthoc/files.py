@@ -17,6 +17,7 @@ from dmn.errors import DmnError
 from dmn.posthoc.canonize import canonize
 from dmn.posthoc.certificate import Certificate
 from dmn.posthoc.pretrained import load
+from dmn.posthoc.rules import SLACK
 from dmn.posthoc.split import SplitModel, split
 
 FORMAT = "dmn.posthoc/1"
@@ -114,6 +115,8 @@ def load_converted(path: str | Path, model: nn.Module | None = None) -> Converte
             "transform_input"
         ] = not model.transform_input  # goes with the weights, see load
         network, held = _rebuilt(model, about)
+    if isinstance(network, SplitModel) and any(key.endswith(SLACK) for key in weights):
+        network.loosen()
     expected = held.state_dict()
     wrong = sorted(
         {*expected.keys() ^ weights.keys()}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from dmn.nn import Pool
@@ -19,6 +19,27 @@ from dmn.posthoc.call import Call
 
 Signals = list[Tensor] | None  # one for each stream that goes in; None for zeros
 Slope = float | Tensor
+
+SLACK = "_slack"  # ends the name of what loosens a parameter W: V = |W| (1 + slack)
+
+
+def bounds(module: nn.Module) -> dict[str, Tensor]:
+    """Return V >= |W| by the name of each parameter W: the factor of s where W is that of u."""
+    given = dict(module.named_parameters())
+    return {
+        name: _bound(weight, given.get(name + SLACK))
+        for name, weight in given.items()
+        if not name.endswith(SLACK)
+    }
+
+
+def _bound(weight: Tensor, slack: Tensor | None) -> Tensor:
+    return weight.abs() if slack is None else weight.abs() * (1 + slack)
+
+
+def _positive(weight: Tensor, slack: Tensor | None) -> Tensor:
+    """Return (V + W) / 2, by which p goes into p."""
+    return torch.relu(weight) if slack is None else (_bound(weight, slack) + weight) / 2
 
 
 class Rule:
@@ -127,18 +148,19 @@ class Linear(Rule):
         return self._absolute(call, unit)(*s)
 
     def sum_back(self, call: Call, a: Tensor) -> list[Tensor]:
-        return self._quickly(call, torch.abs, a) or call.transposed(self._absolute(call), a)
+        return self._quickly(call, _bound, a) or call.transposed(self._absolute(call), a)
 
     def p_back(self, call: Call, q: Tensor) -> list[Tensor]:
-        return self._quickly(call, torch.relu, q) or super().p_back(call, q)
+        return self._quickly(call, _positive, q) or super().p_back(call, q)
 
     def _quickly(
-        self, call: Call, part: Callable[[Tensor], Tensor], signal: Tensor
+        self, call: Call, part: Callable[[Tensor, Tensor | None], Tensor], signal: Tensor
     ) -> list[Tensor] | None:
         """Bring a signal back by a part of the weight, if that can be done without forward."""
         if self.transposed is None:
             return None
-        pulled = self.transposed(call, part(call.option("weight", 1)), signal)
+        weight = part(call.option("weight", 1), call.option("weight" + SLACK, 99))
+        pulled = self.transposed(call, weight, signal)
         return None if pulled is None else [pulled]
 
     def _absolute(self, call: Call, unit: float = 1.0) -> Callable[..., Tensor]:
@@ -146,8 +168,8 @@ class Linear(Rule):
         if module is None:
             return lambda *s: call.run(_of_function(call, unit), s)
         weights = {
-            name: weight.abs() * unit if name.endswith("bias") else weight.abs()
-            for name, weight in module.named_parameters()
+            name: bound * unit if name.endswith("bias") else bound
+            for name, bound in bounds(module).items()
         }
         return lambda *s: call.run(lambda *a, **k: functional_call(module, weights, a, k), s)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 from weakref import ref
 
@@ -36,7 +37,7 @@ from dmn.posthoc.graph import (
     trace,
 )
 from dmn.posthoc.operations import Operation
-from dmn.posthoc.rules import Rule
+from dmn.posthoc.rules import SLACK, Linear, Rule, bounds
 from dmn.posthoc.streams import Scaled, halves
 from dmn.posthoc.table import find_rule, is_known
 
@@ -138,6 +139,28 @@ class SplitModel(nn.Module):
         """Names a map can be read at; those that hold images, once an example was seen."""
         return tuple(self._nodes) if self._images is None else self._images
 
+    @property
+    def slacks(self) -> list[nn.Parameter]:
+        """What `loosen` has added, of the shapes of the weights and biases; empty without."""
+        named = self.network.named_parameters()
+        return [parameter for name, parameter in named if name.endswith(SLACK)]
+
+    def loosen(self) -> None:
+        """Carry s by V = |W| (1 + slack) in place of |W|, and freeze W; the slacks start at 0.
+
+        For any slack >= 0 the network predicts what it did, bit for bit, and g and h keep what is
+        claimed of them. Maps can be differentiated by the slacks that require a gradient.
+        """
+        self.network.requires_grad_(False)
+        for node in self.network.graph.nodes:
+            if node.op == "call_module" and isinstance(self._rules.get(node.name), Linear):
+                module = self.network.get_submodule(str(node.target))
+                for path in bounds(module):
+                    owner, _, name = path.rpartition(".")
+                    slack = torch.zeros_like(module.get_parameter(path))
+                    parameter = nn.Parameter(slack, requires_grad=False)
+                    module.get_submodule(owner).register_parameter(name + SLACK, parameter)
+
     def g(self, x: Tensor) -> Tensor:
         """Return the evidence for each class, (B, K); infinite where it does not fit."""
         return self._end(x, 0)
@@ -208,7 +231,7 @@ class SplitModel(nn.Module):
         """
         sweep = self._sweep(how, layers)
         values = self._forward(sweep, x)
-        with torch.inference_mode(False), torch.no_grad(), eval_mode(self):
+        with self._mode():
             readings = go_back(sweep, values, target.clone(), streams, self._alpha(how))
         nodes = self._by_name()
         for layer in layers:
@@ -235,8 +258,14 @@ class SplitModel(nn.Module):
         return Sweep(self.network, self._rules, self._check(how), read, wanted)
 
     def _forward(self, sweep: Sweep, x: Tensor, s: Tensor | None = None) -> Values:
-        with torch.inference_mode(False), torch.no_grad(), eval_mode(self):
+        with self._mode():
             return sweep.forward(x.clone() if x.is_inference() else x.detach(), s)
+
+    @contextmanager
+    def _mode(self) -> Iterator[None]:
+        learning = torch.is_grad_enabled() and any(slack.requires_grad for slack in self.slacks)
+        with torch.inference_mode(False), torch.set_grad_enabled(learning), eval_mode(self):
+            yield
 
     def _end(self, x: Tensor, side: int) -> Tensor:
         return self.ends(x.clamp(min=0), (-x).clamp(min=0))[side].to(0).tensor

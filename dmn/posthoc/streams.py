@@ -78,7 +78,7 @@ def magnitude(tensor: Tensor) -> float:
     """Return the largest absolute value; of an empty tensor 0."""
     if not tensor.numel():
         return 0.0
-    least, largest = torch.aminmax(tensor)
+    least, largest = torch.aminmax(tensor.detach())
     return max(float(largest), -float(least))
 
 
@@ -92,7 +92,8 @@ def blockwise(
         *tensors: Of one shape.
         size: Numbers in a piece.
     """
-    if tensors[0].device.type != "cpu" or tensors[0].numel() <= size:
+    whole = tensors[0].device.type != "cpu" or tensors[0].numel() <= size
+    if whole or any(tensor.requires_grad for tensor in tensors):
         return function(*tensors)
     pieces = zip(*(torch.split(tensor.reshape(-1), size) for tensor in tensors), strict=True)
     results: list[Tensor] = []

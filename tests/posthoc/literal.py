@@ -24,6 +24,18 @@ def shaped(parameter, x):
     return parameter.view(1, -1, *[1] * (x.dim() - 2))
 
 
+def nonnegative(module, name):
+    """Return the parts of a weight: what there is of it or, loosened to V, (V + W)/2, (V - W)/2."""
+    weight = getattr(module, name)
+    if weight is None:
+        return torch.zeros(2, 1, dtype=module.weight.dtype)
+    slack = getattr(module, f"{name}_slack", None)
+    if slack is None:
+        return positive(weight), positive(-weight)
+    loose = weight.abs() + slack * weight.abs()
+    return (loose + weight) / 2, (loose - weight) / 2
+
+
 def slope_bounds(module, x):
     """Return c and C with -c <= slope <= C, from the derivative's extremes."""
     if isinstance(module, nn.LeakyReLU):
@@ -146,8 +158,8 @@ class Literal:
             self.keep(node, p, n)
 
     def linear(self, module, p, n):
-        weight, bias = module.weight, module.bias
-        bias = torch.zeros(1, dtype=p.dtype) if bias is None else bias
+        plus, minus = nonnegative(module, "weight")
+        bias_p, bias_n = (shaped(half, p) for half in nonnegative(module, "bias"))
         if isinstance(module, nn.Linear):
 
             def run(x, w):
@@ -160,7 +172,6 @@ class Literal:
             }
             if isinstance(module, nn.ConvTranspose2d):
                 options["output_padding"] = module.output_padding
-            bias = shaped(bias, p)
 
             def run(x, w):
                 padding = module.padding
@@ -169,9 +180,8 @@ class Literal:
                     x, padding = F.pad(x, sides, mode=module.padding_mode), 0
                 return CONVOLUTIONS[type(module)](x, w, padding=padding, **options)
 
-        plus, minus = positive(weight), positive(-weight)
-        zp = run(p, plus) + run(n, minus) + positive(bias)
-        zn = run(p, minus) + run(n, plus) + positive(-bias)
+        zp = run(p, plus) + run(n, minus) + bias_p
+        zn = run(p, minus) + run(n, plus) + bias_n
         return zp, zn, (zp, zn)
 
     def norm(self, module, p, n):
