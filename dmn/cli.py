@@ -18,20 +18,24 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from dmn.errors import DmnError
-from dmn.resources import config_names, config_path
+from dmn.resources import checkpoint_names, config_names, config_path
 from dmn.train import (
     ClassificationTask,
     HeatmapLogger,
     ParameterSummary,
     ProjectNonnegative,
     QuantusLogger,
+    RankLogger,
     Run,
     RunSummary,
     Trainer,
+    Unfreeze,
+    initialise,
     log_config,
     progress_bar,
     tracking,
 )
+from dmn.weights import CheckpointError
 
 DESCRIPTION = """\
 Train image classifiers that explain themselves, as differences of monotone networks; convert
@@ -41,6 +45,7 @@ trained ones into such differences.
   dmn test --config mnist --ckpt_path best     report its test accuracy
   dmn fit --config mnist --ckpt_path last      resume an interrupted run
   dmn finetune --config mnist --init_from best train on from its weights
+  dmn test --config scenes --ckpt_path scenes  test a shipped network; finetune takes them too
   dmn fit --config mnist --print_config        see every option and its value
   dmn convert resnet18 --weights DEFAULT       split any trained CNN: `dmn convert --help`
   dmn compare --config scenes                  score explanations: `dmn compare --help`
@@ -67,8 +72,15 @@ Train from the weights of a checkpoint, with a new optimizer and schedule.
   dmn finetune --config mnist --init_from runs/mnist/version_0/checkpoints/best.ckpt
   dmn finetune --config mnist --init_from best --data.init_args.fold 1
 
+Digits become letters: as many classes, but others, hence a head that starts anew. It is trained
+alone for an epoch, then thawed downwards, each layer at .7 of the rate of the one above:
+  dmn finetune --config letters --init_from runs/mnist/version_0/checkpoints/best.ckpt \\
+      --fresh_head true --unfreeze.head_epochs 1 --unfreeze.layers_per_epoch 2 \\
+      --model.layer_decay 0.7
+
 Keys that are missing, unexpected or replaced (a head for other classes) are reported, and the
-constraint is kept. Files are read without executing code.""",
+constraint is kept. Files are read without executing code. An interrupted run is resumed by the
+same command and --ckpt_path last.""",
     "validate": """\
 Report a checkpoint's metrics on the validation set, heatmaps and Quantus scores included.
 
@@ -194,25 +206,48 @@ class DmnCLI(LightningCLI):
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add `--run`, `--checkpoint`, `--heatmaps` and `--quantus`."""
+        """Add `--run`, `--checkpoint`, `--heatmaps`, `--quantus` and `--unfreeze`."""
         parser.add_class_arguments(Run, "run")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(HeatmapLogger, "heatmaps")
         parser.add_lightning_class_args(QuantusLogger, "quantus")
+        parser.add_lightning_class_args(RankLogger, "rank")
+        parser.add_lightning_class_args(Unfreeze, "unfreeze")
         parser.set_defaults(CHECKPOINT)
 
     def before_instantiate_classes(self) -> None:
         """Find the checkpoints that are asked for by name."""
         config = self.config[self.subcommand]
+        if self.subcommand in ("fit", "finetune") and config["ckpt_path"] in checkpoint_names():
+            raise NoCheckpointError(
+                f"{config['ckpt_path']} is shipped without the state of its training, and cannot "
+                f"be resumed; start from it by `dmn finetune --init_from {config['ckpt_path']}`"
+            )
         for key in ("ckpt_path", "init_from"):
             if key in config:
                 config[key] = find_checkpoint(config[key], config["run"])
+
+    def before_test(self) -> None:
+        """Give the task the weights of a shipped network, which are no checkpoint of Lightning's.
+
+        Raises:
+            CheckpointError: if the config's network is another one.
+        """
+        given = self.config_init[self.subcommand]
+        if (name := given["ckpt_path"]) not in checkpoint_names():
+            return
+        fit = initialise(self.model.net, name)
+        if fit.missing + fit.unexpected + fit.replaced:
+            raise CheckpointError(f"{name} is another network than the config's: {fit}")
+        given["ckpt_path"] = None
+
+    before_validate = before_test
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Give the trainer its loggers, unless the config names others or none."""
         config = self.config[self.subcommand]
         if config["trainer"]["logger"] is None:
-            resumed = config.get("ckpt_path") if self.subcommand == "fit" else None
+            resumed = config.get("ckpt_path") if self.subcommand in ("fit", "finetune") else None
             job = {"fit": "train"}.get(str(self.subcommand), str(self.subcommand))
             run = tracking(config["run"], job, Path(resumed) if resumed else None)
             kwargs["logger"] = self._opened.enter_context(run)

@@ -30,7 +30,7 @@ from dmn.errors import DmnError
 from dmn.nn import is_pair
 from dmn.posthoc import UnknownNameError, load
 from dmn.resources import CHECKPOINTS, checkpoint_names
-from dmn.train import read_weights
+from dmn.weights import read_weights
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     f"dmn.models.{name}": getattr(models, name) for name in models.__all__
@@ -40,7 +40,8 @@ IMAGES: dict[str, dict[str, Any]] = {  # what a run's configuration does not say
     "dmn.data.CIFAR10": {"size": 32},
 }
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R 601, as Pillow's
-PACKAGES = ("dmn", "torch", "pytorch-lightning")
+PACKAGES = ("dmn", "torch", "pytorch-lightning", "quantus")
+NOT_TRAINING = ("net", "explainers", "num_classes")  # of the task; told apart, or by the classes
 
 
 class UnknownNetworkError(DmnError, ValueError):
@@ -156,14 +157,16 @@ def _from_run(checkpoint: Path) -> Network:
     folder = checkpoint.parent.parent
     config = _read(folder / "config.yaml", yaml.safe_load)
     try:
-        data, classes = config["data"], range(config["model"]["num_classes"])
+        data, task = config["data"], config["model"]
         told = {**IMAGES.get(data["class_path"], {}), **data.get("init_args", {})}
         side = told.get("size")
         card = {
             "name": config["run"]["name"],
-            "net": config["model"]["net"],
+            "net": task["net"],
+            "training": {key: task[key] for key in task if key not in NOT_TRAINING},
+            "explainers": task.get("explainers"),
             "data": data,
-            "classes": [str(label) for label in classes],
+            "classes": [str(label) for label in range(task["num_classes"])],
             "size": side and [told.get("channels", 3), side, side],
             "mean": told.get("mean"),
             "std": told.get("std"),

@@ -1,9 +1,8 @@
-"""Fine-tune a trained digit classifier: new optimizer, old weights, constraint kept.
+"""Fine-tune a trained digit classifier to letters: old weights, a new head, constraint kept.
 
-The same as `dmn finetune --config mnist --init_from CHECKPOINT`, as a program to read and change:
+The same as `dmn finetune --config letters`, its options set, as a program to read and change:
 
-    python recipes/finetune.py runs/recipe/version_0/checkpoints/best.ckpt
-    python recipes/finetune.py weights.safetensors --fold 1 --learning-rate 0.001
+    python recipes/finetune.py mnist_paired --per-class 10
 """
 
 import argparse
@@ -14,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from dmn.data import MNIST
+from dmn.data import Letters
 from dmn.explain import SplitCAM
 from dmn.models import DifferenceOfMonotone, MonotoneConvNet
 from dmn.nn import assert_monotone
@@ -27,6 +26,7 @@ from dmn.train import (
     Run,
     RunSummary,
     Trainer,
+    Unfreeze,
     initialise,
     progress_bar,
     tracking,
@@ -36,10 +36,10 @@ from dmn.train import (
 def parse(args: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", help="Lightning checkpoint or state dict of the network")
-    parser.add_argument("--fold", type=int, default=0, help="which digits are the test set")
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--learning-rate", type=float, default=0.002)
+    parser.add_argument("checkpoint", help="file of weights, or a shipped network's name")
+    parser.add_argument("--per-class", type=int, default=30, help="training images of a letter")
+    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--learning-rate", type=float, default=0.01)
     parser.add_argument("--batches", type=float, default=1.0, help="share or number of an epoch's")
     parser.add_argument("--root", default="runs", help="folder of all runs")
     return parser.parse_args(args)
@@ -49,28 +49,30 @@ def main(args: Sequence[str] | None = None) -> None:
     """Start from the checkpoint's weights, train on, and check that it is still monotone."""
     options = parse(args)
     pl.seed_everything(0)
-    g, h = (MonotoneConvNet(2, units=1, residual=True) for _ in range(2))
-    net = DifferenceOfMonotone(g, h, "paired")
-    print(initialise(net, options.checkpoint))  # what fitted, what is missing, what was replaced
+    network = partial(MonotoneConvNet, 2, residual=True, units=1, kernel=7)
+    g, h = (network(activation="convex_concave") for _ in range(2))
+    net = DifferenceOfMonotone(g, h, "paired", margin=3)
+    print(initialise(net, options.checkpoint, fresh_head=True))  # as many classes, but others
     task = ClassificationTask(
         net,
         optimizer=partial(torch.optim.Adam, lr=options.learning_rate),
         lr_scheduler=OneCycle,
         explainers={"splitcam": partial(SplitCAM, layer="stage2_1", stream="g")},
+        layer_decay=0.7,
     )
     best = ModelCheckpoint(filename="best", monitor="val/acc", mode="max", save_last=True)
-    callbacks = [ProjectNonnegative(), HeatmapLogger(), QuantusLogger(), best, RunSummary()]
+    callbacks = [ProjectNonnegative(), Unfreeze(head_epochs=1), HeatmapLogger(), QuantusLogger()]
     with tracking(Run(name="recipe", root=options.root), job="finetune") as loggers:
         trainer = Trainer(
             max_epochs=options.epochs,
             logger=loggers,
-            callbacks=[*callbacks, progress_bar()],
+            callbacks=[*callbacks, best, RunSummary(), progress_bar()],
             gradient_clip_val=1.0,
             limit_train_batches=options.batches,
             limit_val_batches=options.batches,
             log_every_n_steps=1,
         )
-        trainer.fit(task, MNIST(fold=options.fold))
+        trainer.fit(task, Letters(options.per_class))
     assert_monotone(net)
 
 

@@ -47,9 +47,9 @@ def main(args: Sequence[str] | None = None) -> None:
     """Train, and check that what was trained is monotone."""
     options = parse(args)
     pl.seed_everything(0)
-    channels = 2 if options.inputs == "paired" else 1
-    g, h = (MonotoneConvNet(channels, units=1, residual=True) for _ in range(2))
-    net = DifferenceOfMonotone(g, h, options.inputs)
+    network = partial(MonotoneConvNet, 2 if options.inputs == "paired" else 1, residual=True)
+    g, h = (network(units=1, kernel=7, activation="convex_concave") for _ in range(2))
+    net = DifferenceOfMonotone(g, h, options.inputs, margin=3)
     task = ClassificationTask(
         net,
         optimizer=partial(torch.optim.Adam, lr=options.learning_rate),

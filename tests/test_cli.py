@@ -192,6 +192,25 @@ def test_finetuning_keeps_the_constraint_and_other_options(folder):
     assert_monotone(net)
 
 
+def test_finetuning_a_fresh_head_alone_and_going_on(folder):
+    """Below a frozen layer nothing changes; what is resumed goes on where it was, in its folder."""
+    run("fit --config debug", *FAST)
+    tune = "finetune --config debug --init_from runs/debug/version_0/checkpoints/last.ckpt "
+    tune += "--fresh_head true --unfreeze.head_epochs 1 --run.name tuned --model.layer_decay 0.5 "
+    tune += "--model.lr_scheduler null "
+    run(tune, *FAST)
+    last = "version_0/checkpoints/last.ckpt"
+    begun, tuned = (weights(f"runs/{name}/{last}") for name in ("debug", "tuned"))
+    for key, value in begun.items():
+        assert value.equal(tuned[key]) == (".head." not in key), key
+    run(tune + "--ckpt_path last --trainer.max_epochs 2", *FAST)
+    rows = csv.DictReader(Path("runs/tuned/version_0/metrics.csv").read_text().splitlines())
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    resumed = weights(f"runs/tuned/{last}")
+    thawed = [key for key in begun if key.endswith(".weight") and ".head." not in key]
+    assert not any(tuned[key].equal(resumed[key]) for key in thawed)
+
+
 def test_best_and_last_are_the_newest_of_the_run(tmp_path):
     paths = [tmp_path / "exp" / f"version_{k}" / "checkpoints" / "best.ckpt" for k in (2, 10)]
     for age, path in enumerate(paths):

@@ -35,7 +35,8 @@ def run_folder(tmp_path_factory):
 
 
 def test_a_run_becomes_a_checkpoint_with_its_card(run_folder, tmp_path, capsys):
-    recipe("export").main([str(run_folder), "digits", "--folder", str(tmp_path)])
+    options = shlex.split(f"digits --folder {tmp_path} --images 2")
+    recipe("export").main([str(run_folder), *options])
     card = json.loads((tmp_path / "digits.json").read_text())
     found = load_network(str(tmp_path / "digits.safetensors"))
     assert (found.size, found.classes) == ((1, 28, 28), tuple("0123456789"))
@@ -48,26 +49,11 @@ def test_a_run_becomes_a_checkpoint_with_its_card(run_folder, tmp_path, capsys):
     assert f"test accuracy {score['test']:.4f}" in capsys.readouterr().out
     x = torch.rand(2, 1, 28, 28)
     assert torch.equal(found.model(x), load_network(str(run_folder)).model(x))
-
-
-def test_the_interval_is_wilsons():
-    """Bounds are where the test of a proportion just rejects, at 1.96 standard deviations."""
-    module = recipe("export")
-    x, y = torch.zeros(20, 1, 1, 1), torch.tensor([0] * 17 + [1] * 3)
-
-    class Data:
-        def test_dataloader(self):
-            return [(x[:12], y[:12]), (x[12:], y[12:])]
-
-    class Zero:
-        def model(self, x):
-            return torch.tensor([[1.0, 0.0]]).expand(len(x), 2)
-
-    score = module.accuracy(Zero(), Data())
-    assert (score["test"], score["n"]) == (0.85, 20)
-    for bound in score["interval"]:
-        deviation = (bound * (1 - bound) / 20) ** 0.5
-        assert abs(0.85 - bound) / deviation == pytest.approx(1.96, abs=0.003)  # four digits
+    assert {"splitcam", "splitgrad", "splitlrp", "random"} <= card["quantus"]["scores"].keys()
+    assert card["training"]["optimizer"]["init_args"]["lr"] == 0.01
+    recipe("export").main([str(tmp_path / "digits.safetensors"), *options, "--note", "anew"])
+    again = json.loads((tmp_path / "digits.json").read_text())
+    assert again == {**card, "note": "anew"}  # weights and scores too
 
 
 def test_pictures_are_explained_by_runs_and_by_torchvision(run_folder, tmp_path, capsys):

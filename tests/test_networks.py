@@ -20,7 +20,7 @@ from dmn.networks import (
     save_network,
 )
 from dmn.posthoc import load
-from dmn.train import CheckpointError
+from dmn.weights import CheckpointError
 
 SIDE = {"in_channels": 2, "widths": [4, 6], "units": 1, "grid": 2, "num_classes": 3}
 PAIR = {

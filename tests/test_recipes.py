@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import runpy
+import shlex
 import subprocess
 import sys
 from math import isfinite
@@ -11,8 +13,10 @@ from statistics import median
 
 import pytest
 
+from dmn.cli import main
+
 RECIPES = Path(__file__).parents[1] / "recipes"
-LONGER = {"benchmark.py": 280}  # a benchmark is no starting point to copy from
+LONGER = {"benchmark.py": 280, "sweep.py": 90, "throughput.py": 90}  # no starting points to copy
 
 
 def run(recipe, *args, folder, **variables):
@@ -45,11 +49,26 @@ def test_train(trained):
 def test_finetune(trained):
     folder, _ = trained
     checkpoint = "runs/recipe/version_0/checkpoints/last.ckpt"
-    args = [checkpoint, "--epochs", "1", "--batches", "2", "--fold", "1"]
+    args = [checkpoint, "--epochs", "1", "--batches", "2", "--per-class", "8"]
     result = run("finetune.py", *args, folder=folder)
     assert result.returncode == 0, result.stderr
-    assert "loaded 52 tensors" in result.stdout
+    assert "loaded 48 tensors; replaced: g.net.head.weight" in result.stdout
     assert (folder / "runs/recipe/version_1/checkpoints/best.ckpt").is_file()
+
+
+def test_transfer(trained):
+    folder, _ = trained
+    checkpoint = "runs/recipe/version_0/checkpoints/last.ckpt"
+    tiny = ["--epochs", "1", "--per-class", "8", "--rates", "0.01", "--seeds", "2"]
+    result = run("transfer.py", checkpoint, *tiny, folder=folder, OMP_NUM_THREADS="1")
+    assert result.returncode == 0, result.stderr
+    rows = [line.strip("| ").split(" | ") for line in result.stdout.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["scratch", "digits"]
+    for _, validated, steps, tested, spread in rows:
+        assert 0 < float(validated) < 1
+        assert int(steps) == 2
+        assert 0 < float(tested) < 1
+        assert float(spread) >= 0
 
 
 def test_benchmark(tmp_path):
@@ -115,3 +134,23 @@ def test_split(tmp_path):
     assert "largest |f - original|                0, bit-equal" in result.stdout
     assert (tmp_path / "here/maps.png").is_file()
     assert (tmp_path / "here/split.safetensors").is_file()
+
+
+def test_tradeoff(tmp_path, monkeypatch):
+    """On what a fine-tuning for explanation leaves, by the shipped config."""
+    monkeypatch.chdir(tmp_path)
+    short = "--trainer.max_epochs 1 --trainer.num_sanity_val_steps 0 --heatmaps.every_n_epochs 0"
+    short += " --quantus.images 4 --quantus.metrics [RelevanceRankAccuracy]"
+    main(shlex.split(f"fit --config debug --config finetune/explain {short}"))
+    left = Path("runs/debug/version_0")
+    (row,) = csv.DictReader((left / "metrics.csv").read_text().splitlines())
+    assert 0 < float(row["train/penalty"]) < 1
+    tiny = "--weights 0 1 --seeds 2 --steps 1 --images 4 --out here"
+    tradeoff = runpy.run_path(str(RECIPES / "tradeoff.py"))["main"]
+    tradeoff([str(left / "checkpoints/best_explained.ckpt"), *tiny.split()])
+    rows = list(csv.DictReader(Path("here.csv").read_text().splitlines()))
+    keys = [(row["part"], float(row["weight"]), row["seed"]) for row in rows]
+    assert keys[:4] == [("val", weight, seed) for weight in (0, 1) for seed in "01"]
+    assert keys[4:6] == [("test", 0, seed) for seed in "01"]
+    assert all(isfinite(float(row["RelevanceRankAccuracy"])) for row in rows)
+    assert Path("here.png").is_file()

@@ -1,4 +1,4 @@
-"""`dmn convert`: a classifier of torchvision, canonized and split, with its certificate."""
+"""`dmn convert`: a trained classifier, canonized and split, with its certificate."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from dmn.errors import DmnError
 from dmn.explain.render import read_picture
+from dmn.networks import load_network
 from dmn.nn import Pool
 from dmn.posthoc import Pretrained, canonize, load, save_converted, split
+from dmn.resources import checkpoint_names
 
 DESCRIPTION = """\
 Convert a trained classifier into equal forms that can be explained better.
@@ -22,12 +25,17 @@ Convert a trained classifier into equal forms that can be explained better.
   dmn convert vgg16 --weights vgg16.pth --form both    without BatchNorm first, then split
   dmn convert densenet121 --form canonized --images cat.jpg dog.jpg
   dmn convert resnet50 --pool convex --theta 1         the literal split, monotone and convex
+  dmn convert scenes_resnet18                          an ordinary network that is shipped
 
 A split network is a difference of two monotone ones and the same function bit for bit; a canonized
 one has no BatchNorm, and is the same but for rounding. What was proved is printed, and saved with
 it. Networks with operations that have no such form are refused, with the list of these."""
 
 Form = Literal["split", "canonized", "both"]
+
+
+class AlreadySplitError(DmnError, ValueError):
+    """A network that is a difference g - h as it is; says how it is explained."""
 
 
 def main(args: Sequence[str]) -> None:
@@ -44,7 +52,7 @@ def _parser() -> ArgumentParser:
         "dmn convert", description=DESCRIPTION, formatter_class=RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("name", help="any classifier of torchvision: vgg16, resnet18, densenet121, ...")
+    add("name", help="a classifier of torchvision (vgg16, resnet18, ...), or a shipped one")
     add("--weights", help="a name such as DEFAULT, or a local .safetensors or .pth; else random")
     add("--form", choices=get_args(Form), default="split", help="both: canonized, then split")
     add("--out", help="file to save it in; NAME_FORM.safetensors by default")
@@ -67,10 +75,10 @@ def convert(
     images: Sequence[str] | None = None,
     num_classes: int | None = None,
 ) -> None:
-    """Convert a classifier of torchvision, and save it.
+    """Convert a classifier, and save it.
 
     Args:
-        name: Any classifier of torchvision: vgg16, resnet18, densenet121, ...
+        name: Any classifier of torchvision (vgg16, resnet18, densenet121, ...), or a shipped one.
         weights: A name such as DEFAULT, a local .safetensors or .pth file, or nothing for random.
         form: Split, canonized (without BatchNorm), or canonized and then split.
         out: File to save it in; <name>_<form>.safetensors by default.
@@ -79,8 +87,12 @@ def convert(
         threshold: Recentre only where p + n exceeds it.
         images: Images for the certificate; random ones by default.
         num_classes: Outputs, if not as many as the weights have.
+
+    Raises:
+        AlreadySplitError: if it is a shipped difference network.
     """
-    pretrained = load(name, weights, num_classes=num_classes)
+    shipped = weights is None and name in checkpoint_names()
+    pretrained = _shipped(name) if shipped else load(name, weights, num_classes=num_classes)
     original = pretrained.model
     x = _images(pretrained, images)
     target = Path(out or f"{name}_{form}.safetensors")
@@ -93,11 +105,20 @@ def convert(
     save_converted(
         network,
         target,
-        architecture=name,
+        architecture="" if shipped else name,
         classes=pretrained.classes,
         canonized=form != "split",
     )
     print(f"saved {target}: {pretrained.source} weights, {len(pretrained.classes)} classes")
+
+
+def _shipped(name: str) -> Pretrained:
+    network = load_network(name)
+    if network.is_pair:
+        raise AlreadySplitError(
+            f"{name} is a difference g - h as it is; see `dmn explain IMAGE --model {name}`"
+        )
+    return Pretrained(name, network.model, network.transform, network.classes, "shipped")
 
 
 def _images(pretrained: Pretrained, files: Sequence[str] | None) -> Tensor:

@@ -4,6 +4,7 @@ from dmn.data.cifar10 import CIFAR10
 from dmn.data.folder import Folder
 from dmn.data.imagenet_s import ImageNetS
 from dmn.data.images import Labelled
+from dmn.data.letters import Letters
 from dmn.data.mnist import MNIST, Batch, DataUnavailableError
 from dmn.data.scenes import Scenes
 
@@ -15,5 +16,6 @@ __all__ = [
     "Folder",
     "ImageNetS",
     "Labelled",
+    "Letters",
     "Scenes",
 ]

@@ -63,6 +63,9 @@ class MonotoneResNet(MonotoneSequence):
         activation: "convex" (ReLU), "convex_concave" (half each) or "saturating" (Hardtanh).
         constraint: As of `MonotoneConvNet`.
         start: "dirac" (identity taps plus positive noise), "log_normal" or "uniform".
+        kernel: Side of the stem's convolution, if not the stem's own; the pair's margin is half of
+            it. Of a paired input the stem alone can subtract, so that a large one helps.
+        templates: Channels of the stem, if not `width`.
     """
 
     def __init__(
@@ -76,13 +79,15 @@ class MonotoneResNet(MonotoneSequence):
         activation: Activation = "convex",
         constraint: Constraint = "projection",
         start: Start = "dirac",
+        kernel: int | None = None,
+        templates: int | None = None,
     ) -> None:
-        kernel, stride = STEMS[stem]
-        first = ConvUnit(in_channels, width, 0, False, activation, stride, kernel)
+        own_kernel, stride = STEMS[stem]
+        channels = templates or width
+        first = ConvUnit(in_channels, channels, 0, False, activation, stride, kernel or own_kernel)
         layers: OrderedDict[str, nn.Module] = OrderedDict(stem=first)
         if stem == "imagenet":
             layers["pool"] = nn.MaxPool2d(3, stride=2, padding=1)
-        channels = width
         for stage, count in enumerate(blocks, start=1):
             own = min(2 ** (stage - 1), WIDEST) * width
             for block in range(1, count + 1):

@@ -144,8 +144,8 @@ class MonotoneConvNet(MonotoneSequence):
         constraint: "projection" (after each step, by the training callback), a reparametrisation
             "abs", "square", "softplus", "exp", or "none" for an unconstrained twin.
         start: "dirac" (identity taps plus positive noise), "log_normal" or "uniform".
-        normalised: Normalise the logits by batch statistics too: the head's inputs and weights are
-            all positive, so that without it every step moves all logits together.
+        kernel: Side of the stem's convolution; the pair's margin is half of it. Of a paired input
+            the stem alone can subtract, so that a large one helps.
     """
 
     def __init__(
@@ -159,10 +159,10 @@ class MonotoneConvNet(MonotoneSequence):
         activation: Activation = "convex",
         constraint: Constraint = "projection",
         start: Start = "dirac",
-        normalised: bool = False,
+        kernel: int = 3,
     ) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict(
-            stem=ConvUnit(in_channels, widths[0], padding=0, activation=activation)
+            stem=ConvUnit(in_channels, widths[0], 0, activation=activation, kernel=kernel)
         )
         channels = widths[0]
         for stage, width in enumerate(widths, start=1):
@@ -176,6 +176,4 @@ class MonotoneConvNet(MonotoneSequence):
         layers["cells"] = nn.AdaptiveAvgPool2d(grid)
         layers["flatten"] = nn.Flatten()
         layers["head"] = nn.Linear(channels * grid**2, num_classes)
-        if normalised:
-            layers["logits"] = nn.BatchNorm1d(num_classes)
         super().__init__(layers, constraint, start)

@@ -1,9 +1,15 @@
 """Training: the task, its callbacks, and where runs are written."""
 
 from dmn.train.constraint import ParameterSummary, ProjectNonnegative, parameter_table
-from dmn.train.initialise import CheckpointError, Fit, initialise, read_weights
+from dmn.train.freeze import Unfreeze
+from dmn.train.groups import layer_names, layerwise
+from dmn.train.initialise import Fit, initialise
+from dmn.train.penalty import ExplanationPenalty, MissingMasksError
 from dmn.train.progress import EpochLines, RunSummary, progress_bar
+from dmn.train.rank import RankLogger
+from dmn.train.select import BestExplanation, UnknownScoreError
 from dmn.train.task import ClassificationTask, OneCycle
+from dmn.train.terms import Distillation, Term
 from dmn.train.tracking import (
     EpochCSVLogger,
     EpochWandbLogger,
@@ -17,26 +23,34 @@ from dmn.train.trainer import Trainer
 from dmn.train.watch import HeatmapLogger, QuantusLogger, Watcher
 
 __all__ = [
-    "CheckpointError",
+    "BestExplanation",
     "ClassificationTask",
+    "Distillation",
     "EpochCSVLogger",
     "EpochLines",
     "EpochWandbLogger",
+    "ExplanationPenalty",
     "Fit",
     "HeatmapLogger",
+    "MissingMasksError",
     "OneCycle",
     "ParameterSummary",
     "ProjectNonnegative",
     "QuantusLogger",
+    "RankLogger",
     "Run",
     "RunSummary",
+    "Term",
     "Trainer",
+    "Unfreeze",
+    "UnknownScoreError",
     "Watcher",
     "initialise",
+    "layer_names",
+    "layerwise",
     "log_config",
     "parameter_table",
     "progress_bar",
-    "read_weights",
     "tracking",
     "wandb_folders",
     "wandb_logger",

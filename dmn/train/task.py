@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
@@ -14,6 +16,8 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from dmn.explain import Explainer
+from dmn.train.groups import layerwise
+from dmn.train.terms import Term
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
@@ -47,6 +51,12 @@ class ClassificationTask(pl.LightningModule):
         num_classes: Number of classes K.
         label_smoothing: Share of the target spread over all classes.
         calibration: Also log the expected calibration error.
+        channels_last: Keep images and convolutions in channels-last order, which is faster for
+            most convolutions, on GPUs with mixed precision above all; results differ by rounding.
+        layer_decay: Learning rate of each layer as a share of that of the layer above it; the
+            head's is the optimizer's own. Below 1 for fine-tuning, where low layers serve as is.
+        terms: What is added to the training loss, by the name to log under, e.g.
+            `dmn.train.Distillation` with its options.
     """
 
     def __init__(
@@ -58,12 +68,17 @@ class ClassificationTask(pl.LightningModule):
         num_classes: int = 10,
         label_smoothing: float = 0.0,
         calibration: bool = False,
+        channels_last: bool = False,
+        layer_decay: float = 1.0,
+        terms: dict[str, Term] | None = None,
     ) -> None:
         super().__init__()
-        self.net = net
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        self.net = net.to(memory_format=self._format)
         self.explainers = {name: make(net) for name, make in (explainers or {}).items()}
         self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
-        self._label_smoothing = label_smoothing
+        self._label_smoothing, self._layer_decay = label_smoothing, layer_decay
+        self._terms = terms or {}
         metrics: dict[str, Metric | MetricCollection] = {
             "acc": MulticlassAccuracy(num_classes, average="micro")
         }
@@ -79,12 +94,12 @@ class ClassificationTask(pl.LightningModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, K) of images (B, C, H, W)."""
-        logits: Tensor = self.net(x)
+        logits: Tensor = self.net(x.contiguous(memory_format=self._format))
         return logits
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
         """Return the loss of a batch (images, classes, ...) and count it."""
-        return self._step(batch, "train", self._label_smoothing)
+        return self._step(batch, "train", self._label_smoothing, self._terms)
 
     def validation_step(self, batch: Any, batch_index: int) -> None:
         """Count a validation batch."""
@@ -96,7 +111,10 @@ class ClassificationTask(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer, and the scheduler for the run's number of steps."""
-        optimizer = self._optimizer(self.parameters())
+        if self._layer_decay == 1:
+            optimizer = self._optimizer(self.parameters())
+        else:
+            optimizer = layerwise(self._optimizer, self.net, self._layer_decay)
         if self._lr_scheduler is None:
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
@@ -106,13 +124,23 @@ class ClassificationTask(pl.LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
-    def _step(self, batch: Any, stage: str, label_smoothing: float = 0.0) -> Tensor:
+    def _step(
+        self,
+        batch: Any,
+        stage: str,
+        label_smoothing: float = 0.0,
+        terms: Mapping[str, Term] = MappingProxyType({}),
+    ) -> Tensor:
         images, labels = batch[:2]
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
         metrics = self.metrics[f"{stage}_metrics"]
         metrics.update(logits, labels)
         options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": len(labels)}
+        for name, term in terms.items():
+            value = term(self.net, batch, logits)
+            loss = loss + term.weight * value
+            self.log(f"{stage}/{name}", value, sync_dist=True, **options)
         self.log(f"{stage}/loss", loss, sync_dist=True, **options)
         self.log_dict(metrics, **options)
         return loss

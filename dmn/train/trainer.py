@@ -20,6 +20,8 @@ class Trainer(pl.Trainer):
         datamodule: pl.LightningDataModule | None = None,
         *,
         init_from: str,
+        fresh_head: bool = False,
+        ckpt_path: str | None = None,
     ) -> None:
         """Train from the weights of a checkpoint, with a new optimizer and schedule.
 
@@ -27,7 +29,12 @@ class Trainer(pl.Trainer):
             model: The task to train.
             datamodule: The data.
             init_from: Checkpoint or state dict whose weights to start from; "best" or "last" of
-                the newest run of this name.
+                the newest run of this name; or the name of a shipped network.
+            fresh_head: Start the head anew, as for other classes of the same number, instead of
+                from the checkpoint's; one for another number of classes always starts anew.
+            ckpt_path: Resume a fine-tuning that was interrupted, e.g. "last", all else being as it
+                was.
         """
-        log.info("%s: %s", init_from, initialise(model.net, init_from))  # type: ignore[arg-type]
-        self.fit(model, datamodule=datamodule)
+        fit = initialise(model.net, init_from, fresh_head)  # type: ignore[arg-type]
+        log.info("%s: %s", init_from, fit)
+        self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)

@@ -45,6 +45,7 @@ class Watcher(pl.Callback):
     """
 
     clock: str
+    needs_explainers = True
 
     def __init__(self, images: int, every_n_epochs: int = 1) -> None:
         self.every_n_epochs = every_n_epochs
@@ -61,7 +62,7 @@ class Watcher(pl.Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at the images, and log how long it took."""
         explainers = getattr(pl_module, "explainers", {})
-        if not self._probe or not explainers:
+        if not self._probe or (self.needs_explainers and not explainers):
             return
         start = time.perf_counter()
         try:

@@ -1,12 +1,11 @@
-import pickle
-
 import pytest
 import safetensors.torch
 import torch
 from train_problem import make_task
 
 from dmn.nn import assert_monotone
-from dmn.train import CheckpointError, initialise, read_weights
+from dmn.train import initialise
+from dmn.weights import CheckpointError
 
 
 @pytest.fixture
@@ -46,6 +45,32 @@ def test_a_head_for_other_classes_keeps_its_start(source, tmp_path):
     assert_monotone(net)
 
 
+def test_a_fresh_head_keeps_its_start_and_the_rest_is_loaded(source, tmp_path):
+    """As many classes may be others: without the option their head would be taken silently."""
+    net = make_task(seed=9).net
+    start = {key: value.clone() for key, value in net.state_dict().items()}
+    fit = initialise(net, tmp_path / "state.pt", fresh_head=True)
+    heads = {f"{side}.net.head.{kind}" for side in "gh" for kind in ("weight", "bias")}
+    assert set(fit.replaced) == heads
+    assert set(fit.loaded) == set(start) - heads
+    for key, value in net.state_dict().items():
+        origin = start if key in heads else source.net.state_dict()
+        assert torch.equal(value, origin[key]), key
+    assert_monotone(net)
+
+
+@pytest.mark.parametrize("constraint", ["square", "none"])
+def test_heads_of_any_constraint_start_anew(tmp_path, constraint):
+    torch.save(make_task(constraint=constraint).net.state_dict(), tmp_path / "own.pt")
+    fits = [
+        initialise(make_task(seed=9, classes=k, constraint=constraint).net, tmp_path / "own.pt", f)
+        for k, f in ((2, True), (5, False))
+    ]
+    assert fits[0] == fits[1]
+    assert len(fits[0].replaced) == 4
+    assert all(".head." in key for key in fits[0].replaced)
+
+
 def test_missing_and_unexpected_keys_are_reported(source, tmp_path):
     state = source.net.state_dict()
     del state["g.net.stem.conv.weight"]
@@ -82,30 +107,3 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     torch.save({"encoder.weight": torch.zeros(2)}, tmp_path / "else.pt")
     with pytest.raises(CheckpointError, match=r"else\.pt: no weight fits; it has encoder\.weight"):
         initialise(make_task().net, tmp_path / "else.pt")
-
-
-class Malicious:
-    def __reduce__(self):
-        return exec, ("raise SystemExit('code was executed')",)
-
-
-def test_files_are_read_without_executing_code(tmp_path):
-    torch.save({"weight": Malicious()}, tmp_path / "evil.pt")
-    (tmp_path / "pickle.pt").write_bytes(pickle.dumps(Malicious(), protocol=2))
-    for name in ("evil.pt", "pickle.pt"):
-        with pytest.raises(CheckpointError, match=f"{name}: not a file of weights"):
-            read_weights(tmp_path / name)
-
-
-def test_what_is_no_checkpoint_is_refused_by_name(tmp_path):
-    with pytest.raises(CheckpointError, match=r"none\.pt: there is no such file"):
-        read_weights(tmp_path / "none.pt")
-    for name in ("text.pt", "text.safetensors"):
-        (tmp_path / name).write_text("not weights")
-        with pytest.raises(CheckpointError, match=f"{name}: not a file of weights"):
-            read_weights(tmp_path / name)
-    torch.save({"weight": 3}, tmp_path / "number.pt")
-    with pytest.raises(
-        CheckpointError, match=r"number\.pt: holds other things than weights: weight"
-    ):
-        read_weights(tmp_path / "number.pt")

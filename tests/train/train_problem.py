@@ -32,7 +32,7 @@ class Halves(pl.LightningDataModule):
     test_dataloader = val_dataloader
 
 
-def make_task(seed=0, explainers=None, classes=2, **options):
+def make_task(seed=0, explainers=None, classes=2, terms=None, **options):
     torch.manual_seed(seed)
     nets = [MonotoneConvNet(2, (4, 4), 1, grid=2, num_classes=classes, **options) for _ in range(2)]
     if explainers is None:
@@ -46,4 +46,5 @@ def make_task(seed=0, explainers=None, classes=2, **options):
         OneCycle,
         explainers,
         num_classes=classes,
+        terms=terms,
     )

@@ -1,0 +1,106 @@
+"""Printed letters, A to J: a few hundred images of a task other than digits, to fine-tune on."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dmn.data.mnist import MNIST, Digits
+from dmn.data.sampling import RandomAffine
+
+LETTERS = "ABCDEFGHIJ"
+STYLES = ("", "-Bold", "-Oblique", "-BoldOblique")
+# Families are disjoint, so that what is tested is the letter, not the typeface.
+FONTS = {
+    "train": (
+        *(f"DejaVuSans{style}" for style in STYLES),
+        *(f"DejaVuSansMono{style}" for style in STYLES),
+        *(f"DejaVuSerif{style.replace('Oblique', 'Italic')}" for style in STYLES),
+    ),
+    "validation": ("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta"),
+    "test": ("cmr10", "cmb10", "cmss10", "cmti10", "cmtt10", "cmmi10"),  # Computer Modern
+}
+PER_CLASS = {"validation": 50, "test": 100}
+SIDE, BOX = 28, 20  # of an image, and of the box a glyph fills, as MNIST's
+DRAWN = 100  # size in points that a glyph is drawn at, before it is scaled to its box
+WORN = 0.5  # largest share of a pixel's ink that wear takes
+
+
+class Letters(MNIST):
+    """Letters A to J in the typefaces inside matplotlib's wheel; masks are their strokes.
+
+    28 x 28 pixels, white on black and of MNIST's scale, so that a network for digits can start
+    from its weights. Each image is a glyph turned, scaled and shifted, blurred and worn. DejaVu
+    trains, STIX validates (500 images), Computer Modern tests (1,000).
+
+    Args:
+        per_class: Training images of each letter.
+        batch_size: Images a training step.
+        augment: Rotate, scale and shift the training images a little, anew each epoch.
+        seed: Fixes the images, their order and the augmentation.
+        num_workers: Processes that load data; 0 is fastest for images in memory.
+    """
+
+    def __init__(
+        self,
+        per_class: int = 30,
+        batch_size: int = 32,
+        augment: bool = True,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(batch_size=batch_size, augment=augment, seed=seed, num_workers=num_workers)
+        self.per_class = per_class
+        self.classes = tuple(LETTERS)
+
+    def setup(self, stage: str) -> None:
+        """Draw the letters."""
+        for index, (part, count) in enumerate({"train": self.per_class, **PER_CLASS}.items(), 1):
+            images, labels = _draw(FONTS[part], count, len(FONTS) * self.seed + index)
+            augmented = self.augment and part == "train"
+            augment = RandomAffine(len(labels), self.seed) if augmented else None
+            setattr(self, part, Digits(images, labels, augment))
+
+
+def _draw(fonts: tuple[str, ...], count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Draw so many images of each letter, fonts and letters taking turns.
+
+    Returns:
+        Images (N, 1, 28, 28) in [0, 1] and labels (N,).
+    """
+    glyphs = torch.stack([_glyphs(font) for font in fonts])
+    labels = torch.arange(len(LETTERS)).repeat(count)
+    font = torch.arange(count).repeat_interleave(len(LETTERS)) % len(fonts)
+    images = glyphs[font, labels]
+    affine = RandomAffine(len(labels), seed, degrees=20.0, scale=0.2, shift=0.1)
+    images = affine(images, 0, torch.arange(len(labels)))
+    generator = torch.Generator().manual_seed(seed)
+    blur = torch.rand(len(labels), 1, 1, 1, generator=generator)
+    images = torch.lerp(images, F.avg_pool2d(images, 3, 1, 1), blur)
+    # Wear takes ink and adds none, so that the mask of the stroke stays the letter's.
+    return images * (1 - WORN * torch.rand(images.shape, generator=generator)), labels
+
+
+@cache
+def _glyphs(font: str) -> Tensor:
+    """Draw a font's letters, (10, 1, 28, 28), each filling a box of 20 x 20 pixels."""
+    import matplotlib
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFont
+
+    path = Path(matplotlib.get_data_path(), "fonts", "ttf", f"{font}.ttf")
+    typeface = ImageFont.truetype(str(path), DRAWN)
+    glyphs = np.zeros((len(LETTERS), 1, SIDE, SIDE), np.float32)
+    for glyph, letter in zip(glyphs, LETTERS, strict=True):
+        sheet = Image.new("L", (2 * DRAWN, 2 * DRAWN))
+        ImageDraw.Draw(sheet).text((DRAWN // 2, DRAWN // 2), letter, fill=255, font=typeface)
+        ink = sheet.crop(sheet.getbbox())
+        width, height = (max(1, round(side * BOX / max(ink.size))) for side in ink.size)
+        top, left = (SIDE - height) // 2, (SIDE - width) // 2
+        small = np.asarray(ink.resize((width, height), Image.Resampling.LANCZOS))
+        glyph[0, top : top + height, left : left + width] = small / 255
+    return torch.from_numpy(glyphs)

@@ -1,0 +1,77 @@
+"""Freezing the lower layers of a network that starts from trained weights, and thawing them."""
+
+from __future__ import annotations
+
+import logging
+from typing import cast
+
+import pytorch_lightning as pl
+from torch import nn
+from torch.optim import Optimizer
+
+from dmn.train.groups import layer_names
+
+log = logging.getLogger(__name__)
+
+
+class Unfreeze(pl.Callback):
+    """Train the head first, then thaw the layers below it, from the last to the first.
+
+    g and h of a pair thaw together. A frozen layer stays as it is, batch norm's statistics too. All
+    parameters are in the optimizer from the start, and what is frozen follows from the epoch
+    alone: schedules, resuming and several processes work as ever. For the last, gradients are
+    dropped, not switched off, so frozen layers cost time.
+
+    Args:
+        head_epochs: Epochs in which the head alone is trained; 0 for none.
+        layers_per_epoch: Layers thawed at the start of each epoch after those; 0 thaws all at once.
+    """
+
+    def __init__(self, head_epochs: int = 0, layers_per_epoch: int = 0) -> None:
+        self.head_epochs, self.layers_per_epoch = head_epochs, layers_per_epoch
+        self._frozen: list[nn.Module] = []
+
+    def frozen_layers(self, epoch: int, layers: int) -> int:
+        """Return how many layers, counted from the first, are frozen in an epoch.
+
+        Args:
+            epoch: From 0.
+            layers: How many the network has, the head included.
+        """
+        since = epoch - self.head_epochs + 1
+        if since > 0 and self.layers_per_epoch == 0:
+            return 0
+        return max(0, layers - 1 - max(0, since) * self.layers_per_epoch)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Freeze; a run that resumes within an epoch does not start that epoch."""
+        self.on_train_epoch_start(trainer, pl_module)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Freeze what this epoch leaves alone, and thaw the rest."""
+        net = cast(nn.Module, pl_module.net)
+        layers = layer_names(net)
+        count = self.frozen_layers(trainer.current_epoch, len(layers))
+        before = self._frozen
+        self._freeze([net.get_submodule(name) for names in layers[:count] for name in names])
+        if trainer.is_global_zero and len(self._frozen) != len(before):
+            log.info("epoch %d: %d layers frozen", trainer.current_epoch + 1, count)
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Drop the gradients of frozen layers, before they count for clipping."""
+        for module in self._frozen:
+            for parameter in module.parameters(recurse=False):
+                parameter.grad = None
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the network as it was."""
+        self._freeze([])
+
+    def _freeze(self, modules: list[nn.Module]) -> None:
+        for module in self._frozen:
+            module.training = True
+        self._frozen = modules
+        for module in modules:
+            module.training = False

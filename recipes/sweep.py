@@ -1,0 +1,86 @@
+"""Run a sweep here, without an account: every combination of a Weights & Biases sweep file (grid).
+
+    python recipes/sweep.py configs/sweeps/mnist.yaml --table docs/ablation/mnist.csv
+    wandb sweep configs/sweeps/mnist.yaml       # the same file, by Weights & Biases' agents
+
+A row is added to the table as each run ends; what is in it is not run again.
+"""
+
+import argparse
+import csv
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import product
+from pathlib import Path
+from threading import Lock
+
+import yaml
+
+COMMAND = [sys.executable, "-c", "from dmn.cli import main; main()"]
+RESULTS = ("val_acc_last", "val_acc_best", "test_acc", "seconds")
+writing = Lock()
+
+
+def parse(args: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser.add_argument("sweep", type=Path)
+    parser.add_argument("--table", type=Path, required=True, help="CSV of results, added to")
+    parser.add_argument("--workers", type=int, default=2, help="runs at a time, of a thread each")
+    parser.add_argument("--root", default="runs/sweeps", help="folder of the runs")
+    parser.add_argument("--test", action="store_true", help="test the best checkpoints, at the end")
+    return parser.parse_args(args)
+
+
+def dmn(*args: str) -> str:
+    """Run the command in a process of its own; what it printed."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    done = subprocess.run([*COMMAND, *args], env=environment, stdout=subprocess.PIPE, text=True)
+    return done.stdout if done.returncode == 0 else ""
+
+
+def run(options: argparse.Namespace, given: list[str], values: dict[str, str]) -> None:
+    """Train with these values, and add a row."""
+    label = "-".join(Path(value).stem for value in values.values())
+    own = [*given, *(f"--{key}={value}" for key, value in values.items())]
+    own += ["--run.root", options.root, "--run.name", f"{options.sweep.stem}/{label}"]
+    told = dmn("fit", *own)
+    seconds = re.search(r"training took\s+(\d+) s", told)
+    if seconds is None:
+        return
+    (folder,) = re.findall(r"^run\s+(.+?)\s*$", told, re.M)
+    rows = list(csv.DictReader((Path(folder) / "metrics.csv").open()))
+    accuracies = [float(row["val/acc"]) for row in rows if row["val/acc"]]
+    best = f"{folder}/checkpoints/best.ckpt"
+    tested = dmn("test", *own, "--ckpt_path", best) if options.test else ""
+    test = re.search(r"test/acc\W+([\d.]+)", tested)
+    results = (accuracies[-1], max(accuracies), test[1] if test else "", seconds[1])
+    with writing, options.table.open("a", newline="") as file:
+        csv.writer(file).writerow([*values.values(), *results])
+    print(label, *results, flush=True)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run what the table lacks."""
+    options = parse(args)
+    sweep = yaml.safe_load(options.sweep.read_text())
+    given = [each for each in sweep["command"] if each not in ("${env}", "dmn", "fit", "${args}")]
+    grid = {key: told.get("values") or [told["value"]] for key, told in sweep["parameters"].items()}
+    if not options.table.is_file():
+        options.table.parent.mkdir(parents=True, exist_ok=True)
+        options.table.write_text(",".join([*grid, *RESULTS]) + "\n")
+    done = [tuple(row.values())[: len(grid)] for row in csv.DictReader(options.table.open())]
+    wanted = [tuple(map(str, values)) for values in product(*grid.values())]
+    named = [dict(zip(grid, values, strict=True)) for values in wanted if values not in done]
+    with ThreadPoolExecutor(options.workers) as pool:
+        list(pool.map(partial(run, options, given), named))
+
+
+if __name__ == "__main__":
+    main()

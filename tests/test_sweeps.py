@@ -1,0 +1,100 @@
+"""Sweeps: every file's runs parse, the local runner fills its table, and overrides override."""
+
+import csv
+import re
+import runpy
+from itertools import product
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dmn.cli import main
+from dmn.resources import CONFIGS
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+SWEEPS = sorted((CONFIGS / "sweeps").glob("*.yaml"))
+TINY = """
+command: ["${env}", dmn, fit, --config, debug, "${args}"]
+parameters:
+  config: {values: [ablation/base, ablation/smoothing]}
+  seed_everything: {value: 3}
+  trainer.limit_train_batches: {value: 1}
+  quantus.every_n_epochs: {value: 0}
+  heatmaps.every_n_epochs: {value: 0}
+"""
+
+
+def recipe(name):
+    return runpy.run_path(str(RECIPES / f"{name}.py"))["main"]
+
+
+def runs():
+    """List each sweep's runs, but for seeds and folds, of which the first stands for all."""
+    for path in SWEEPS:
+        sweep = yaml.safe_load(path.read_text())
+        given = [each for each in sweep["command"][2:] if each != "${args}"]
+        grid = {
+            key: told.get("values") or [told["value"]] for key, told in sweep["parameters"].items()
+        }
+        grid |= {
+            key: grid[key][:1] for key in ("seed_everything", "data.init_args.fold") if key in grid
+        }
+        for values in product(*grid.values()):
+            args = [f"--{key}={value}" for key, value in zip(grid, values, strict=True)]
+            yield pytest.param([*given, *args], id=f"{path.stem} {grid['config'][0] and values}")
+
+
+def table():
+    return list(csv.DictReader(Path("out/table.csv").read_text().splitlines()))
+
+
+@pytest.mark.parametrize("args", runs())
+def test_the_runs_of_sweeps_parse(args, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([*args, "--print_config"])
+    assert stopped.value.code == 0
+
+
+def test_every_ablation_is_swept_and_says_what_it_changes():
+    swept = " ".join(path.read_text() for path in SWEEPS)
+    for path in (CONFIGS / "ablation").glob("*.yaml"):
+        assert f"ablation/{path.stem}" in swept, path.stem
+        assert re.match(r"# .+\.\n", path.read_text()), path.stem
+
+
+def test_an_override_changes_what_it_names_only(capsys):
+    printed = []
+    for args in (["ablation/base"], ["ablation/kernel7"]):
+        with pytest.raises(SystemExit):
+            main(["fit", "--config", "mnist", "--config", *args, "--print_config"])
+        net = yaml.safe_load(capsys.readouterr().out)["model"]["net"]["init_args"]
+        printed.append({"margin": net["margin"], **net["g"]["init_args"]})
+    changed = {key for key, value in printed[0].items() if printed[1][key] != value}
+    assert changed == {"margin", "kernel"}
+
+
+def test_a_sweep_is_run_once_and_gone_on_with(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(TINY)
+    args = ["tiny.yaml", "--table", "out/table.csv", "--root", "runs", "--test"]
+    recipe("sweep")(args)
+    rows = table()
+    assert {row["config"] for row in rows} == {"ablation/base", "ablation/smoothing"}
+    for row in rows:
+        assert row["seed_everything"] == "3"
+        assert all(
+            0 <= float(row[name]) <= 1 for name in ("val_acc_last", "val_acc_best", "test_acc")
+        )
+    capfd.readouterr()
+    recipe("sweep")(args)
+    assert capfd.readouterr().out == ""
+    assert table() == rows
+
+
+def test_throughput(capsys):
+    recipe("throughput")(["--model", "conv", "--batch", "4", "--steps", "2", "--bf16"])
+    told = capsys.readouterr().out
+    ratio, share = re.search(r"conv: .* ([\d.]+) times; projection ([\d.]+)%", told).groups()
+    assert float(ratio) > 1
+    assert 0 < float(share) < 100
