@@ -45,9 +45,11 @@ def dmn(*args: str) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
-def run(options: argparse.Namespace, given: list[str], values: dict[str, str]) -> None:
+def run(
+    options: argparse.Namespace, given: list[str], varied: list[str], values: dict[str, str]
+) -> None:
     """Train with these values, and add a row."""
-    label = "-".join(Path(value).stem for value in values.values())
+    label = "-".join(Path(values[key]).stem for key in varied)
     own = [*given, *(f"--{key}={value}" for key, value in values.items())]
     own += ["--run.root", options.root, "--run.name", f"{options.sweep.stem}/{label}"]
     told = dmn("fit", *own)
@@ -78,8 +80,9 @@ def main(args: Sequence[str] | None = None) -> None:
     done = [tuple(row.values())[: len(grid)] for row in csv.DictReader(options.table.open())]
     wanted = [tuple(map(str, values)) for values in product(*grid.values())]
     named = [dict(zip(grid, values, strict=True)) for values in wanted if values not in done]
+    varied = [key for key, values in grid.items() if len(values) > 1]
     with ThreadPoolExecutor(options.workers) as pool:
-        list(pool.map(partial(run, options, given), named))
+        list(pool.map(partial(run, options, given, varied), named))
 
 
 if __name__ == "__main__":
