@@ -45,6 +45,11 @@ def dmn(*args: str) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
+def read(table: Path) -> list[dict[str, str]]:
+    """Read a CSV file's rows."""
+    return list(csv.DictReader(table.read_text().splitlines()))
+
+
 def run(
     options: argparse.Namespace, given: list[str], varied: list[str], values: dict[str, str]
 ) -> None:
@@ -57,7 +62,7 @@ def run(
     if seconds is None:
         return
     (folder,) = re.findall(r"^run\s+(.+?)\s*$", told, re.M)
-    rows = list(csv.DictReader((Path(folder) / "metrics.csv").open()))
+    rows = read(Path(folder, "metrics.csv"))
     accuracies = [float(row["val/acc"]) for row in rows if row["val/acc"]]
     best = f"{folder}/checkpoints/best.ckpt"
     tested = dmn("test", *own, "--ckpt_path", best) if options.test else ""
@@ -77,7 +82,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if not options.table.is_file():
         options.table.parent.mkdir(parents=True, exist_ok=True)
         options.table.write_text(",".join([*grid, *RESULTS]) + "\n")
-    done = [tuple(row.values())[: len(grid)] for row in csv.DictReader(options.table.open())]
+    done = [tuple(row.values())[: len(grid)] for row in read(options.table)]
     wanted = [tuple(map(str, values)) for values in product(*grid.values())]
     named = [dict(zip(grid, values, strict=True)) for values in wanted if values not in done]
     varied = [key for key, values in grid.items() if len(values) > 1]

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import runpy
 import shlex
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from dmn.cli import main
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-LONGER = {"benchmark.py": 280, "sweep.py": 90, "throughput.py": 90}  # no starting points to copy
+LONGER = {"benchmark.py": 280, "sweep.py": 100, "throughput.py": 90}  # no starting points to copy
 
 
 def run(recipe, *args, folder, **variables):
@@ -154,3 +155,23 @@ def test_tradeoff(tmp_path, monkeypatch):
     assert keys[4:6] == [("test", 0, seed) for seed in "01"]
     assert all(isfinite(float(row["RelevanceRankAccuracy"])) for row in rows)
     assert Path("here.png").is_file()
+
+
+def test_learn_bounds(capsys):
+    learn_bounds = runpy.run_path(str(RECIPES / "learn_bounds.py"))["main"]
+    learn_bounds(["--images", "4", "--epochs", "1", "--objectives", "mask"])
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[1] for row in rows] == [
+        *("RelevanceRankAccuracy", "RelevanceMassAccuracy", "PixelFlipping", "Sparseness")
+    ]
+    before, after = float(rows[1][2]), float(rows[1][3])
+    assert after > before  # of the mass within masks, which is what is learnt
+
+
+def test_throughput(capsys):
+    throughput = runpy.run_path(str(RECIPES / "throughput.py"))["main"]
+    throughput(["--model", "conv", "--batch", "4", "--steps", "2", "--bf16"])
+    told = capsys.readouterr().out
+    ratio, share = re.search(r"conv: .* ([\d.]+) times; projection ([\d.]+)%", told).groups()
+    assert float(ratio) > 1
+    assert 0 < float(share) < 100
