@@ -66,8 +66,9 @@ def run(
     accuracies = [float(row["val/acc"]) for row in rows if row["val/acc"]]
     best = f"{folder}/checkpoints/best.ckpt"
     tested = dmn("test", *own, "--ckpt_path", best) if options.test else ""
-    test = re.search(r"test/acc\W+([\d.]+)", tested)
-    results = (accuracies[-1], max(accuracies), test[1] if test else "", seconds[1])
+    test = re.findall(r"test/acc\W+([\d.]+)", tested)
+    shown = [f"{each:.4f}" for each in (accuracies[-1], max(accuracies), *map(float, test))]
+    results = (*shown, *[""] * (3 - len(shown)), seconds[1])
     with writing, options.table.open("a", newline="") as file:
         csv.writer(file).writerow([*values.values(), *results])
     print(label, *results, flush=True)
