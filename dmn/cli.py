@@ -74,7 +74,7 @@ Train from the weights of a checkpoint, with a new optimizer and schedule.
 
 Digits become letters: as many classes, but others, hence a head that starts anew. It is trained
 alone for an epoch, then thawed downwards, each layer at .7 of the rate of the one above:
-  dmn finetune --config letters --init_from runs/mnist/version_0/checkpoints/best.ckpt \\
+  dmn finetune --config letters --init_from mnist_paired \\
       --fresh_head true --unfreeze.head_epochs 1 --unfreeze.layers_per_epoch 2 \\
       --model.layer_decay 0.7
 

@@ -14,12 +14,13 @@ from dmn.compare.images import collect
 from dmn.compare.plan import Subject
 from dmn.compare.statistics import interval
 from dmn.evaluate import score
-from dmn.explain import controls
+from dmn.explain import UnknownMethodError, controls
 from dmn.networks import Network
 from dmn.train.watch import SCORED
 
 Z = 1.96  # of the normal distribution, for 95 %
 DIGITS = 4
+EXPLAINERS = ("dmn.explain", "dmn.posthoc")
 
 
 def accuracy(network: Network, batches: Iterable[Any]) -> dict[str, Any]:
@@ -64,6 +65,7 @@ def explanations(
 
     Raises:
         NoImagesError: if no image is classified correctly.
+        UnknownMethodError: if the card names an explainer that is none of dmn's.
     """
     told = network.card.get("explainers") or {}
     explainers = {name: _factory(each)(network.model) for name, each in told.items()}
@@ -83,10 +85,16 @@ def explanations(
 
 
 def _factory(told: Any) -> Any:
-    """Return what makes an explainer of a network, from class path and arguments."""
+    """Return what makes an explainer of a network, from class path and arguments.
+
+    Raises:
+        UnknownMethodError: if it is none of dmn's: a card may come from anybody.
+    """
     if not isinstance(told, dict) or "class_path" not in told:
         return told
-    module, _, name = told["class_path"].rpartition(".")
+    module, _, name = str(told["class_path"]).rpartition(".")
+    if module not in EXPLAINERS:
+        raise UnknownMethodError(f"{module}.{name} is not used; explainers are of {EXPLAINERS}")
     options = {key: _factory(value) for key, value in (told.get("init_args") or {}).items()}
     return partial(getattr(import_module(module), name), **options)
 

@@ -3,6 +3,7 @@ import torch
 
 from dmn.compare.card import accuracy, explanations
 from dmn.compare.images import NoImagesError
+from dmn.explain import UnknownMethodError
 from dmn.networks import Network
 from dmn.train.watch import SCORED
 
@@ -60,3 +61,11 @@ def test_ordinary_networks_are_explained_by_what_they_are_split_into(images):
     told = explanations(network(model, {"anew": ANEW}), [(x, model(x).argmax(dim=1))], count=2)
     assert told["scores"]["anew"]["Sparseness"]["n"] == 2
     assert told["scores"]["anew"]["PointingGame"] == {"mean": None, "interval": [None] * 2, "n": 0}
+
+
+@pytest.mark.parametrize("path", ["os.system", "subprocess.Popen", "open", "dmn.cli.main"])
+def test_a_card_makes_explainers_of_dmn_only(path):
+    told = {"class_path": path, "init_args": {}}
+    for explainer in (told, {**ANEW, "init_args": {"explainer": told}}):
+        with pytest.raises(UnknownMethodError, match=r"is not used; explainers are of"):
+            explanations(network(torch.nn.Identity(), {"evil": explainer}), [])
