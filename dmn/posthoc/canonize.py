@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dmn.nn import Add
+from dmn.nn import Add, ConvexConcave
 from dmn.posthoc.graph import (
     Unsupported,
     UnsupportedError,
@@ -31,6 +31,7 @@ from dmn.posthoc.graph import (
 )
 
 _Layers = dict[str, fx.Node]
+_KEPT = (Add, ConvexConcave)  # dmn's own modules that are operations
 
 
 def hookable(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
@@ -109,7 +110,7 @@ def _written(
     fold: Callable[[fx.GraphModule], list[Unsupported]],
     job: str,
 ) -> fx.GraphModule:
-    network, layers, unsupported = trace(model, lambda module: isinstance(module, Add))
+    network, layers, unsupported = trace(model, lambda module: isinstance(module, _KEPT))
     if example is not None:
         ShapeProp(network).propagate(example)
     _one_module_for_each_call(network, layers)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
 
-from dmn.nn import Add
+from dmn.nn import Add, ConvexConcave
 from dmn.posthoc import operations as of
 from dmn.posthoc.operations import Entry, Operation
 from dmn.posthoc.pieces import piece
@@ -100,6 +100,7 @@ RULES: dict[Any, Entry] = {
     for target in spellings(word)
 }
 RULES[Add] = of.SUM
+RULES[ConvexConcave] = of.BOUNDED  # slopes in [0, 1]
 RULES[piece] = of.SAME
 RULES[stochastic_depth] = of.unless_training
 

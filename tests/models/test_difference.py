@@ -4,6 +4,7 @@ from small_pairs import randomise, tiny_pair
 
 from dmn.models import DifferenceOfMonotone, MonotoneConvNet, MonotoneMLP
 from dmn.nn import UnknownLayerError, is_pair
+from dmn.posthoc import canonize, hookable, split
 
 INPUTS = ["paired", "inverted", "plain"]
 
@@ -94,3 +95,15 @@ def test_mlp_pairs_explain_at_the_input(images):
 def test_ordinary_networks_are_no_pairs():
     assert not is_pair(MonotoneMLP(4))
     assert not is_pair(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("activation", ["convex", "convex_concave", "saturating"])
+def test_methods_that_trace_networks_trace_these(activation):
+    """Baselines rewrite a network, and can split it, whatever its units are."""
+    pair = tiny_pair(activation=activation)
+    x = torch.rand(3, 1, 8, 8, dtype=torch.float64)
+    assert torch.equal(hookable(pair)(x), pair(x))
+    torch.testing.assert_close(canonize(pair)(x), pair(x), rtol=0, atol=1e-10)
+    model = split(pair, x)
+    assert torch.equal(model(x), pair(x))
+    torch.testing.assert_close(model.g(x) - model.h(x), pair(x), rtol=0, atol=1e-10)
