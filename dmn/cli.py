@@ -206,7 +206,7 @@ class DmnCLI(LightningCLI):
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add `--run`, `--checkpoint`, `--heatmaps`, `--quantus` and `--unfreeze`."""
+        """Add `--run`, `--checkpoint`, `--heatmaps`, `--quantus`, `--rank`, `--unfreeze`."""
         parser.add_class_arguments(Run, "run")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(HeatmapLogger, "heatmaps")

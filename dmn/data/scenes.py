@@ -75,6 +75,7 @@ class SceneSet(Dataset[Batch]):
     ) -> None:
         self.digits, self.part, self.size = digits, part, size
         self.distractors, self.seed, self.varied = distractors, seed, varied
+        self._unvaried = SHARED_DRAWS + distractors * DRAWS_A_STROKE  # draws of a scene
         self._epoch, self._draws = -1, torch.empty(0)
 
     def __len__(self) -> int:
@@ -84,9 +85,8 @@ class SceneSet(Dataset[Batch]):
         """Draw a batch by indices, or by pairs (epoch, index), each epoch drawing anew."""
         pairs = [key if isinstance(key, tuple) else (0, key) for key in keys]
         indices = torch.tensor([index for _, index in pairs])
-        strokes_end = SHARED_DRAWS + self.distractors * DRAWS_A_STROKE
         draws = self._of(pairs[0][0])[indices]
-        shared, strokes, variation = draws.tensor_split([SHARED_DRAWS, strokes_end], dim=1)
+        shared, strokes, variation = draws.tensor_split([SHARED_DRAWS, self._unvaried], dim=1)
         x = BRIGHTEST * self._backgrounds(shared[:, :4])
         if self.varied:
             x = _vary(x, variation)
@@ -117,7 +117,7 @@ class SceneSet(Dataset[Batch]):
                 self.part
             )
             generator = torch.Generator().manual_seed(key)
-            count = SHARED_DRAWS + self.distractors * DRAWS_A_STROKE + VARIED_DRAWS * self.varied
+            count = self._unvaried + VARIED_DRAWS * self.varied
             self._draws = torch.rand(len(self), count, generator=generator)
             self._epoch = epoch
         return self._draws

@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from dmn.models.monotone import ACTIVATIONS, Activation, ConvUnit, MonotoneSequence, linear_unit
+from dmn.models.monotone import ACTIVATIONS, Activation, ConvUnit, MonotoneSequence, classifier
 from dmn.models.ordinary import FULL_WIDTH
 from dmn.nn import Constraint, Start
 
@@ -95,9 +95,7 @@ class MonotoneResNet(MonotoneSequence):
                 channels = own
             if stage < len(blocks):
                 layers[f"pool{stage}"] = nn.MaxPool2d(2)
-        layers["cells"] = nn.AdaptiveAvgPool2d(grid)
-        layers["flatten"] = nn.Flatten()
-        layers["head"] = nn.Linear(channels * grid**2, num_classes)
+        layers.update(classifier(channels, grid, num_classes))
         super().__init__(layers, constraint, start)
 
 
@@ -141,11 +139,5 @@ class MonotoneVGG(MonotoneSequence):
                 channels = own
             if stage < len(units):
                 layers[f"pool{stage}"] = nn.MaxPool2d(2)
-        layers["cells"] = nn.AdaptiveAvgPool2d(grid)
-        layers["flatten"] = nn.Flatten()
-        features = channels * grid**2
-        for index, outputs in enumerate(hidden, start=1):
-            layers[f"hidden{index}"] = linear_unit(features, outputs, activation)
-            features = outputs
-        layers["head"] = nn.Linear(features, num_classes)
+        layers.update(classifier(channels, grid, num_classes, hidden, activation))
         super().__init__(layers, constraint, start)

@@ -55,6 +55,24 @@ def linear_unit(in_features: int, out_features: int, activation: Activation) -> 
     )
 
 
+def classifier(
+    channels: int,
+    grid: int,
+    num_classes: int,
+    hidden: Sequence[int] = (),
+    activation: Activation = "convex",
+) -> OrderedDict[str, nn.Module]:
+    """Return what follows the last stage: cells, hidden linear layers, and the linear head."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        cells=nn.AdaptiveAvgPool2d(grid), flatten=nn.Flatten()
+    )
+    widths = (channels * grid**2, *hidden)
+    for index, (inputs, outputs) in enumerate(itertools.pairwise(widths), start=1):
+        layers[f"hidden{index}"] = linear_unit(inputs, outputs, activation)
+    layers["head"] = nn.Linear(widths[-1], num_classes)
+    return layers
+
+
 class MonotoneMLP(MonotoneSequence):
     """A monotone multilayer perceptron: linear, batch norm, activation; linear last.
 
@@ -129,7 +147,7 @@ class MonotoneConvNet(MonotoneSequence):
     """A monotone convolutional network: stem, stages of 3x3 units between max pools, linear head.
 
     Its layers are `stem`, `pool`, `stage1`, `pool1`, ..., `head`. The stem does not pad: the view
-    of the pair has added a margin of 1.
+    of the pair has added a margin, of half the kernel.
 
     Args:
         in_channels: Channels of the view: those of the image, or twice as many if paired.
@@ -173,7 +191,5 @@ class MonotoneConvNet(MonotoneSequence):
                 channels = width
             if stage < len(widths):
                 layers[f"pool{stage}"] = nn.MaxPool2d(2)
-        layers["cells"] = nn.AdaptiveAvgPool2d(grid)
-        layers["flatten"] = nn.Flatten()
-        layers["head"] = nn.Linear(channels * grid**2, num_classes)
+        layers.update(classifier(channels, grid, num_classes))
         super().__init__(layers, constraint, start)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 import pytorch_lightning as pl
@@ -78,7 +77,7 @@ class ClassificationTask(pl.LightningModule):
         self.explainers = {name: make(net) for name, make in (explainers or {}).items()}
         self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
         self._label_smoothing, self._layer_decay = label_smoothing, layer_decay
-        self._terms = terms or {}
+        self._terms = terms
         metrics: dict[str, Metric | MetricCollection] = {
             "acc": MulticlassAccuracy(num_classes, average="micro")
         }
@@ -129,7 +128,7 @@ class ClassificationTask(pl.LightningModule):
         batch: Any,
         stage: str,
         label_smoothing: float = 0.0,
-        terms: Mapping[str, Term] = MappingProxyType({}),
+        terms: Mapping[str, Term] | None = None,
     ) -> Tensor:
         images, labels = batch[:2]
         logits = self(images)
@@ -137,7 +136,7 @@ class ClassificationTask(pl.LightningModule):
         metrics = self.metrics[f"{stage}_metrics"]
         metrics.update(logits, labels)
         options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": len(labels)}
-        for name, term in terms.items():
+        for name, term in (terms or {}).items():
             value = term(self.net, batch, logits)
             loss = loss + term.weight * value
             self.log(f"{stage}/{name}", value, sync_dist=True, **options)
