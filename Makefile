@@ -44,6 +44,10 @@ test: lint types  ## Lint, types and tests, with coverage
 test-all: $(INSTALLED)  ## Every test, those of large networks included
 	$(PYTEST) -m 'slow or not slow'
 
+.PHONY: torture
+torture: $(INSTALLED)  ## Break things at full length, and print a line a case
+	$(PYTEST) -m torture --torture -r fE
+
 .PHONY: clean
 clean:  ## Remove the virtual environment and caches; runs are kept
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist

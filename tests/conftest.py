@@ -1,4 +1,9 @@
-"""Shared by all tests: no network, no stray state, a small pair and images."""
+"""Shared by all tests: no network, no stray state, a small pair and images.
+
+Tests that break something say so by `@pytest.mark.torture(done, expected)`, where both may name
+parameters of the test in braces, and may say what happened by the fixture `happened`. `make
+torture` runs these alone, at full length, and prints a line for each.
+"""
 
 import socket
 
@@ -7,6 +12,34 @@ import torch
 from small_pairs import tiny_pair
 
 LOCAL = ("127.", "::1", "localhost")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--torture", action="store_true", help="tests of `torture` at full length")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    marker = item.get_closest_marker("torture")
+    if marker and (call.when == "call" or report.failed):
+        named = getattr(item, "callspec", None)
+        told = [text.format(**named.params) if named else text for text in marker.args]
+        report.torture = (*told, str(call.excinfo.value) if report.failed else told[1])
+    return report
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if not config.getoption("--torture"):
+        return
+    reports = [each for kind in terminalreporter.stats.values() for each in kind]
+    for report in sorted((r for r in reports if hasattr(r, "torture")), key=lambda r: r.nodeid):
+        done, expected, happened = report.torture
+        properties = dict(report.user_properties)
+        happened = properties.get("happened", happened) if report.passed else happened
+        verdict = "holds" if report.passed else "FAILS"
+        lines = [verdict, done, f"expected: {expected}", f"happened: {' '.join(happened.split())}"]
+        terminalreporter.write_line(" | ".join(lines))
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +66,18 @@ def _one_thread():
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def full(request):
+    """Whether `make torture` asks for the full length."""
+    return request.config.getoption("--torture")
+
+
+@pytest.fixture
+def happened(record_property):
+    """Say what happened, for the line of `make torture`."""
+    return lambda text: record_property("happened", text)
 
 
 @pytest.fixture
