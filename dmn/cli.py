@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import warnings
 from argparse import RawDescriptionHelpFormatter
@@ -14,13 +15,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 from jsonargparse import ActionConfigFile, DefaultHelpFormatter  # type: ignore[attr-defined]
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from dmn.errors import DmnError
 from dmn.resources import checkpoint_names, config_names, config_path
 from dmn.train import (
     ClassificationTask,
+    EpochCheckpoint,
     HeatmapLogger,
     ParameterSummary,
     ProjectNonnegative,
@@ -28,6 +30,7 @@ from dmn.train import (
     RankLogger,
     Run,
     RunSummary,
+    StopAtNonFinite,
     Trainer,
     Unfreeze,
     initialise,
@@ -36,6 +39,7 @@ from dmn.train import (
     tracking,
 )
 from dmn.weights import CheckpointError
+from dmn.writing import UNWRITABLE, write_whole
 
 DESCRIPTION = """\
 Train image classifiers that explain themselves, as differences of monotone networks; convert
@@ -146,8 +150,15 @@ class HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
 class SaveConfig(SaveConfigCallback):
     """Save the whole configuration in the run's folder and in Weights & Biases."""
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Find the folder, which asks all processes, and save."""
+        self._folder = Path(trainer.log_dir or trainer.default_root_dir)
+        super().setup(trainer, pl_module, stage)
+
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Hand it to the loggers."""
+        """Write it, whole or not at all, and hand it to the loggers."""
+        text = self.parser.dump(self.config, skip_none=False)
+        write_whole(self._folder / self.config_filename, text)
         log_config(trainer.loggers, self.config.as_dict())
 
 
@@ -168,7 +179,7 @@ class DmnCLI(LightningCLI):
             trainer_class=Trainer,
             trainer_defaults={**TRAINER, "callbacks": _fixed_callbacks()},
             save_config_callback=SaveConfig,
-            save_config_kwargs={"overwrite": True},  # a resumed run has one already
+            save_config_kwargs={"save_to_log_dir": False},  # SaveConfig writes it
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -208,7 +219,7 @@ class DmnCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add `--run`, `--checkpoint`, `--heatmaps`, `--quantus`, `--rank`, `--unfreeze`."""
         parser.add_class_arguments(Run, "run")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(EpochCheckpoint, "checkpoint")
         parser.add_lightning_class_args(HeatmapLogger, "heatmaps")
         parser.add_lightning_class_args(QuantusLogger, "quantus")
         parser.add_lightning_class_args(RankLogger, "rank")
@@ -272,6 +283,12 @@ def main(args: Sequence[str] | None = None) -> None:
             DmnCLI(opened)
     except DmnError as error:
         sys.exit(f"dmn: {error}")
+    except SIGTERMException:
+        sys.exit(128 + signal.SIGTERM)  # Lightning's own would pass for success
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        sys.exit(f"dmn: {error.filename or 'a file'}: cannot be written, {error.strerror}")
     finally:
         sys.argv = given
 
@@ -306,4 +323,10 @@ def _choose_messages() -> None:
 
 
 def _fixed_callbacks() -> list[pl.Callback]:
-    return [ProjectNonnegative(), ParameterSummary(), RunSummary(), progress_bar()]
+    return [
+        StopAtNonFinite(),
+        ProjectNonnegative(),
+        ParameterSummary(),
+        RunSummary(),
+        progress_bar(),
+    ]

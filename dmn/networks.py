@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from dmn.nn import is_pair
 from dmn.posthoc import UnknownNameError, load
 from dmn.resources import CHECKPOINTS, checkpoint_names
 from dmn.weights import read_weights
+from dmn.writing import write_whole
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     f"dmn.models.{name}": getattr(models, name) for name in models.__all__
@@ -130,6 +130,7 @@ def save_network(network: Network, folder: str | Path, **facts: Any) -> Path:
 
     Raises:
         UnknownNetworkError: if it is not known how the network is built.
+        WriteError: if a file cannot be written.
     """
     if "net" not in network.card:
         raise UnknownNetworkError(f"{network.name} is not of dmn.models, and gets no card")
@@ -140,9 +141,8 @@ def save_network(network: Network, folder: str | Path, **facts: Any) -> Path:
     digest = hashlib.sha256(content).hexdigest()
     card = {**network.card, **known, **facts, "versions": versions, "sha256": digest}
     path = Path(folder, f"{network.name}.safetensors")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, content)
-    _write(path.with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode())
+    write_whole(path, content)
+    write_whole(path.with_suffix(".json"), json.dumps(card, indent=2) + "\n")
     return path
 
 
@@ -247,16 +247,6 @@ def _bytes(path: Path) -> bytes:
             "run's checkpoints with its config.yaml"
         )
     return path.read_bytes()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _transform(

@@ -14,12 +14,13 @@ MAY_IMPORT = {
     "errors": set(),
     "resources": set(),
     "weights": set(),
+    "writing": set(),
     "nn": set(),
     "data": set(),
     "explain": {"nn"},
     "models": {"nn", "explain"},
     "evaluate": {"nn", "explain", "models"},
-    "posthoc": {"nn", "explain"},
+    "posthoc": {"nn", "explain", "writing"},
     "train": {
         "nn",
         "explain",
@@ -30,9 +31,10 @@ MAY_IMPORT = {
         "networks",
         "resources",
         "weights",
+        "writing",
     },
     "baselines": {"nn", "explain", "posthoc"},
-    "networks": {"nn", "models", "posthoc", "resources", "weights"},
+    "networks": {"nn", "models", "posthoc", "resources", "weights", "writing"},
     "compare": {
         "nn",
         "explain",
@@ -44,6 +46,7 @@ MAY_IMPORT = {
         "networks",
         "resources",
         "train",
+        "writing",
     },
     "commands": {
         "nn",
@@ -55,8 +58,9 @@ MAY_IMPORT = {
         "compare",
         "resources",
         "train",
+        "writing",
     },
-    "cli": {"resources", "train", "weights"},
+    "cli": {"resources", "train", "weights", "writing"},
 }
 ONLY_IN = {
     "pytorch_lightning": {"data/", "train/", "compare/comparison.py", "cli.py"},

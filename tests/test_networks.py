@@ -273,7 +273,7 @@ def test_an_interrupted_save_leaves_what_there_was(saved, monkeypatch):
     def fail(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr("dmn.networks.os.replace", fail)
+    monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="no space"):
         save_network(network(tiny_pair(seed=1).float(), PAIR, (1, 8, 8)), saved.parent)
     assert {path.name: path.read_bytes() for path in saved.parent.iterdir()} == before

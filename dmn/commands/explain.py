@@ -17,11 +17,12 @@ from dmn.baselines import BASELINES
 from dmn.errors import DmnError
 from dmn.explain import Explainer, UnknownMethodError
 from dmn.explain.layers import last_stage
-from dmn.explain.render import overlay, panel, read_picture
+from dmn.explain.render import overlay, panel, png, read_picture
 from dmn.explain.split import SPLIT_METHODS
 from dmn.networks import Network, load_network
 from dmn.nn import Stream
 from dmn.posthoc import split
+from dmn.writing import write_whole
 
 DESCRIPTION = """\
 Show what in pictures of your own speaks for a class, and what against it.
@@ -133,8 +134,7 @@ def explain(
         for title, explainer in explainers.items():
             maps = explainer(x, index)
             columns[title].append(overlay(shown, maps, against=title.endswith(" h"))[0])
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    panel(columns, rows, LEGEND, CELL).save(out, "PNG")
+    write_whole(out, png(panel(columns, rows, LEGEND, CELL)))
     print(f"saved {out}: {', '.join(explainers)}")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -13,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from dmn.writing import write_whole
 
 NAME_LENGTH = 24  # of a file, in hexadecimal digits of its key's hash
 
@@ -67,10 +68,7 @@ class CellStore:
 
     def put(self, key: dict[str, Any], cell: Cell) -> None:
         """Keep a cell."""
-        path = self._path(key)
-        unfinished = path.with_suffix(".tmp")
-        unfinished.write_text(json.dumps({"key": key, "cell": asdict(cell)}))
-        os.replace(unfinished, path)
+        write_whole(self._path(key), json.dumps({"key": key, "cell": asdict(cell)}))
 
     def _path(self, key: dict[str, Any]) -> Path:
         text = json.dumps(key, sort_keys=True).encode()

@@ -26,6 +26,7 @@ from dmn.compare.summary import ranks, summarise
 from dmn.errors import DmnError
 from dmn.evaluate import METRICS, metric_specs
 from dmn.train import EpochWandbLogger, Run, wandb_folders, wandb_logger
+from dmn.writing import write_whole
 
 PACKAGES = ("dmn", "torch", "torchvision", "quantus", "captum", "torchcam", "zennit", "numpy")
 SECONDS_A_LINE = 15.0  # of progress, where it is no terminal that shows it
@@ -116,7 +117,7 @@ class Comparison:
         scores, cells = suite.scores(), suite.cells()
         summary = summarise(scores, cells, self.seed)
         _write_tables(folder, {"scores": scores, "cells": cells, "summary": summary})
-        (folder / "settings.json").write_text(json.dumps(suite.chosen, indent=2))
+        write_whole(folder / "settings.json", json.dumps(suite.chosen, indent=2))
         gallery = self._gallery(suite)
         report = write_report(
             folder,
@@ -132,9 +133,10 @@ class Comparison:
             seed=self.seed,
         )
         with wandb_logger(run, "compare", folder, f"compare {run.name}") as logger:
-            logger.experiment.config.update({"comparison": config}, allow_val_change=True)
-            _track(logger, summary, folder)
-        offline = [] if run.online else [f"wandb sync {wandb_folders(folder)[-1]}"]
+            logger.log_hyperparams({"comparison": config})
+            with logger.failures.tolerated("logging the results"):
+                _track(logger, summary, folder)
+        offline = [] if run.online else [f"wandb sync {it}" for it in wandb_folders(folder)[-1:]]
         print("\n".join([f"see {report}", *offline]))
         return report
 
@@ -226,8 +228,8 @@ def _show(progress: Iterator[str], total: int) -> None:
 
 def _write_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> None:
     for name, table in tables.items():
-        table.to_parquet(folder / f"{name}.parquet", index=False)
-        table.to_csv(folder / f"{name}.csv", index=False)
+        write_whole(folder / f"{name}.parquet", table.to_parquet(index=False))
+        write_whole(folder / f"{name}.csv", table.to_csv(index=False))
 
 
 def _track(logger: EpochWandbLogger, summary: pd.DataFrame, folder: Path) -> None:

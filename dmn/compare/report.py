@@ -22,6 +22,7 @@ from dmn.compare.statistics import Floats
 from dmn.compare.summary import KINDS, LEVEL, OVERALL, arrow, cost, number, place, ranks, summarise
 from dmn.evaluate import METRICS
 from dmn.explain.render import overlay
+from dmn.writing import write_whole
 
 TILE = 128  # greatest side of a heatmap in the report, in pixels
 SPECIAL = {**{sign: f"\\{sign}" for sign in "\\`*_[]|#~$"}, "<": "&lt;", ">": "&gt;", "&": "&amp;"}
@@ -102,14 +103,11 @@ def write_report(
         "config": config,
         "notes": notes,
     }
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
     for name, data in drawn.items():
-        (folder / "figures" / f"{name}.png").write_bytes(data)
-    (folder / "report.md").write_text(_render("report.md.j2", page), encoding="utf-8")
+        write_whole(folder / "figures" / f"{name}.png", data)
+    write_whole(folder / "report.md", _render("report.md.j2", page))
     page["drawn"] = {name: _uri(data) for name, data in drawn.items()}
-    html = folder / "report.html"
-    html.write_text(_render("report.html.j2", page), encoding="utf-8")
-    return html
+    return write_whole(folder / "report.html", _render("report.html.j2", page))
 
 
 def _render(template: str, page: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -110,6 +111,13 @@ def panel(
         for row, picture in enumerate(pictures):
             canvas.paste(_to_pil(picture, cell), (left, header + row * (cell + GAP)))
     return canvas
+
+
+def png(picture: Image.Image) -> bytes:
+    """Return a picture as the content of a PNG file."""
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return content.getvalue()
 
 
 def _to_pil(picture: Tensor, cell: int) -> Image.Image:

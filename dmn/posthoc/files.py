@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from dmn.posthoc.certificate import Certificate
 from dmn.posthoc.pretrained import load
 from dmn.posthoc.rules import SLACK
 from dmn.posthoc.split import SplitModel, split
+from dmn.writing import write_whole
 
 FORMAT = "dmn.posthoc/1"
 SHOWN = 5
@@ -61,8 +61,10 @@ def save_converted(
         architecture: torchvision's name of the original; without it, loading takes a model.
         classes: A name for each output.
         canonized: Whether a split network was canonized first.
+
+    Raises:
+        WriteError: if it cannot be written.
     """
-    path = Path(path)
     is_split = isinstance(network, SplitModel)
     held = network.network if isinstance(network, SplitModel) else network
     about = {
@@ -79,14 +81,8 @@ def save_converted(
         name: value.detach().clone(memory_format=torch.contiguous_format)
         for name, value in held.state_dict().items()
     }
-    part = path.with_name(f".{path.name}.part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        safetensors.torch.save_file(weights, part, {"format": FORMAT, "about": json.dumps(about)})
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+    metadata = {"format": FORMAT, "about": json.dumps(about)}
+    return write_whole(path, safetensors.torch.save(weights, metadata))
 
 
 def load_converted(path: str | Path, model: nn.Module | None = None) -> Converted:

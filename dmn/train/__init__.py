@@ -1,6 +1,8 @@
 """Training: the task, its callbacks, and where runs are written."""
 
+from dmn.train.checkpoint import CheckpointFiles, EpochCheckpoint
 from dmn.train.constraint import ParameterSummary, ProjectNonnegative, parameter_table
+from dmn.train.finite import NonFiniteError, StopAtNonFinite
 from dmn.train.freeze import Unfreeze
 from dmn.train.groups import layer_names, layerwise
 from dmn.train.initialise import Fit, initialise
@@ -24,15 +26,18 @@ from dmn.train.watch import HeatmapLogger, QuantusLogger, Watcher
 
 __all__ = [
     "BestExplanation",
+    "CheckpointFiles",
     "ClassificationTask",
     "Distillation",
     "EpochCSVLogger",
+    "EpochCheckpoint",
     "EpochLines",
     "EpochWandbLogger",
     "ExplanationPenalty",
     "Fit",
     "HeatmapLogger",
     "MissingMasksError",
+    "NonFiniteError",
     "OneCycle",
     "ParameterSummary",
     "ProjectNonnegative",
@@ -40,6 +45,7 @@ __all__ = [
     "RankLogger",
     "Run",
     "RunSummary",
+    "StopAtNonFinite",
     "Term",
     "Trainer",
     "Unfreeze",

@@ -10,6 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
 from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from dmn.train.tracking import wandb_folders
 from dmn.train.watch import Watcher
@@ -67,9 +68,14 @@ class RunSummary(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Say how to resume an interrupted run."""
+        if isinstance(exception, KeyboardInterrupt | SIGTERMException):
+            self._print_how_to_resume(trainer)
+
+    @rank_zero_only
+    def _print_how_to_resume(self, trainer: pl.Trainer) -> None:
         last = [c.last_model_path for c in _checkpoints(trainer) if c.last_model_path]
-        if isinstance(exception, KeyboardInterrupt) and last:
-            print(f"\ninterrupted; the last whole epoch is {last[0]}; resume with --ckpt_path last")
+        kept = f"the last whole epoch is {last[0]}; resume with --ckpt_path last" if last else ""
+        print(f"\ninterrupted; {kept or 'no epoch was whole yet, there is nothing to resume'}")
 
     @rank_zero_only
     def _print(self, trainer: pl.Trainer, folder: Path, seconds: float) -> None:

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
+from dmn.errors import DmnError
 from dmn.explain import Explainer
 from dmn.train.groups import layerwise
 from dmn.train.terms import Term
@@ -21,6 +22,10 @@ from dmn.train.terms import Term
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
 ExplainerFactory = Callable[[Any], Explainer]
+
+
+class ScheduleError(DmnError, ValueError):
+    """A run that is resumed with another number of steps than it was planned for; says both."""
 
 
 class OneCycle(OneCycleLR):
@@ -35,6 +40,20 @@ class OneCycle(OneCycleLR):
     def __init__(self, optimizer: Optimizer, total_steps: int, warmup: float = 0.2) -> None:
         peaks = [group["lr"] for group in optimizer.param_groups]
         super().__init__(optimizer, peaks, total_steps, pct_start=warmup)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from where a run was.
+
+        Raises:
+            ScheduleError: if that run was planned for another number of steps.
+        """
+        if state_dict["total_steps"] != self.total_steps:
+            raise ScheduleError(
+                f"the run was planned for {state_dict['total_steps']} steps, now it would have "
+                f"{self.total_steps}; resume it with the epochs and batches that it had, or train "
+                "on from its weights by `dmn finetune --init_from last`"
+            )
+        super().load_state_dict(state_dict)
 
 
 class ClassificationTask(pl.LightningModule):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-import logging
+import io
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,8 +17,14 @@ from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from pytorch_lightning.loggers.logger import rank_zero_experiment  # type: ignore[attr-defined]
 from pytorch_lightning.utilities import rank_zero_only
 
-log = logging.getLogger(__name__)
+from dmn.train.soft import Failures, soft
+from dmn.writing import write_whole
 
+FALLBACKS: dict[str, dict[str, str]] = {  # where Weights & Biases cannot be had as asked
+    "starting a run": {},
+    "starting a run offline": {"mode": "offline"},
+    "doing without a run": {"mode": "disabled"},
+}
 LAST_OF_EPOCH = "train/loss"  # Lightning logs an epoch's training metrics after all others
 
 
@@ -42,11 +49,13 @@ class _OneRowAnEpoch(Logger):
     """Gather what an epoch logs, and write it at once.
 
     Lightning logs validation and training metrics in separate calls, which do not line up in a
-    file and get separate steps in Weights & Biases.
+    file and get separate steps in Weights & Biases. A full disk or a lost connection is not worth
+    a training run: failures are told and counted.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        self.failures = Failures(type(self).__name__)
         self._row: dict[str, Any] = {}
         self._step: int | None = None
 
@@ -61,14 +70,12 @@ class _OneRowAnEpoch(Logger):
             self.flush()
 
     @rank_zero_only
+    @soft
     def flush(self) -> None:
         """Write the row gathered so far."""
         row, self._row = self._row, {}
-        try:
-            if row:
-                self.write_row(row, self._step)
-        except Exception:  # a full disk or a lost connection is not worth a training run
-            log.exception("%s could not write an epoch's metrics", type(self).__name__)
+        if row:
+            self.write_row(row, self._step)
 
     def write_row(self, row: dict[str, Any], step: int | None) -> None:
         """Write a row."""
@@ -79,17 +86,38 @@ class _OneRowAnEpoch(Logger):
         """Close; what is left is written, unless the epoch was cut: a resumed run repeats it."""
         if status == "success":
             self.flush()
-        super().finalize(status)
+        with self.failures.tolerated("closing"):
+            super().finalize(status)
+        self.failures.tell()
 
 
-class _AppendingWriter(ExperimentWriter):
-    """Go on with the `metrics.csv` that a folder has, instead of deleting it."""
+class _WholeWriter(ExperimentWriter):
+    """Write all of `metrics.csv` at once, going on with what a folder has.
+
+    An epoch that a resumed run repeats takes the place of the row it had, and of all after it.
+    """
 
     def __init__(self, log_dir: str) -> None:
         super().__init__(log_dir)
+        self._rows: list[dict[str, Any]] = []
         if os.path.isfile(self.metrics_file_path):
-            with open(self.metrics_file_path, newline="") as file:
-                self.metrics_keys = next(csv.reader(file))
+            with open(self.metrics_file_path, newline="", errors="replace") as file:
+                self._rows = list(csv.DictReader(file))
+
+    def save(self) -> None:
+        """Write the file, whole or not at all; rows that could not be written go with the next."""
+        if not self.metrics:
+            return
+        for row in self.metrics:
+            kept = [old for old in self._rows if not _epoch(old) >= _epoch(row)]
+            self._rows = [*kept, row]
+        self.metrics = []
+        text = io.StringIO()
+        keys = sorted({key for row in self._rows for key in row if key})
+        writer = csv.DictWriter(text, keys, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(self._rows)
+        write_whole(self.metrics_file_path, text.getvalue())
 
     def _check_log_dir_exists(self) -> None:
         """Leave what there is."""
@@ -102,10 +130,14 @@ class EpochCSVLogger(_OneRowAnEpoch, CSVLogger):
     @rank_zero_experiment
     def experiment(self) -> ExperimentWriter:
         """The writer of the file."""
-        self._experiment: ExperimentWriter | None = self._experiment or _AppendingWriter(
-            self.log_dir
-        )
+        self._experiment: ExperimentWriter | None = self._experiment or _WholeWriter(self.log_dir)
         return self._experiment
+
+    @rank_zero_only
+    @soft
+    def save(self) -> None:
+        """Write the file."""
+        super().save()
 
 
 class EpochWandbLogger(_OneRowAnEpoch, WandbLogger):
@@ -115,7 +147,25 @@ class EpochWandbLogger(_OneRowAnEpoch, WandbLogger):
         super().__init__(*args, **options)
         self._wandb_init.pop("anonymous")  # no longer an option, and wandb warns of it
 
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The run: offline where its server cannot be reached, none where it cannot be kept."""
+        for attempt, mode in FALLBACKS.items():
+            if self._experiment is None:
+                with self.failures.tolerated(attempt):
+                    self._wandb_init |= mode
+                    self._experiment = super().experiment
+        return self._experiment
+
     @rank_zero_only
+    @soft
+    def log_hyperparams(self, params: Any) -> None:
+        """Write a configuration."""
+        super().log_hyperparams(params)
+
+    @rank_zero_only
+    @soft
     def log_image(self, key: str, images: list[Any], step: int | None = None, **_: Any) -> None:
         """Add pictures (paths or arrays) to the epoch's row."""
         import wandb
@@ -123,6 +173,7 @@ class EpochWandbLogger(_OneRowAnEpoch, WandbLogger):
         self._row[key] = [wandb.Image(image) for image in images]
 
     @rank_zero_only
+    @soft
     def log_bars(self, key: str, values: dict[str, float]) -> None:
         """Add a bar chart of labelled values to the epoch's row."""
         import wandb
@@ -188,7 +239,9 @@ def wandb_logger(
     try:
         yield wandb
     finally:
-        _finish()
+        with wandb.failures.tolerated("closing the run"):
+            _finish()
+        wandb.failures.tell()
         if mode is None:
             os.environ.pop("WANDB_MODE", None)  # the offline logger sets it for the whole process
         else:
@@ -198,8 +251,8 @@ def wandb_logger(
 def log_config(to: Sequence[Logger], config: dict[str, Any]) -> None:
     """Write the whole configuration to Weights & Biases, once."""
     for logger in to:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.config.update(config, allow_val_change=True)
+        if isinstance(logger, EpochWandbLogger):
+            logger.log_hyperparams(config)
 
 
 def wandb_folders(folder: Path) -> list[Path]:
@@ -225,3 +278,11 @@ def _finish() -> None:
     import wandb
 
     wandb.finish()
+
+
+def _epoch(row: dict[str, Any]) -> float:
+    """Return a row's epoch; NaN, which is not after any other, where it has none."""
+    try:
+        return float(row["epoch"])
+    except (KeyError, TypeError, ValueError):
+        return math.nan

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from dmn.train.checkpoint import CheckpointFiles
 from dmn.train.initialise import initialise
 
 log = logging.getLogger(__name__)
 
 
 class Trainer(pl.Trainer):
-    """Lightning's Trainer, with `finetune` beside `fit`, `validate` and `test`."""
+    """Lightning's Trainer, with `finetune` beside `fit`, `validate` and `test`.
+
+    Local checkpoints are written whole or not at all, unless a plugin says how they are.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if type(self.strategy.checkpoint_io) is TorchCheckpointIO:
+            self.strategy.checkpoint_io = CheckpointFiles()
 
     def finetune(
         self,

@@ -5,7 +5,6 @@ Neither can stop a run: what fails is counted, logged with its reason, and left 
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from pathlib import Path
@@ -19,9 +18,11 @@ from torchmetrics import MeanMetric
 
 from dmn.evaluate import metric_specs, score
 from dmn.explain import Explainer, SplitExplainer, controls
-from dmn.explain.render import overlay, panel
+from dmn.explain.render import overlay, panel, png
 from dmn.explain.target import resolve_target
 from dmn.train.probe import Probe
+from dmn.train.soft import Failures
+from dmn.writing import write_whole
 
 SCORED = [
     "PixelFlipping",
@@ -33,7 +34,6 @@ SCORED = [
 ]
 LEGEND = "Red speaks for the class, blue against it."
 LEGEND_OF_EFFECT = "Red: ink there speaks for the class; blue: against it."
-log = logging.getLogger(__name__)
 
 
 class Watcher(pl.Callback):
@@ -50,6 +50,7 @@ class Watcher(pl.Callback):
     def __init__(self, images: int, every_n_epochs: int = 1) -> None:
         self.every_n_epochs = every_n_epochs
         self.seconds = 0.0
+        self.failures = Failures(self.clock)
         self._probe = Probe(images)
 
     def on_validation_batch_end(
@@ -65,13 +66,15 @@ class Watcher(pl.Callback):
         if not self._probe or (self.needs_explainers and not explainers):
             return
         start = time.perf_counter()
-        try:
+        with self.failures.tolerated("watching"):
             self.look(trainer, pl_module, explainers, *self._probe.take())
-        except Exception:  # a picture or a score is not worth a training run
-            log.exception("%s gave up in epoch %d", type(self).__name__, trainer.current_epoch)
         seconds = time.perf_counter() - start
         self.seconds += seconds
         pl_module.log(f"time/{self.clock}_s", seconds, sync_dist=True)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say how often what went wrong."""
+        self.failures.tell()
 
     def look(
         self,
@@ -123,20 +126,16 @@ class HeatmapLogger(Watcher):
         folder = Path(run_folder) / "heatmaps"
         if not trainer.is_global_zero:
             return
-        folder.mkdir(parents=True, exist_ok=True)
         predicted = resolve_target(pl_module, x, None)
         rows = [f"true {a}\nsaid {b}" for a, b in zip(y.tolist(), predicted.tolist(), strict=True)]
         for name, explainer in explainers.items():
-            try:
+            with self.failures.tolerated(f"heatmap of {name}"):
                 picture = panel(_columns(explainer, x, y), rows, _caption(explainer))
                 path = folder / f"{name}_epoch_{trainer.current_epoch:03d}.png"
-                picture.save(path)
-            except Exception:
-                log.exception("no heatmap of %s in epoch %d", name, trainer.current_epoch)
-                continue
-            for logger in trainer.loggers:
-                if hasattr(logger, "log_image"):
-                    logger.log_image(f"heatmap/{name}", [str(path)])
+                write_whole(path, png(picture))
+                for logger in trainer.loggers:
+                    if hasattr(logger, "log_image"):
+                        logger.log_image(f"heatmap/{name}", [str(path)])
 
 
 def _caption(explainer: Explainer) -> str:
@@ -192,7 +191,6 @@ class QuantusLogger(Watcher):
         self.metrics = list(metric_specs(SCORED if metrics is None else metrics))
         self.controls = controls(seed) if with_controls else {}
         self.seed = seed
-        self.remarks: Counter[str] = Counter()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Let early stopping wait out a score that is missing."""
@@ -222,16 +220,8 @@ class QuantusLogger(Watcher):
                 self._remark(trainer, name, method, scores.remarks)
         pl_module.log("quantus/unscored", unscored.compute(), sync_dist=True)
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print how often what went wrong."""
-        for remark, count in self.remarks.most_common():
-            log.warning("quantus: %s: %d times (metric and image) in all", remark, count)
-
     def _remark(self, trainer: pl.Trainer, metric: str, method: str, remarks: Counter[str]) -> None:
-        """Count what went wrong, and print it the first time."""
+        """Count, by metric and image, what went wrong."""
+        where = f"first by {metric} in epoch {trainer.current_epoch}"
         for reason, count in remarks.items():
-            remark = f"{method}: {reason}"
-            if remark not in self.remarks:
-                epoch = trainer.current_epoch
-                log.warning("quantus: %s (first by %s in epoch %d)", remark, metric, epoch)
-            self.remarks[remark] += count
+            self.failures.note(f"{method}: {reason}", where, count)

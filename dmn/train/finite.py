@@ -1,0 +1,78 @@
+"""Stop a training that has gone wrong, before it spoils a checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from dmn.errors import DmnError
+from dmn.weights import shorten
+
+
+class NonFiniteError(DmnError, ArithmeticError):
+    """A loss or a weight that is NaN or infinite; names the batch and the last good checkpoint."""
+
+
+class StopAtNonFinite(pl.Callback):
+    """Stop where a loss or, at the end of an epoch, a weight is NaN or infinite.
+
+    The batch at fault changes no weight, and the epoch writes no checkpoint. All processes stop.
+
+    Raises:
+        NonFiniteError: names the batch, its images if they are at fault, and the last good
+            checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self._batch: Any = None
+        self._index = 0
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the batch, to tell of it."""
+        self._batch, self._index = batch, batch_idx
+
+    def on_before_backward(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
+    ) -> None:
+        """Look at the loss."""
+        value = loss.detach()
+        finite = bool(torch.isfinite(value).all())
+        if trainer.strategy.reduce_boolean_decision(finite):
+            return
+        whose = "another process's loss is not finite" if finite else f"the loss is {float(value)}"
+        images = self._batch[0]
+        wrong = int((~torch.isfinite(images)).sum()) if isinstance(images, Tensor) else 0
+        cause = (
+            f"{wrong} of its pixels are not finite: look at the data"
+            if wrong
+            else "its images are finite: a lower learning rate may help"
+        )
+        epoch = trainer.current_epoch
+        raise NonFiniteError(
+            f"{whose} in batch {self._index} of epoch {epoch}; {cause}. {_last_good(trainer)}"
+        )
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the weights, before checkpoints are written."""
+        state = pl_module.state_dict()
+        wrong = [key for key, value in state.items() if not torch.isfinite(value).all()]
+        if wrong:
+            raise NonFiniteError(
+                f"after epoch {trainer.current_epoch} there are NaN or infinite numbers in "
+                f"{shorten(wrong)}; a lower learning rate may help. {_last_good(trainer)}"
+            )
+
+
+def _last_good(trainer: pl.Trainer) -> str:
+    checkpoints: list[Any] = trainer.checkpoint_callbacks
+    paths = [it.last_model_path for it in checkpoints if isinstance(it, ModelCheckpoint)]
+    path = next(filter(None, paths), None)
+    if path is None:
+        return "There is no checkpoint yet"
+    return f"The last good checkpoint is {path}; start from it by `dmn finetune --init_from {path}`"

@@ -1,0 +1,72 @@
+import math
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from train_problem import Halves, make_task
+
+from dmn.train import EpochCheckpoint, NonFiniteError, StopAtNonFinite
+
+
+class Spoil(pl.Callback):
+    """Spoils something in the second batch of the second epoch."""
+
+    def __init__(self, what):
+        self.what = what
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if (trainer.current_epoch, batch_idx) != (1, 1):
+            return
+        if self.what == "image":
+            batch[0][0, 0, :2] = math.nan
+        if self.what == "loss":
+            step = pl_module.training_step
+            pl_module.training_step = lambda *args: step(*args) * math.inf
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        if (trainer.current_epoch, trainer.fit_loop.batch_idx) == (1, 2) and self.what == "weights":
+            pl_module.net.g.net.head.bias.grad.fill_(math.nan)
+
+
+TOLD = {
+    "image": r"the loss is nan in batch 1 of epoch 1; 16 of its pixels are not finite",
+    "loss": r"the loss is inf in batch 1 of epoch 1; its images are finite: a lower learning rate",
+    "weights": r"after epoch 1 there are NaN or infinite numbers in net\.g\.net\.head\.bias",
+}
+
+
+@pytest.mark.torture(
+    "a number of the {what} is not finite while training",
+    "an error that names batch and last good checkpoint, which holds finite weights",
+)
+@pytest.mark.parametrize("what", TOLD)
+def test_training_stops_before_it_spoils_a_checkpoint(what, make_trainer, tmp_path, happened):
+    keep = EpochCheckpoint(tmp_path / "c", "best", "val/acc", mode="max", save_last=True)
+    trainer = make_trainer(StopAtNonFinite(), Spoil(what), keep, enable_checkpointing=True)
+    with pytest.raises(NonFiniteError, match=TOLD[what]) as caught:
+        trainer.fit(make_task(), Halves())
+    happened(str(caught.value).replace(str(tmp_path), ""))
+    last = tmp_path / "c" / "last.ckpt"
+    assert f"good checkpoint is {last}; start from it by `dmn finetune" in str(caught.value)
+    saved = torch.load(last, weights_only=True)
+    assert saved["epoch"] == 0
+    assert all(torch.isfinite(value).all() for value in saved["state_dict"].values())
+
+
+def test_without_a_checkpoint_there_is_none_to_name(make_trainer):
+    class Always(Halves):
+        def on_before_batch_transfer(self, batch, dataloader_idx):
+            return [batch[0] * math.nan, *batch[1:]]
+
+    with pytest.raises(NonFiniteError, match=r"batch 0 of epoch 0.*There is no checkpoint yet"):
+        make_trainer(StopAtNonFinite()).fit(make_task(), Always())
+
+
+def test_a_sound_training_is_left_alone(task, data, make_trainer):
+    def weights(*callbacks):
+        task = make_task()
+        make_trainer(*callbacks).fit(task, Halves())
+        return task.state_dict()
+
+    plain, watched = weights(), weights(StopAtNonFinite())
+    assert all(torch.equal(plain[key], watched[key]) for key in plain)
