@@ -7,6 +7,7 @@ import random
 import re
 import signal
 import struct
+import subprocess
 import sys
 import time
 
@@ -22,9 +23,10 @@ FORKS = multiprocessing.get_context("forkserver")  # imports once: twenty starts
 FORKS.set_forkserver_preload(["dmn.cli", "wandb", "mlxtend.data", "sklearn.model_selection"])
 
 
-def dmn(log, args):
+def dmn(log, args, environment):
     """Run `dmn` in a process group of its own, as a terminal does."""
     os.setsid()
+    os.environ.update(environment)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -38,10 +40,11 @@ def dmn(log, args):
 class Training:
     """A training in a process of its own, and what it says."""
 
-    def __init__(self, root, *args):
+    def __init__(self, root, *args, **environment):
         root.mkdir(exist_ok=True)
         self.log = root / f"{len(list(root.glob('*.log')))}.log"
-        self.process = FORKS.Process(target=dmn, args=(self.log, ["--run.root", str(root), *args]))
+        told = ["--run.root", str(root), *args]
+        self.process = FORKS.Process(target=dmn, args=(self.log, told, environment))
         self.process.start()
 
     def wait_for_epochs(self, count):
@@ -151,6 +154,48 @@ def test_a_training_that_is_interrupted_can_be_resumed(name, tmp_path, happened)
     assert list(wandb_records(tmp_path))[-1] == "exit"
     done = checkpoint(tmp_path)["epoch"] + 1
     assert [int(row["epoch"]) for row in rows(tmp_path)] == list(range(done))
+
+
+WITHOUT = {
+    "is not to be reached": {
+        "WANDB_BASE_URL": "http://127.0.0.1:9",
+        "WANDB_API_KEY": "0" * 40,
+        "WANDB_INIT_TIMEOUT": "2",
+    },
+    "knows no login": {"NETRC": "/nowhere", "WANDB_API_KEY": ""},
+}
+
+
+@pytest.mark.torture(
+    "Weights & Biases {what} when a training starts",
+    "it trains on, says why once, and keeps the run offline",
+)
+@pytest.mark.parametrize("what", WITHOUT)
+def test_a_training_starts_without_weights_and_biases(what, tmp_path, happened):
+    options = ("--run.online", "true", "--trainer.max_epochs=2")
+    training = Training(tmp_path, *options, **WITHOUT[what])
+    assert training.end() == 0, training.told
+    (reason,) = re.findall(r"EpochWandbLogger: (starting a run failed by .*)", training.told)
+    happened(reason)
+    assert [row["epoch"] for row in rows(tmp_path)] == ["0", "1"]
+    assert list((tmp_path / "it/version_0/wandb").glob("offline-run-*"))
+    assert "wandb sync" in training.told
+
+
+@pytest.mark.torture(
+    "SIGKILL to Weights & Biases' process while training", "it trains on, says why once, and counts"
+)
+def test_a_training_goes_on_where_weights_and_biases_dies(tmp_path, happened):
+    training = Training(tmp_path, "--trainer.max_epochs=30")
+    training.wait_for_epochs(1)
+    subprocess.run(["pkill", "-KILL", "-P", str(training.process.pid), "wandb"], check=True)
+    assert training.end() == 0, training.told
+    reasons = re.findall(r"EpochWandbLogger: (flush failed by .*)", training.told)
+    happened("; ".join(reasons))
+    assert len(reasons) == 2
+    assert re.search(r"flush failed by \w+: \d+ times in all", reasons[1])
+    assert [int(row["epoch"]) for row in rows(tmp_path)] == list(range(30))
+    assert checkpoint(tmp_path)["epoch"] == 29
 
 
 TRAIN_ON_A_DISK = """
