@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ FALLBACKS: dict[str, dict[str, str]] = {  # where Weights & Biases cannot be had
     "starting a run offline": {"mode": "offline"},
     "doing without a run": {"mode": "disabled"},
 }
+UNSAFE = re.compile(r"[^\w /.,:()=+-]|(?<![^/])\.")  # in a key; dots only where a part begins
 LAST_OF_EPOCH = "train/loss"  # Lightning logs an epoch's training metrics after all others
 
 
@@ -185,7 +187,8 @@ class EpochWandbLogger(_OneRowAnEpoch, WandbLogger):
 
     def write_row(self, row: dict[str, Any], step: int | None) -> None:
         """Log numbers and pictures in one call, Lightning's step being an ordinary value."""
-        self.experiment.log({**row, "trainer/global_step": step})
+        named = {wandb_key(name): value for name, value in row.items()}
+        self.experiment.log({**named, "trainer/global_step": step})
 
 
 @contextmanager
@@ -253,6 +256,14 @@ def log_config(to: Sequence[Logger], config: dict[str, Any]) -> None:
     for logger in to:
         if isinstance(logger, EpochWandbLogger):
             logger.log_hyperparams(config)
+
+
+def wandb_key(name: str) -> str:
+    """Return the key of a value in Weights & Biases: its name, what might be more than text as %XX.
+
+    Names come from configurations, and the keys of pictures become parts of paths.
+    """
+    return UNSAFE.sub(lambda found: f"%{ord(found[0]):02X}", name)
 
 
 def wandb_folders(folder: Path) -> list[Path]:

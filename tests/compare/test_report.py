@@ -12,7 +12,7 @@ from playwright.sync_api import sync_playwright
 from dmn.compare.report import write_report
 from dmn.evaluate import METRICS
 
-HOSTILE = "<script>document.title='owned'</script>\"'{{7*7}}|*`&"
+HOSTILE = "<script>document.title='owned'</script>\"'{{7*7}}|*`&ü漢🦜\u202e"
 FEW = ("PixelFlipping", "Sparseness")
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1280, "height": 900}
@@ -219,6 +219,9 @@ def test_a_phone_scrolls_tables_and_not_the_page(report, visit, scheme):
     assert (ground, text) == ((light, dark) if scheme == "light" else (dark, light))
 
 
+@pytest.mark.torture(
+    "a report of names with HTML, quotes, templates, Markdown, other scripts", "they are only text"
+)
 def test_hostile_names_are_only_text(hostile, visit):
     page = visit(hostile)
     assert page.title() == HOSTILE

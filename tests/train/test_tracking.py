@@ -2,11 +2,12 @@ import csv
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from train_problem import make_task
 
 from dmn.train import EpochCSVLogger, HeatmapLogger, QuantusLogger, Run, tracking
-from dmn.train.tracking import wandb_folders, wandb_id
+from dmn.train.tracking import wandb_folders, wandb_id, wandb_key
 
 
 def rows(path):
@@ -45,6 +46,35 @@ def test_weights_and_biases_gets_one_log_call_an_epoch(data, make_trainer, tmp_p
         assert not options  # no step: it would not line up
         assert {"train/loss", "val/acc", "heatmap/splitcam", "heatmap/splitlrp"} <= set(values)
         assert type(values["heatmap/splitcam"][0]).__name__ == "Image"
+
+
+KEYS = {
+    "quantus/PixelFlipping/splitcam": "quantus/PixelFlipping/splitcam",
+    "quantus/PointingGame/net GradCAM (a=0.5)": "quantus/PointingGame/net GradCAM (a=0.5)",
+    "heatmap/../../evil": "heatmap/%2E./%2E./evil",
+    "heatmap/größe 漢字": "heatmap/größe 漢字",
+    "<script>\"'&%": "%3Cscript%3E%22%27%26%25",
+    "a\0b\nc\u202e": "a%00b%0Ac%202E",
+}
+
+
+@pytest.mark.torture(
+    "what a network logs is called {name!r}", "a key of Weights & Biases that is only text"
+)
+@pytest.mark.parametrize("name", KEYS)
+def test_keys_of_weights_and_biases_are_only_text(name, happened):
+    happened(wandb_key(name))
+    assert wandb_key(name) == KEYS[name]
+
+
+def test_pictures_of_any_name_stay_within_the_run(tmp_path):
+    picture = np.zeros((4, 4, 3), np.uint8)
+    with tracking(Run("exp", str(tmp_path))) as loggers:
+        loggers[1].log_image("heatmap/../../../../../../evil <b>", [picture])
+        loggers[1].log_metrics({"epoch": 0, "train/loss": 1.0}, 0)
+        assert not loggers[1].failures.counts
+    (path,) = tmp_path.rglob("*.png")
+    assert "/files/media/images/heatmap/%2E./" in str(path.resolve())
 
 
 def test_offline_runs_keep_their_pictures_and_leave_no_trace(data, make_trainer, tmp_path):
