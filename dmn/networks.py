@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,15 +22,21 @@ import numpy as np
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor, nn
 
 from dmn import models
+from dmn.cards import (
+    CorruptCheckpointError,
+    check_card,
+    content_of,
+    count_of_classes,
+    read_card,
+)
 from dmn.errors import DmnError
 from dmn.nn import is_pair
 from dmn.posthoc import UnknownNameError, load
 from dmn.resources import CHECKPOINTS, checkpoint_names
-from dmn.weights import read_weights
+from dmn.weights import bounded, misfits, read_weights, tell
 from dmn.writing import write_whole
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
@@ -46,10 +53,6 @@ NOT_TRAINING = ("net", "explainers", "num_classes")  # of the task; told apart, 
 
 class UnknownNetworkError(DmnError, ValueError):
     """A network that there is none of, or that may not be built; names those that there are."""
-
-
-class CorruptCheckpointError(DmnError, ValueError):
-    """A card, configuration or file of weights that is damaged; names the file."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def load_network(name: str, weights: str | None = None) -> Network:
         return _from_card(path)
     if weights is None and path.suffix == ".ckpt":
         return _from_run(path)
-    if weights is None and (path / "config.yaml").is_file():
+    if weights is None and os.path.isfile(path / "config.yaml"):
         return _from_run(path / "checkpoints" / "best.ckpt")
     return _from_torchvision(name, weights)
 
@@ -147,15 +150,16 @@ def save_network(network: Network, folder: str | Path, **facts: Any) -> Path:
 
 
 def _from_card(path: Path) -> Network:
-    card = _read(path.with_suffix(".json"), json.loads)
-    if hashlib.sha256(_bytes(path)).hexdigest() != card.get("sha256"):
+    told = path.with_suffix(".json")
+    card = read_card(_found(told))
+    if hashlib.sha256(content_of(_found(path))).hexdigest() != card.get("sha256"):
         raise CorruptCheckpointError(f"{path}: damaged, by the hash on its card")
-    return _built(path.stem, card, path)
+    return _built(path.stem, card, told, path)
 
 
 def _from_run(checkpoint: Path) -> Network:
-    folder = checkpoint.parent.parent
-    config = _read(folder / "config.yaml", yaml.safe_load)
+    told_by = checkpoint.parent.parent / "config.yaml"
+    config = read_card(_found(told_by))
     try:
         data, task = config["data"], config["model"]
         told = {**IMAGES.get(data["class_path"], {}), **data.get("init_args", {})}
@@ -166,16 +170,16 @@ def _from_run(checkpoint: Path) -> Network:
             "training": {key: task[key] for key in task if key not in NOT_TRAINING},
             "explainers": task.get("explainers"),
             "data": data,
-            "classes": [str(label) for label in range(task["num_classes"])],
+            "classes": [str(label) for label in range(count_of_classes(task["num_classes"]))],
             "size": side and [told.get("channels", 3), side, side],
             "mean": told.get("mean"),
             "std": told.get("std"),
             "epochs": config["trainer"]["max_epochs"],
             "seed": config["seed_everything"],
         }
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CorruptCheckpointError(f"{folder / 'config.yaml'}: no run's: {error!r}") from error
-    return _built(str(checkpoint), card, checkpoint)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CorruptCheckpointError(f"{told_by}: no run's: {error!r}") from error
+    return _built(str(checkpoint), card, told_by, checkpoint)
 
 
 def _from_torchvision(name: str, weights: str | None) -> Network:
@@ -201,21 +205,25 @@ def _from_torchvision(name: str, weights: str | None) -> Network:
     )
 
 
-def _built(name: str, card: dict[str, Any], path: Path) -> Network:
+def _built(name: str, card: dict[str, Any], told_by: Path, path: Path) -> Network:
     """Build the network that a card tells of, and fill it from a file."""
+    check_card(card, told_by)
     state = read_weights(path)
     try:
-        model = _build(card["net"])
-        model.load_state_dict(state)
-        classes = tuple(str(label) for label in card["classes"])
-        size, mean, std = (card[key] and tuple(card[key]) for key in ("size", "mean", "std"))
-        transform = partial(_transform, size, mean, std)
+        with bounded(path, state):
+            model = _build(card["net"])
+        faults = misfits(model.state_dict(), state)
     except UnknownNetworkError as error:
         raise UnknownNetworkError(f"{path}: {error}") from error
     except Exception as error:  # a card that was tampered with raises anything
         raise CorruptCheckpointError(f"{path}: does not fit what is said of it: {error}") from error
+    if faults:
+        raise CorruptCheckpointError(f"{path}: does not fit what is said of it: {tell(faults)}")
+    model.load_state_dict(state)
     model.eval().requires_grad_(False)
-    return Network(name, model, classes, size, mean, std, transform, card)
+    size, mean, std = (card[key] and tuple(card[key]) for key in ("size", "mean", "std"))
+    transform = partial(_transform, size, mean, std)
+    return Network(name, model, tuple(card["classes"]), size, mean, std, transform, card)
 
 
 def _build(told: Any) -> Any:
@@ -229,24 +237,13 @@ def _build(told: Any) -> Any:
     return NETWORKS[path](**{key: _build(value) for key, value in options.items()})
 
 
-def _read(path: Path, parse: Callable[[bytes], Any]) -> dict[str, Any]:
-    content = _bytes(path)
-    try:
-        told = parse(content)
-    except (ValueError, yaml.YAMLError) as error:
-        raise CorruptCheckpointError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(told, dict):
-        raise CorruptCheckpointError(f"{path}: holds neither a card nor a configuration")
-    return told
-
-
-def _bytes(path: Path) -> bytes:
-    if not path.is_file():
+def _found(path: Path) -> Path:
+    if not os.path.isfile(path):
         raise UnknownNetworkError(
             f"{path}: there is no such file; NAME.safetensors goes with its card NAME.json, and a "
             "run's checkpoints with its config.yaml"
         )
-    return path.read_bytes()
+    return path
 
 
 def _transform(

@@ -15,12 +15,13 @@ MAY_IMPORT = {
     "resources": set(),
     "weights": set(),
     "writing": set(),
+    "cards": set(),
     "nn": set(),
     "data": set(),
     "explain": {"nn"},
     "models": {"nn", "explain"},
     "evaluate": {"nn", "explain", "models"},
-    "posthoc": {"nn", "explain", "writing"},
+    "posthoc": {"nn", "explain", "weights", "writing"},
     "train": {
         "nn",
         "explain",
@@ -34,7 +35,7 @@ MAY_IMPORT = {
         "writing",
     },
     "baselines": {"nn", "explain", "posthoc"},
-    "networks": {"nn", "models", "posthoc", "resources", "weights", "writing"},
+    "networks": {"nn", "models", "posthoc", "resources", "cards", "weights", "writing"},
     "compare": {
         "nn",
         "explain",
@@ -78,7 +79,6 @@ ONLY_IN = {
     "skimage": {"data/scenes.py"},
     "safetensors": {
         "weights.py",
-        "posthoc/pretrained.py",
         "posthoc/files.py",
         "networks.py",
     },

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from small_pairs import tiny_pair
 
 from dmn import resources
+from dmn.errors import DmnError
 from dmn.models import PlainCNN
 from dmn.networks import (
     CorruptCheckpointError,
@@ -313,3 +316,146 @@ def test_cards_can_be_read_by_people(saved):
     assert list(card)[:2] == ["name", "net"]
     assert card["name"] == "tiny"
     assert card["data"] == DATA
+
+
+def with_card(saved, change):
+    """Change a card, and take its hash of the weights along."""
+    path = saved.with_suffix(".json")
+    card = json.loads(path.read_text())
+    change(card)
+    path.write_text(json.dumps(card))
+    return str(saved)
+
+
+def side(card):
+    return card["net"]["init_args"]["g"]["init_args"]
+
+
+CARDS = {  # what is changed, how, and what is said
+    "net a text": (lambda card: card.update(net="dmn.models.PlainCNN"), r"'net' must be"),
+    "net a list": (lambda card: card.update(net=[]), r"'net' must be"),
+    "net without class": (lambda card: card.update(net={"a": 1}), "does not fit"),
+    "classes a number": (lambda card: card.update(classes=3), r"'classes' must be a list of names"),
+    "classes numbers": (lambda card: card.update(classes=[1, 2, 3]), r"'classes' must be"),
+    "a negative size": (lambda card: card.update(size=[1, -8, 8]), r"'size' must be"),
+    "a size of 10^9": (lambda card: card.update(size=[1, 10**9, 10**9]), r"'size' must be"),
+    "size a text": (lambda card: card.update(size="abc"), r"'size' must be"),
+    "mean of two channels": (lambda card: card.update(mean=[0.5, 0.5]), r"'mean' must be of 1"),
+    "mean infinite": (lambda card: card.update(mean=[float("inf")]), r"'mean' must be"),
+    "std zero": (lambda card: card.update(std=[0]), r"'std' must be a list of positive"),
+    "std lost": (lambda card: card.pop("std"), r"'std' must be"),
+    "sha256 lost": (lambda card: card.pop("sha256"), "damaged, by the hash on its card"),
+    "10^9 channels": (lambda card: side(card).update(widths=[10**9, 6]), "far larger|not fit"),
+    "20,000 channels": (lambda card: side(card).update(widths=[20000, 20000]), "far larger"),
+    "10^12 classes": (lambda card: side(card).update(num_classes=10**12), "far larger|not fit"),
+    "10^30 classes": (lambda card: side(card).update(num_classes=10**30), "does not fit"),
+    "10^9 layers": (lambda card: side(card).update(units=10**9), "far larger"),
+    "channels a text": (lambda card: side(card).update(widths="abc"), "does not fit"),
+    "no channels": (lambda card: side(card).update(widths=[0, 6]), "does not fit"),
+}
+
+
+@pytest.mark.parametrize("done", CARDS)
+@pytest.mark.torture(
+    "a network's card is tampered with: {done}", "refused by name before it is built"
+)
+def test_cards_that_were_tampered_with_are_refused(done, saved, happened):
+    change, told = CARDS[done]
+    with pytest.raises(DmnError, match=rf"tiny\.(json|safetensors): .*({told})") as caught:
+        load_network(with_card(saved, change))
+    happened(str(caught.value).replace(str(saved.parent), ""))
+
+
+LAUGHS = "a0: &a0 {x: y}\n" + "".join(
+    f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 12)
+)
+CONFIGURATIONS = {
+    "a billion laughs": LAUGHS.encode(),
+    "a tag of Python's": b"!!python/object/apply:os.mkdir [ran]",
+    "nested 10^4 deep": b"[" * 10**4,
+    "another encoding": "seed_everything: é".encode("utf-16-be"),
+    "an impossible date": b"seed_everything: 2024-99-99",
+    "an empty truth": b"seed_everything: !!bool x",
+    "10^12 classes": yaml.safe_dump(
+        {"data": DATA, "model": {"net": CNN, "num_classes": 10**12}, "run": {"name": "mine"}}
+    ).encode(),
+}
+
+
+@pytest.mark.parametrize("done", CONFIGURATIONS)
+@pytest.mark.torture("a run's config.yaml holds {done}", "refused by name, nothing executed")
+def test_configurations_that_were_tampered_with_are_refused(
+    done, run_folder, tmp_path, monkeypatch, happened
+):
+    monkeypatch.chdir(tmp_path)
+    (run_folder / "config.yaml").write_bytes(CONFIGURATIONS[done])
+    with pytest.raises(CorruptCheckpointError, match=r"config\.yaml: ") as caught:
+        load_network(str(run_folder))
+    assert not (tmp_path / "ran").exists()
+    happened(str(caught.value).replace(str(tmp_path), ""))
+
+
+def test_a_card_nested_deeply_or_unreadable_is_refused(saved, monkeypatch):
+    saved.with_suffix(".json").write_text("[" * 10**5)
+    with pytest.raises(CorruptCheckpointError, match=r"tiny\.json: cannot be read: .*recursion"):
+        load_network(str(saved))
+
+    def refuse(_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
+    with pytest.raises(CorruptCheckpointError, match=r"tiny\.json: cannot be read: Permission"):
+        load_network(str(saved))
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "\0", "", ".", "/"])
+def test_names_that_no_file_can_have_are_unknown(name):
+    with pytest.raises(UnknownNetworkError, match="no network"):
+        load_network(name)
+
+
+def test_checkpoints_of_a_failed_training_are_refused(run_folder):
+    path = run_folder / "checkpoints" / "best.ckpt"
+    held = torch.load(path, weights_only=True)
+    key = next(iter(held["state_dict"]))
+    held["state_dict"][key].fill_(torch.nan)
+    torch.save(held, path)
+    with pytest.raises(CheckpointError, match=rf"best\.ckpt: not finite: {key}"):
+        load_network(str(run_folder))
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+
+
+@pytest.mark.torture("parts of a card are replaced by any others", "refused by name, or it works")
+def test_arbitrary_cards_are_refused_or_work(saved, full, happened):
+    path = saved.with_suffix(".json")
+    honest, counts = path.read_text(), {"refused": 0, "loaded": 0}
+
+    @settings(max_examples=300 if full else 15, deadline=None, derandomize=not full, database=None)
+    @given(st.data(), VALUES)
+    def check(data, value):
+        card = told = json.loads(honest)
+        while isinstance(told, dict) and told:  # go down to any part of it
+            key = data.draw(st.sampled_from(sorted(told)))
+            if not data.draw(st.booleans()) or not isinstance(told[key], dict):
+                told[key] = value
+                break
+            told = told[key]
+        path.write_text(json.dumps(card))
+        try:
+            loaded = load_network(str(saved))
+        except DmnError as error:
+            counts["refused"] += 1
+            assert "tiny." in str(error)  # noqa: PT017
+        else:
+            counts["loaded"] += 1
+            assert all(each.isfinite().all() for each in loaded.model.state_dict().values())
+
+    check()
+    assert all(counts.values())
+    happened(f"{counts['refused']} refused by name, {counts['loaded']} loaded")

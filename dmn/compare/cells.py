@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -14,6 +16,8 @@ import torch
 from torch import Tensor
 
 from dmn.writing import write_whole
+
+log = logging.getLogger(__name__)
 
 NAME_LENGTH = 24  # of a file, in hexadecimal digits of its key's hash
 
@@ -59,11 +63,15 @@ class CellStore:
         self._folder, self._retry = folder, retry
 
     def get(self, key: dict[str, Any]) -> Cell | None:
-        """Return the cell of a key, if it was scored before."""
+        """Return the cell of a key, if it was scored before and its file is not damaged."""
         path = self._path(key)
         if not path.is_file():
             return None
-        cell = Cell(**json.loads(path.read_text())["cell"])
+        try:
+            cell = _cell(json.loads(path.read_text())["cell"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            log.warning("%s: damaged, and measured again: %r", path, error)
+            return None
         return None if self._retry and not cell.n else cell
 
     def put(self, key: dict[str, Any], cell: Cell) -> None:
@@ -73,6 +81,14 @@ class CellStore:
     def _path(self, key: dict[str, Any]) -> Path:
         text = json.dumps(key, sort_keys=True).encode()
         return self._folder / f"{hashlib.sha256(text).hexdigest()[:NAME_LENGTH]}.json"
+
+
+def _cell(told: dict[str, Any]) -> Cell:
+    cell = Cell(**told)
+    numbers = [value for value in cell.values if value is not None]
+    if len(cell.values) != len(cell.reasons) or not all(map(math.isfinite, numbers)):
+        raise ValueError("no scores with reasons")
+    return cell
 
 
 def fingerprint(tensors: Iterable[Tensor]) -> str:

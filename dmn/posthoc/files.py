@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import UnionType
 from typing import Any, NamedTuple
 
-import safetensors
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dmn.errors import DmnError
 from dmn.posthoc.canonize import canonize
@@ -18,11 +18,18 @@ from dmn.posthoc.certificate import Certificate
 from dmn.posthoc.pretrained import load
 from dmn.posthoc.rules import SLACK
 from dmn.posthoc.split import SplitModel, split
+from dmn.weights import CheckpointError, bounded, judge, misfits, read_file, tell
 from dmn.writing import write_whole
 
 FORMAT = "dmn.posthoc/1"
-SHOWN = 5
-_ABOUT = {"canonized", "split", "architecture", "classes", "operations", "certificate"}
+_ABOUT: dict[str, type | UnionType] = {
+    "canonized": bool,
+    "split": dict | None,
+    "architecture": str,
+    "classes": list,
+    "operations": list,
+    "certificate": str | None,
+}
 
 
 class ConvertedFileError(DmnError, ValueError):
@@ -98,30 +105,22 @@ def load_converted(path: str | Path, model: nn.Module | None = None) -> Converte
     """
     path = Path(path)
     about, weights = _read(path)
-    built = model is None
-    if model is None:
-        if not about["architecture"]:
-            raise ConvertedFileError(
-                f"{path} names no architecture; pass a model of the original's"
-            )
-        model = load(about["architecture"], num_classes=len(about["classes"]) or None).model
-    network, held = _rebuilt(model, about)
-    if built and hasattr(model, "transform_input") and _operations(held) != about["operations"]:
-        vars(model)[
-            "transform_input"
-        ] = not model.transform_input  # goes with the weights, see load
-        network, held = _rebuilt(model, about)
-    if isinstance(network, SplitModel) and any(key.endswith(SLACK) for key in weights):
-        network.loosen()
-    expected = held.state_dict()
-    wrong = sorted(
-        {*expected.keys() ^ weights.keys()}
-        | {key for key in expected.keys() & weights if expected[key].shape != weights[key].shape}
-    )
-    if wrong:
+    if model is None and not about["architecture"]:
+        raise ConvertedFileError(f"{path} names no architecture; pass a model of the original's")
+    try:
+        with bounded(path, weights):
+            model, network, held = _built(model, about)
+        if isinstance(network, SplitModel) and any(key.endswith(SLACK) for key in weights):
+            network.loosen()
+        if isinstance(network, SplitModel) and about["certificate"]:
+            network.certified = Certificate.from_json(about["certificate"])
+            network.name = str(network.certified) and network.certified.network
+    except Exception as error:  # metadata that was tampered with raises anything
+        raise ConvertedFileError(f"{path} is damaged, or of another model: {error}") from error
+    if faults := misfits(held.state_dict(), weights):
         raise ConvertedFileError(
-            f"{path} does not fit {type(model).__name__}: {len(wrong)} keys, "
-            f"{', '.join(wrong[:SHOWN])}; is it of the same architecture?"
+            f"{path} does not fit {type(model).__name__}: {tell(faults)}; "
+            "is it of the same architecture?"
         )
     if _operations(held) != about["operations"]:
         raise ConvertedFileError(
@@ -130,10 +129,22 @@ def load_converted(path: str | Path, model: nn.Module | None = None) -> Converte
     kinds = [value.dtype for value in weights.values() if value.is_floating_point()]
     held.to(kinds[0] if kinds else None)
     held.load_state_dict(weights)
-    if isinstance(network, SplitModel) and about["certificate"]:
-        network.certified = Certificate.from_json(about["certificate"])
-        network.name = network.certified.network
     return Converted(network, about["architecture"], tuple(about["classes"]))
+
+
+def _built(
+    model: nn.Module | None, about: dict[str, Any]
+) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """Return the original's architecture, its conversion, and the graph that holds the weights."""
+    if model is not None:
+        return model, *_rebuilt(model, about)
+    model = load(about["architecture"], num_classes=len(about["classes"]) or None).model
+    network, held = _rebuilt(model, about)
+    if hasattr(model, "transform_input") and _operations(held) != about["operations"]:
+        # goes with the weights, see load
+        vars(model)["transform_input"] = not model.transform_input
+        network, held = _rebuilt(model, about)
+    return model, network, held
 
 
 def _rebuilt(model: nn.Module, about: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
@@ -151,22 +162,22 @@ def _operations(network: Any) -> list[str]:
     return [str(getattr(node.target, "__name__", node.target)) for node in network.graph.nodes]
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (OSError, safetensors.SafetensorError) as error:
-        raise ConvertedFileError(f"cannot read {path}: {error}") from error
+        held, metadata = read_file(path)
+        weights = judge(held, path)
+    except CheckpointError as error:
+        raise ConvertedFileError(f"cannot read {error}") from error
     if metadata.get("format") != FORMAT:
         raise ConvertedFileError(
             f"{path} holds no converted network; `dmn convert` and save_converted write them"
         )
     try:
         about = json.loads(metadata["about"])
-        missing = sorted(_ABOUT - about.keys())
-    except (KeyError, ValueError, AttributeError) as error:
+        wrong = [name for name, kind in _ABOUT.items() if not isinstance(about[name], kind)]
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise ConvertedFileError(f"{path} is damaged: its metadata cannot be read") from error
-    if missing:
-        raise ConvertedFileError(f"{path} is damaged: its metadata lacks {', '.join(missing)}")
+    if wrong or not all(isinstance(label, str) for label in about["classes"]):
+        wrong = wrong or ["classes"]
+        raise ConvertedFileError(f"{path} is damaged: its metadata is wrong: {', '.join(wrong)}")
     return about, weights

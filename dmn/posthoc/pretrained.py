@@ -12,14 +12,13 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torchvision import models
 
 from dmn.errors import DmnError
+from dmn.weights import CheckpointError, judge, misfits, read_file, tell
 
-SHOWN = 5
 _SUFFIXES = (".safetensors", ".pth", ".pt")
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads that only training uses: never built
 _RENAMED = (
@@ -92,7 +91,11 @@ def load(
     if path:
         key, head = _head(model)
         given = state.get(key, head)
-        if num_classes is None and given.dim() == head.dim() and len(given) != len(head):
+        if (
+            num_classes is None
+            and given.shape[1:] == head.shape[1:]
+            and 0 < len(given) != len(head)
+        ):
             model = _build(name, reference, path, len(given))
         _fill(model, state, f"{path} does not fit {name}")
     classes = _classes(labels, len(_head(model)[1]), reference, path)
@@ -140,21 +143,19 @@ def _cached(url: str) -> Path:
 def _read(path: Path) -> tuple[dict[str, Tensor], Any]:
     """Return the weights of a file, by the names of today, and the names of its classes if any."""
     try:
-        if path.suffix == ".safetensors":
-            held: Any = safetensors.torch.load_file(path)
-            with safetensors.safe_open(path, framework="pt") as file:
-                labels = json.loads((file.metadata() or {}).get("classes", "null"))
-        else:
-            held, labels = torch.load(path, map_location="cpu", weights_only=True), None
+        held, metadata = read_file(path)
         for key in ("state_dict", "model"):  # under which training scripts save them
-            held = held[key] if isinstance(held.get(key), dict) else held
-    except Exception as error:  # a damaged pickle raises anything, from KeyError to struct.error
-        raise WeightsError(f"{path}: not a file of weights: {error}") from error
-    if other := [str(key) for key, value in held.items() if not isinstance(value, Tensor)]:
-        raise WeightsError(f"{path}: not only weights: {', '.join(other[:SHOWN])}; drop those")
+            held = held[key] if isinstance(held, dict) and isinstance(held.get(key), dict) else held
+        state = judge(held, path)
+    except CheckpointError as error:
+        raise WeightsError(str(error)) from error
+    try:
+        labels = json.loads(metadata.get("classes", "null"))
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path}: its metadata cannot be read: {error}") from error
     for pattern, new in _RENAMED:
-        held = {re.sub(pattern, new, str(key)): value for key, value in held.items()}
-    return {key: value for key, value in held.items() if not key.startswith(_AUXILIARY)}, labels
+        state = {re.sub(pattern, new, key): value for key, value in state.items()}
+    return {key: value for key, value in state.items() if not key.startswith(_AUXILIARY)}, labels
 
 
 def _build(name: str, reference: Any, path: Path | None, num_classes: int | None) -> nn.Module:
@@ -177,24 +178,19 @@ def _head(model: nn.Module) -> tuple[str, Tensor]:
 
 def _fill(model: nn.Module, state: dict[str, Tensor], refusal: str) -> None:
     own = model.state_dict()
-    shapes = {key: (tuple(state[key].shape), tuple(own[key].shape)) for key in own if key in state}
-    faults = {
-        # counters of batches, which old files lack, are not used in evaluation
-        "missing": [k for k in own if k not in state and not k.endswith("num_batches_tracked")],
-        "unexpected": [key for key in state if key not in own],
-        "misshapen": [f"{key} {it} for {due}" for key, (it, due) in shapes.items() if it != due],
-        "not finite": [key for key, value in state.items() if not value.float().isfinite().all()],
-    }
-    if told := [f"{len(v)} {k}: {', '.join(v[:SHOWN])}" for k, v in faults.items() if v]:
+    # counters of batches, which old files lack, are not used in evaluation
+    spare = [key for key in own if key.endswith("num_batches_tracked") and key not in state]
+    if faults := misfits({key: own[key] for key in own if key not in spare}, state):
         raise WeightsError(
-            f"{refusal}: {'; '.join(told)}; its state_dict() does, if num_classes is None"
+            f"{refusal}: {tell(faults)}; its state_dict() does, if num_classes is None"
         )
     own.update(state)  # in the model's own dict, which carries its versions
     model.load_state_dict(own)
 
 
 def _classes(labels: Any, outputs: int, reference: Any, path: Path | None) -> tuple[str, ...]:
-    if labels is not None and not (isinstance(labels, list) and len(labels) == outputs):
+    named = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
+    if labels is not None and not (named and len(labels) == outputs):
         raise WeightsError(f"{path}: its metadata must name {outputs} classes in a list")
     names = labels or reference.meta["categories"] or ()
     return tuple(str(label) for label in (names if len(names) == outputs else range(outputs)))

@@ -147,7 +147,10 @@ def test_another_architecture_is_refused_with_the_keys(tmp_path):
     path = save_converted(split(network()), tmp_path / "a.safetensors")
     other = network()
     other[7] = nn.Linear(16, 5)
-    with pytest.raises(ConvertedFileError, match=r"2 keys, 7\.bias, 7\.weight; is it of the same"):
+    with pytest.raises(
+        ConvertedFileError,
+        match=r"2 misshapen: 7\.weight \(3, 16\) for \(5, 16\), 7\.bias .*; is it of the same",
+    ):
         load_converted(path, other)
     with pytest.raises(ConvertedFileError, match=f"{path}.* does not fit AlexNet: "):
         load_converted(path, models.alexnet(num_classes=3))
