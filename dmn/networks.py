@@ -36,7 +36,7 @@ from dmn.errors import DmnError
 from dmn.nn import is_pair
 from dmn.posthoc import UnknownNameError, load
 from dmn.resources import CHECKPOINTS, checkpoint_names
-from dmn.weights import bounded, misfits, read_weights, tell
+from dmn.weights import CheckpointError, bounded, misfits, read_weights, tell
 from dmn.writing import write_whole
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
@@ -215,8 +215,11 @@ def _built(name: str, card: dict[str, Any], told_by: Path, path: Path) -> Networ
         faults = misfits(model.state_dict(), state)
     except UnknownNetworkError as error:
         raise UnknownNetworkError(f"{path}: {error}") from error
+    except CheckpointError:
+        raise
     except Exception as error:  # a card that was tampered with raises anything
-        raise CorruptCheckpointError(f"{path}: does not fit what is said of it: {error}") from error
+        told = str(error).partition("\n")[0]
+        raise CorruptCheckpointError(f"{path}: does not fit what is said of it: {told}") from error
     if faults:
         raise CorruptCheckpointError(f"{path}: does not fit what is said of it: {tell(faults)}")
     model.load_state_dict(state)

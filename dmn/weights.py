@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import pickletools
-import re
 import warnings
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, BinaryIO
+from typing import Any
 
 import safetensors
 import torch
@@ -19,23 +16,16 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from dmn.errors import DmnError
+from dmn.pickles import check_saved
 
 PREFIX = "net."  # of the network within a ClassificationTask
 SHOWN = 8
 LENGTH = 100  # of a name that is shown
 SPARE = 2**30  # bytes; what networks build only to replace it, VGG's first classifier above all
 SPARE_TENSORS = 64
-ZIP = b"PK\x03\x04"
-LEGACY_PICKLES = 5  # with which torch's format of before 1.6 begins
 NUMBERS = (
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
     *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool),
-)
-# Less than torch allows, which includes calls that take memory without bound: _codecs.encode, ...
-_NAMED = re.compile(
-    r"collections (OrderedDict|Counter)|torch\._utils _rebuild_(tensor|tensor_v2|parameter)"
-    r"|torch\._utils _rebuild_parameter_with_state|torch\.nn\.parameter Parameter"
-    r"|torch (\w+Storage|Size|device|b?float\d+|u?int\d+|bool)|(__builtin__|builtins) (set|complex)"
 )
 
 
@@ -206,38 +196,6 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_torch(path: Path) -> tuple[Any, dict[str, str]]:
-    with path.open("rb") as file:
-        zipped = file.read(len(ZIP)) == ZIP
-        file.seek(0)
-        if zipped:
-            _check_zip(file, path.stat().st_size)
-        else:
-            for _ in range(LEGACY_PICKLES):
-                _check_pickle(file)
     # mapped, records of a wrong length end with the file, in every version of torch
+    zipped = check_saved(path)
     return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped), {}
-
-
-def _check_zip(file: BinaryIO, size: int) -> None:
-    """Refuse entries that are compressed, as torch never does, too large, or damaged."""
-    with zipfile.ZipFile(file) as archive:
-        entries = archive.infolist()
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise ValueError("its entries are compressed")
-        if sum(entry.file_size for entry in entries) > size:
-            raise ValueError("its entries are larger than the file")
-        for entry in entries:
-            if entry.filename.lower().endswith(".pkl"):
-                with archive.open(entry) as pickled:
-                    _check_pickle(pickled)
-        if damaged := archive.testzip():
-            raise ValueError(f"{damaged} is damaged, by its checksum")
-
-
-def _check_pickle(file: Any) -> None:
-    """Refuse a pickle that names anything but what weights are made of."""
-    for code, named, _ in pickletools.genops(file):
-        if code.name == "GLOBAL" and not _NAMED.fullmatch(str(named)):
-            raise ValueError(
-                f"it asks for {_shown(str(named).replace(' ', '.'))}, which is no part of weights"
-            )

@@ -82,6 +82,11 @@ def _codecs(path):
     _in_archive(b"\x80\x02" + text + b".", path)
 
 
+def _nested(path):
+    """Make a key that Python cannot hash: tuples in tuples, a million deep."""
+    _in_archive(b"\x80\x02})" + b"\x85" * 10**6 + b"K\x01s.", path)
+
+
 def _in_archive(pickled, path):
     torch.save({}, path)
     with zipfile.ZipFile(path) as archive:
@@ -140,6 +145,7 @@ FILES = {  # what is done, how, and the name of the file
     "a zip of compressed entries": (_zipped(zipfile.ZIP_DEFLATED, 10**6), "bomb.pth"),
     "a zip of overlapping entries": (_overlapping, "overlap.pth"),
     "a text that doubles forty times": (_codecs, "double.pt"),
+    "a key nested 10^6 deep": (_nested, "nested.pt"),
     "an empty file": (lambda path: path.write_bytes(b""), "empty.ckpt"),
     "an empty .safetensors": (lambda path: path.write_bytes(b""), "empty.safetensors"),
     "a folder": (lambda path: path.mkdir(), "folder.pt"),

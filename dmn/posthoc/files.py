@@ -116,7 +116,8 @@ def load_converted(path: str | Path, model: nn.Module | None = None) -> Converte
             network.certified = Certificate.from_json(about["certificate"])
             network.name = str(network.certified) and network.certified.network
     except Exception as error:  # metadata that was tampered with raises anything
-        raise ConvertedFileError(f"{path} is damaged, or of another model: {error}") from error
+        told = str(error).partition("\n")[0]
+        raise ConvertedFileError(f"{path} is damaged, or of another model: {told}") from error
     if faults := misfits(held.state_dict(), weights):
         raise ConvertedFileError(
             f"{path} does not fit {type(model).__name__}: {tell(faults)}; "

@@ -36,27 +36,26 @@ def test_a_write_that_is_cut_short_leaves_no_cell(tmp_path, monkeypatch):
     assert store.get({"a": 1}) is None
 
 
-@pytest.mark.parametrize(
-    "harm",
-    [
-        lambda text: text[: len(text) // 2],
-        lambda text: "",
-        lambda text: "[" * 10**5,
-        lambda text: text.replace("cell", "sell"),
-        lambda text: text.replace("seconds", "minutes"),
-        lambda text: text.replace("0.25", '"0.25"'),
-        lambda text: text.replace("0.25, ", ""),
-        lambda text: text.replace("0.25", "NaN"),
-        lambda text: "\udcff",
-    ],
-    ids=["cut", "empty", "deep", "other", "field", "type", "lost", "nan", "encoding"],
-)
-@pytest.mark.torture("files of a comparison's scores are damaged", "it is measured again")
-def test_a_damaged_cell_is_measured_again(harm, tmp_path, caplog):
+DAMAGE = {
+    "cut short": lambda text: text[: len(text) // 2],
+    "empty": lambda text: "",
+    "nested 10^5 deep": lambda text: "[" * 10**5,
+    "without scores": lambda text: text.replace("cell", "sell"),
+    "of other fields": lambda text: text.replace("seconds", "minutes"),
+    "of texts": lambda text: text.replace("0.25", '"0.25"'),
+    "short of a score": lambda text: text.replace("0.25, ", ""),
+    "holding NaN": lambda text: text.replace("0.25", "NaN"),
+    "in another encoding": lambda text: "\udcff",
+}
+
+
+@pytest.mark.parametrize("done", DAMAGE)
+@pytest.mark.torture("a file of a comparison's scores is {done}", "measured again, and said so")
+def test_a_damaged_cell_is_measured_again(done, tmp_path, caplog):
     store = CellStore(tmp_path)
     store.put({"a": 1}, SCORED)
     (path,) = tmp_path.iterdir()
-    path.write_text(harm(path.read_text()), errors="surrogateescape")
+    path.write_text(DAMAGE[done](path.read_text()), errors="surrogateescape")
     assert store.get({"a": 1}) is None
     assert f"{path}: damaged, and measured again" in caplog.text
     store.put({"a": 1}, SCORED)
