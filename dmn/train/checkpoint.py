@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,6 +11,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from dmn.weights import CheckpointError, read_file
 from dmn.writing import write_whole
 
 
@@ -28,7 +30,7 @@ class EpochCheckpoint(ModelCheckpoint):
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Local checkpoints, written whole or not at all.
+    """Local checkpoints, written whole or not at all, and read without executing code.
 
     Lightning's own writes to the system's temporary folder first, and copies from there: a full
     disk, or whoever kills it meanwhile, leaves half a file in place of the last good one.
@@ -48,3 +50,19 @@ class CheckpointFiles(TorchCheckpointIO):
         content = io.BytesIO()
         torch.save(checkpoint, content)
         write_whole(path, content.getvalue())
+
+    def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
+        """Load a checkpoint to go on from; addresses such as s3://... are left to Lightning.
+
+        Raises:
+            CheckpointError: names the file, if it is none of a training's, or asks for code.
+        """
+        if "://" in str(path):
+            return super().load_checkpoint(path, *args, **options)
+        held, _ = read_file(Path(path))
+        if not (isinstance(held, dict) and "pytorch-lightning_version" in held):
+            raise CheckpointError(
+                f"{path}: holds no state of a training to go on from; "
+                "start from its weights by `dmn finetune --init_from`"
+            )
+        return held

@@ -1,9 +1,13 @@
 import pytest
 import torch
+from hostile_files import PAYLOADS, Payload
 from small_disks import run_on_disk
 from train_problem import make_task
 
 from dmn.train import CheckpointFiles, EpochCheckpoint, Trainer
+from dmn.weights import CheckpointError
+
+PLAIN = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
 
 
 def checkpoint(folder, **options):
@@ -39,9 +43,9 @@ def test_the_trainer_writes_whole_files_unless_a_plugin_says_otherwise():
     class Own(CheckpointFiles):
         pass
 
-    options = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
-    assert type(Trainer(**options).strategy.checkpoint_io) is CheckpointFiles
-    assert type(Trainer(plugins=[Own()], **options).strategy.checkpoint_io) is Own
+    assert type(Trainer(max_epochs=1, **PLAIN).strategy.checkpoint_io) is CheckpointFiles
+    own = Trainer(max_epochs=1, plugins=[Own()], **PLAIN)
+    assert type(own.strategy.checkpoint_io) is Own
 
 
 @pytest.mark.torture(
@@ -67,3 +71,34 @@ assert torch.load(disk / "last.ckpt", weights_only=True)["state_dict"].sum() == 
     )
     happened(out.replace(str(tmp_path), ""))
     assert "last.ckpt: cannot be written, No space left on device" in out
+
+
+@pytest.mark.torture(
+    "resume from a file with code in it ({name})", "refused by name; the code does not run"
+)
+@pytest.mark.parametrize("name", PAYLOADS)
+def test_no_code_runs_where_a_training_is_resumed(name, make_trainer, data, tmp_path, happened):
+    path, mark = tmp_path / name, tmp_path / "executed"
+    PAYLOADS[name](Payload(mark), path)
+    trainer = Trainer(max_epochs=1, **PLAIN)
+    with pytest.raises(CheckpointError, match=name) as refused:
+        trainer.fit(make_task(), data, ckpt_path=str(path))
+    happened(str(refused.value).replace(str(tmp_path), ""))
+    assert not mark.exists()
+
+
+@pytest.mark.torture("resume from {what}", "refused by name, and what would work")
+@pytest.mark.parametrize("what", ["a state dict", "half a checkpoint"])
+def test_what_is_no_checkpoint_is_refused(what, data, make_trainer, tmp_path, happened):
+    path = tmp_path / "last.ckpt"
+    keep = checkpoint(tmp_path, save_on_train_epoch_end=True)
+    make_trainer(keep, enable_checkpointing=True).fit(make_task(), data)
+    whole = path.read_bytes()
+    if what == "half a checkpoint":
+        path.write_bytes(whole[: len(whole) // 2])
+    else:
+        torch.save(make_task().state_dict(), path)
+    trainer = Trainer(max_epochs=1, **PLAIN)
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: ") as refused:
+        trainer.fit(make_task(), data, ckpt_path=str(path))
+    happened(str(refused.value).replace(str(tmp_path), ""))
