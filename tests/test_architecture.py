@@ -66,6 +66,7 @@ MAY_IMPORT = {
 }
 ONLY_IN = {
     "pytorch_lightning": {"data/", "train/", "compare/comparison.py", "cli.py"},
+    "lightning_fabric": {"compare/processes.py", "compare/comparison.py"},
     "wandb": {"train/tracking.py"},
     "quantus": {"evaluate/metrics.py"},
     "PIL": {"explain/render.py", "data/"},

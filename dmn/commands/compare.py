@@ -22,6 +22,7 @@ Compare explanations by Quantus' metrics: of networks that explain themselves, a
   dmn compare --config scenes
   dmn compare --config scenes --budget.test 20 --budget.dear 5       a quick look
   dmn compare --config mine.yaml --run.online true                   send it to Weights & Biases
+  dmn compare --config scenes --devices 2                            two processes, or GPUs, at once
 
 Configs are files or the names {configs}. The report, its tables (parquet and CSV) and an offline
 Weights & Biases run lie in runs/compare/NAME. What is scored is kept: the same command goes on

@@ -7,7 +7,9 @@ import logging
 import platform
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,13 @@ from typing import Any
 import pandas as pd
 import pytorch_lightning as pl
 import torch
+from lightning_fabric import Fabric
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dmn.compare.cells import CellStore
 from dmn.compare.images import Images, collect
 from dmn.compare.plan import Source, Subject, entries
+from dmn.compare.processes import Processes
 from dmn.compare.report import Gallery, write_report
 from dmn.compare.suite import FORWARDS, Budget, Split, Suite
 from dmn.compare.summary import ranks, summarise
@@ -64,6 +68,8 @@ class Comparison:
         seed: Of the metrics' own draws, and of the bootstrap.
         device: Where to compute: "cpu", "cuda", ...; None takes an accelerator if there is one.
         retry: Try cells again that have no score at all.
+        devices: Processes that score at once, each on an accelerator of its own, or all on the
+            CPU; -1 is one for each accelerator. The scores are the same.
 
     Raises:
         UnknownLabelError: for methods of a network that is not listed.
@@ -72,6 +78,7 @@ class Comparison:
         TooManySettingsError: for a method with more settings than all are given.
         NormalisationMismatchError: for a network that takes other images than the data gives.
         NoImagesError: if no image is classified correctly by all networks.
+        ProcessError: if there are not as many devices, or one of their processes failed.
     """
 
     def __init__(
@@ -87,6 +94,7 @@ class Comparison:
         seed: int = 0,
         device: str | None = None,
         retry: bool = False,
+        devices: int = 1,
     ) -> None:
         if foreign := methods.keys() - networks.keys():
             raise UnknownLabelError(
@@ -98,7 +106,7 @@ class Comparison:
         self.budget = budget
         self.gallery, self.title, self.seed = gallery, title, seed
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.retry = retry
+        self.retry, self.devices = retry, devices
 
     def run(self, run: Run, config: str = "") -> Path:
         """Score, and write tables, report and Weights & Biases run.
@@ -112,7 +120,11 @@ class Comparison:
         """
         start = time.perf_counter()
         folder = Path(run.root, "compare", run.name)
-        suite = self._suite(CellStore(folder / "cells", self.retry))
+        processes = None if self.devices == 1 else Processes(self.device, self.devices)
+        self.data.prepare_data()
+        suite = self._suite(CellStore(folder / "cells", self.retry and not processes))
+        if processes:
+            processes.run(partial(self._score_share, folder / "cells"))
         _show(suite.run(), len(suite))
         scores, cells = suite.scores(), suite.cells()
         summary = summarise(scores, cells, self.seed)
@@ -140,8 +152,18 @@ class Comparison:
         print("\n".join([f"see {report}", *offline]))
         return report
 
-    def _suite(self, store: CellStore) -> Suite:
-        self.data.prepare_data()
+    def _score_share(self, cells: Path, fabric: Fabric) -> None:
+        """Score, as one of several processes, every so many-th entry."""
+        self.device = str(fabric.device)
+        share = slice(fabric.global_rank, None, fabric.world_size)
+        suite = self._suite(CellStore(cells, self.retry), share)
+        progress = suite.run()
+        if fabric.is_global_zero:
+            _show(progress, len(suite))
+        else:
+            deque(progress, maxlen=0)
+
+    def _suite(self, store: CellStore, share: slice = slice(None)) -> Suite:
         self.data.setup("validate")
         self.data.setup("test")
         example = next(iter(self.data.val_dataloader()))[0][:1].to(self.device)
@@ -158,7 +180,14 @@ class Comparison:
             "test": self._collect(self.data.test_dataloader(), subjects, self.budget.test),
         }
         return Suite(
-            subjects, made, images, self.metrics, self.choose_by, self.budget, store, self.seed
+            subjects,
+            made[share],
+            images,
+            self.metrics,
+            self.choose_by,
+            self.budget,
+            store,
+            self.seed,
         )
 
     def _check_normalisation(self, subject: Subject) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 from torchmetrics import MeanMetric
 
@@ -66,7 +67,8 @@ class Watcher(pl.Callback):
         if not self._probe or (self.needs_explainers and not explainers):
             return
         start = time.perf_counter()
-        with self.failures.tolerated("watching"):
+        # an explainer may draw, and what is drawn next must not depend on it
+        with isolate_rng(), self.failures.tolerated("watching"):
             self.look(trainer, pl_module, explainers, *self._probe.take())
         seconds = time.perf_counter() - start
         self.seconds += seconds

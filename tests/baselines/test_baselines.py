@@ -1,6 +1,8 @@
 """Every method, on every kind of network, keeps the promises of an explainer."""
 
 import builtins
+import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -62,6 +64,18 @@ def test_promises_of_an_explainer(method, network, images):
     assert_same(before, state(model))
     assert torch.equal(random[0], torch.get_rng_state())
     assert np.array_equal(random[1], np.random.get_state()[1])
+
+
+@pytest.mark.torture("a network is explained by {method}, and dropped", "nothing keeps it alive")
+@EVERY
+def test_what_was_explained_is_freed(method, images):
+    model = NETWORKS["resnet"]()
+    held = weakref.ref(model)
+    explainer = BASELINES[method](model, **options(method, "resnet"))
+    explainer(images, 1)
+    del explainer, model
+    gc.collect()
+    assert held() is None
 
 
 @EVERY

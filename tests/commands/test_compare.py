@@ -60,6 +60,7 @@ def config(tmp_path_factory):
                 "metrics": ["PixelFlipping", "PointingGame", "Sparseness", "Completeness"],
                 "budget": {"validation": 2, "test": 3, "dear": 2},
                 "gallery": 2,
+                "device": "cpu",
                 "methods": {
                     "own": {"SplitCAM": {"layer": ["stem", "stage1_1"], "stream": "g"}},
                     "cnn": {
@@ -122,6 +123,19 @@ def test_nothing_is_scored_again(folder, config, capsys, monkeypatch):
     assert f"see {folder / 'report.html'}" in capsys.readouterr().out
 
 
+@pytest.mark.torture(
+    "`dmn compare --devices 2`",
+    "the entries are scored by two processes, each score bit-equal to those of one process",
+)
+def test_two_processes_score_what_one_does(folder, config, monkeypatch):
+    monkeypatch.setattr("dmn.compare.suite.score", None)  # which this process would call
+    main(["compare", "--config", str(config), "--run.name=two", "--devices=2"])
+    folders = (folder, folder.parent / "two")
+    one, two = (pd.read_parquet(each / "scores.parquet") for each in folders)
+    pd.testing.assert_frame_equal(one, two, check_exact=True)
+    assert one["value"].notna().any()
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [
@@ -130,6 +144,7 @@ def test_nothing_is_scored_again(folder, config, capsys, monkeypatch):
         ("--metrics=[Nope]", "no metric Nope; there are PixelFlipping"),
         ("--budget.settings=1", "SplitCAM (own): 2 settings, but each method has 1"),
         ("--networks.cnn.name=nope", "no network 'nope'"),
+        ("--devices=0", "devices: 0 of cpu: "),
         ("--networks.cnn.name=resnet18", "cnn takes images of mean (0.485, 0.456, 0.406)"),
     ],
 )

@@ -1,0 +1,64 @@
+"""A training that is watched for days needs as much memory at its end as at its start."""
+
+import gc
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from torch import nn
+
+from dmn.train import EpochCSVLogger, HeatmapLogger, QuantusLogger
+
+COUNTED = {"tensors": torch.Tensor, "modules": nn.Module, "pictures": Image.Image}
+STATM = Path("/proc/self/statm")  # of Linux; its second number is the memory held, in pages
+SETTLED = 0.2  # of the epochs; until then allocators and caches fill
+GROWTH = 8 * 2**20  # bytes: less than 1 % of what the process holds
+
+
+def live():
+    """Count what is alive, by kind; figures and the models that Quantus wraps by their names."""
+    gc.collect()
+    kinds = Counter(type(each) for each in gc.get_objects())
+    counts = {
+        name: sum(count for kind, count in kinds.items() if issubclass(kind, base))
+        for name, base in COUNTED.items()
+    }
+    named = ("Figure", "PyTorchModel")
+    return counts | {name: sum(n for k, n in kinds.items() if k.__name__ == name) for name in named}
+
+
+class Alive(pl.Callback):
+    """Count after each epoch."""
+
+    def __init__(self):
+        self.counts, self.bytes = [], []
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        self.counts.append(live())
+        if STATM.exists():
+            pages = int(STATM.read_text().split()[1])
+            self.bytes.append(pages * os.sysconf("SC_PAGE_SIZE"))
+
+
+@pytest.mark.torture(
+    "a network explains itself after each of 200 epochs, scored by Quantus and drawn",
+    "as many tensors, modules, pictures, figures and wrapped models alive after each epoch but "
+    "the first, and no more memory held after the last than after 40",
+)
+def test_scoring_leaves_nothing_behind(task, data, make_trainer, tmp_path, full, happened):
+    alive, epochs = Alive(), 200 if full else 5
+    watchers = [QuantusLogger(images=2), HeatmapLogger(2)]
+    logger = EpochCSVLogger(tmp_path, "run")
+    make_trainer(*watchers, alive, logger=logger, max_epochs=epochs).fit(task, data)
+    assert all(watcher.seconds > 0 for watcher in watchers)
+    assert len(alive.counts) == epochs
+    assert alive.counts[2]["tensors"] > 0
+    assert all(counts == alive.counts[2] for counts in alive.counts[2:])
+    if full and alive.bytes:
+        grown = alive.bytes[-1] - alive.bytes[round(SETTLED * epochs)]
+        happened(f"{alive.counts[-1]} alive throughout; {grown / 2**20:.1f} MiB more memory held")
+        assert grown < GROWTH
