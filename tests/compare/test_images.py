@@ -39,6 +39,9 @@ def test_the_first_images_right_by_all_are_taken():
     assert len(every.first(2)) == 2
 
 
+@pytest.mark.torture(
+    "`dmn compare` needs three images, and the fourth cannot be read", "it is never asked for"
+)
 def test_batches_after_the_last_image_are_not_read():
     def endless():
         yield from batches([0, 0, 0])

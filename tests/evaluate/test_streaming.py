@@ -21,7 +21,7 @@ from dmn.evaluate.meter import ExplanationMeter
 from dmn.explain import SplitCAM
 from dmn.models import DifferenceOfMonotone, MonotoneConvNet
 
-SIZE, BATCH = {size}, 50
+SIZE, BATCH = {size}, {batch}
 torch.set_num_threads(1)
 
 def folder(count):
@@ -82,7 +82,8 @@ print(json.dumps({{work.__name__: [peak(work, root) for root in roots] for work 
 )
 def test_memory_does_not_depend_on_the_number_of_images(tmp_path, full, happened):
     script, counts = tmp_path / "peak.py", (1_000, 10_000) if full else (100, 400)
-    script.write_text(SCRIPT.format(counts=counts, size=SIZE))
+    batch = counts[0] // 20  # allocators settle within as many batches
+    script.write_text(SCRIPT.format(counts=counts, size=SIZE, batch=batch))
     done = subprocess.run(
         [sys.executable, str(script)], capture_output=True, text=True, timeout=600, cwd=tmp_path
     )
