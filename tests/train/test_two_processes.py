@@ -53,14 +53,18 @@ class Writes(pl.Callback):
 
 trainer.callbacks.append(Writes())
 trainer.fit(task, Halves())
+(two,) = trainer.test(task, Halves(), verbose=False)
+alone = pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False)
+(one,) = alone.test(task, Halves(), verbose=False)
+Path("tested.json").write_text(json.dumps([one, two]))
 """
 
 
 @pytest.mark.torture(
-    "two processes train with Unfreeze, ExplanationPenalty, heatmaps, Quantus' scores (of Grad-CAM "
-    "too), ranks and BestExplanation at once",
+    "two processes train, with Unfreeze, ExplanationPenalty, heatmaps, Quantus' scores (Grad-CAM's "
+    "too), ranks and BestExplanation at once, and test",
     "weights and metrics the same in both after each epoch, frozen layers bit-equal until thawed, "
-    "evidence moves into the mask, one set of files",
+    "evidence moves into the mask, one set of files; tested as by one process",
 )
 def test_all_callbacks_and_terms_at_once(tmp_path, request, full):
     script, epochs = tmp_path / "ddp.py", 20 if full else 4
@@ -83,6 +87,8 @@ def test_all_callbacks_and_terms_at_once(tmp_path, request, full):
     assert outside[-1] < 0.9 * outside[0]
     assert {"val/acc", "rank/g.stem", "quantus/PointingGame/gradcam"} <= one[-1]["metrics"].keys()
     assert one[-1]["metrics"]["quantus/unscored"] < 1
+    alone, both = json.loads((tmp_path / "tested.json").read_text())
+    assert both == pytest.approx(alone, rel=1e-6)
     run = tmp_path / "runs/two/version_0"
     assert len(list(run.glob("heatmaps/*.png"))) == 2 * epochs
     assert (run / "checkpoints/best_explained.ckpt").is_file()
