@@ -5,5 +5,8 @@ class DmnError(Exception):
     """Something that cannot be done as asked; the message names what, and says what would work."""
 
     def __str__(self) -> str:
-        """Show the message plainly, without the quotes that KeyError adds."""
-        return str(self.args[0]) if self.args else ""
+        """Show the message plainly, without what KeyError or a process that loads data adds."""
+        text = str(self.args[0]) if self.args else ""
+        if text.startswith(f"Caught {type(self).__name__} in "):  # and then a traceback
+            text = text.rpartition(f"{type(self).__name__}: ")[2].strip()
+        return text

@@ -14,9 +14,10 @@ import torch
 
 from dmn.explain import Explainer, SplitCAM, SplitLRP
 from dmn.explain.layers import last_stage
-from dmn.explain.render import overlay, panel, read_picture
+from dmn.explain.render import overlay, panel
 from dmn.networks import load_network
 from dmn.nn import is_pair
+from dmn.pictures import read_picture
 from dmn.posthoc import split
 
 

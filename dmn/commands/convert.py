@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from dmn.errors import DmnError
-from dmn.explain.render import read_picture
 from dmn.networks import load_network
 from dmn.nn import Pool
+from dmn.options import require
+from dmn.pictures import read_picture
 from dmn.posthoc import Pretrained, canonize, load, save_converted, split
 from dmn.resources import checkpoint_names
 
@@ -90,7 +91,10 @@ def convert(
 
     Raises:
         AlreadySplitError: if it is a shipped difference network.
+        OptionError: names the option that cannot be as it is, and says what can.
     """
+    require("--threshold", threshold, 0)
+    require("--num_classes", num_classes, 1)
     shipped = weights is None and name in checkpoint_names()
     pretrained = _shipped(name) if shipped else load(name, weights, num_classes=num_classes)
     original = pretrained.model

@@ -17,10 +17,12 @@ from dmn.baselines import BASELINES
 from dmn.errors import DmnError
 from dmn.explain import Explainer, UnknownMethodError
 from dmn.explain.layers import last_stage
-from dmn.explain.render import overlay, panel, png, read_picture
+from dmn.explain.render import overlay, panel, png
 from dmn.explain.split import SPLIT_METHODS
 from dmn.networks import Network, load_network
 from dmn.nn import Stream
+from dmn.options import require
+from dmn.pictures import read_picture
 from dmn.posthoc import split
 from dmn.writing import write_whole
 
@@ -110,7 +112,10 @@ def explain(
         UnreadableImageError: names the file.
         UnknownMethodError: names the methods that there are.
         UnknownTargetError: names classes that are close.
+        OptionError: names the option that cannot be as it is, and says what can.
     """
+    require("--top", top, 1)
+    require("--alpha", alpha, 0, 0.5)
     names = [_method(name) for name in method or DEFAULTS]
     pictures = [read_picture(file) for file in images]
     if invert:
@@ -125,9 +130,10 @@ def explain(
     rows = []
     for file, x in zip(images, inputs, strict=True):
         indices, said = _classify(network, x, top)
-        print(f"{file}: {', '.join(said)}")
+        name = file.encode(errors="replace").decode()  # of any bytes, as files' names may be
+        print(f"{name}: {', '.join(said)}")
         index = indices[0] if wanted is None else wanted
-        lines = [Path(file).name, *said, *([] if wanted is None else [f"why {target}?"])]
+        lines = [Path(name).name, *said, *([] if wanted is None else [f"why {target}?"])]
         rows.append("\n".join(fill(line, LINE) for line in lines))
         shown = network.restore(x)
         columns["image"].append(1 - shown[0] if invert else shown[0])

@@ -9,9 +9,10 @@ from typing import Any
 from PIL import Image
 from torchvision import datasets, transforms
 
-from dmn.data.files import Picture, Sample, divide, turns
+from dmn.data.files import Sample, divide, turns
 from dmn.data.images import Channels, ImageModule
 from dmn.data.mnist import DataUnavailableError
+from dmn.pictures import Picture
 
 VALIDATION = 0.1  # of the 50,000 training images
 

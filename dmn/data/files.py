@@ -1,30 +1,26 @@
-"""Image files: which there are in class folders, reading them, and dividing them."""
+"""Image files: which there are in class folders, their masks, and dividing them."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from dmn.errors import DmnError
+from dmn.pictures import Picture, decode
 
-Picture = Image.Image
 Sample = tuple[Any, int]  # a source, such as a path, and its class
-Result = TypeVar("Result")
 
 
 class LayoutError(DmnError, ValueError):
     """Folders that are not as they should be; says what was expected."""
-
-
-class UnreadableImageError(DmnError, ValueError):
-    """A file that is no image; names it."""
 
 
 class MaskError(DmnError, ValueError):
@@ -37,22 +33,39 @@ def folders(folder: Path) -> list[str]:
     return [it.name for it in inside if it.is_dir() and not it.name.startswith(".")]
 
 
-def list_images(folder: Path, classes: Sequence[str]) -> list[Sample]:
+def list_images(folder: Path, classes: Sequence[str], of_each: bool) -> list[Sample]:
     """List the images in class folders, by class and name: paths and indices of classes.
 
+    Args:
+        folder: Holds the class folders; links are followed.
+        classes: Their names.
+        of_each: Refuse a class without images.
+
     Raises:
-        LayoutError: names folders that are none of the classes.
+        LayoutError: names folders that are none of the classes, a class without images, or a link
+            that leads back to where it lies in.
     """
     if other := sorted(set(folders(folder)) - set(classes)):
         raise LayoutError(
             f"{folder}: no class is called {', '.join(other)}; remove these folders, or give "
             "every part of the data the same classes"
         )
+    found = {name: _images_below(folder / name) for name in classes}
+    if of_each and (empty := [str(folder / name) for name in classes if not found[name]]):
+        raise LayoutError(f"no image in {', '.join(empty[:5])}; add some, or remove the class")
     indices = {name: index for index, name in enumerate(classes)}
-    found: list[Sample] = make_dataset(
-        str(folder), indices, extensions=IMG_EXTENSIONS, allow_empty=True
-    )
-    return found
+    return [(path, indices[name]) for name in sorted(classes) for path in found[name]]
+
+
+def _images_below(folder: Path) -> list[str]:
+    found = []
+    for place, inside, names in os.walk(folder, followlinks=True):
+        real = Path(place).resolve()
+        for link in (Path(place, name) for name in inside if os.path.islink(f"{place}/{name}")):
+            if link.resolve() in (real, *real.parents):
+                raise LayoutError(f"{link} leads back to {link.resolve()}; remove that link")
+        found.append((place, sorted(it for it in names if it.lower().endswith(IMG_EXTENSIONS))))
+    return [os.path.join(place, name) for place, names in sorted(found) for name in names]
 
 
 def require_masks(samples: Sequence[Sample], place: Callable[[str], Path]) -> None:
@@ -70,41 +83,20 @@ def require_masks(samples: Sequence[Sample], place: Callable[[str], Path]) -> No
             raise MaskError(f"{place(source)}: there is no such mask, and {source} needs it")
 
 
-def read_rgb(path: str) -> Picture:
-    """Read an image of any 8-bit mode as RGB.
-
-    Raises:
-        UnreadableImageError: names the file.
-    """
-
-    def convert(picture: Picture) -> Picture:
-        if picture.mode.startswith(("I", "F")):  # Pillow would clip these to white
-            raise ValueError(f"its mode is {picture.mode}; save it with 8 bits a channel")
-        # Pillow warns of a palette's transparency, unless it is made a channel first
-        return (picture.convert("RGBA") if picture.mode == "P" else picture).convert("RGB")
-
-    return _read(path, convert)
-
-
-def read_mask(path: Path, evidence: Callable[[Picture], Any]) -> Picture:
+def read_mask(path: Path, evidence: Callable[[Picture], Any], upright: bool) -> Picture:
     """Read a mask as a picture of 0 and 255.
 
     Args:
         path: Of the file.
         evidence: From the picture to where the evidence is: an array (H, W) of booleans.
+        upright: Turn it as its EXIF tag says, should it have one.
 
     Raises:
         UnreadableImageError: names the file.
     """
-    return _read(path, lambda it: Image.fromarray(np.uint8(255) * np.asarray(evidence(it))))
-
-
-def _read(path: str | Path, convert: Callable[[Picture], Result]) -> Result:
-    try:
-        with Image.open(path) as picture:
-            return convert(picture)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableImageError(f"{path}: cannot be read as an image ({error})") from error
+    return decode(
+        path, lambda it: Image.fromarray(np.uint8(255) * np.asarray(evidence(it))), upright
+    )
 
 
 def turns(samples: Sequence[Sample]) -> list[Sample]:

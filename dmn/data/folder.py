@@ -11,7 +11,6 @@ import numpy as np
 
 from dmn.data.files import (
     LayoutError,
-    Picture,
     Sample,
     divide,
     folders,
@@ -22,6 +21,8 @@ from dmn.data.files import (
 )
 from dmn.data.images import Channels, ImageModule, Images
 from dmn.data.mnist import DataUnavailableError
+from dmn.options import OptionError, require
+from dmn.pictures import Picture
 
 NAMES = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
 
@@ -38,7 +39,8 @@ class Folder(ImageModule):
         mean: How channels are normalised; None, for both, leaves images in [0, 1].
         std: Likewise.
         masks: Folder with a .png for each validation and test image, at the path that the image
-            has in `root`; what is not 0 is evidence. None: there are no masks.
+            has in `root`; what is not 0 is evidence. None: there are no masks. Images are turned
+            upright where their EXIF tag says so, and masks are of what is then seen.
         validation_share: Share for validation, where it has no folder.
         test_share: Share for the test, likewise.
         batch_size: Images a batch.
@@ -49,7 +51,7 @@ class Folder(ImageModule):
     Raises:
         NormalisationError: if only one of mean and std is given.
         DataUnavailableError: if there is no such folder, or no class in it.
-        LayoutError: if a part has no image, or a class that is not in training.
+        LayoutError: if a part or a class has no image, or a part a class that is not in training.
         MaskError: names the mask that is missing.
     """
 
@@ -68,8 +70,9 @@ class Folder(ImageModule):
         num_workers: int = 4,
     ) -> None:
         super().__init__(mean, std, batch_size, augment, seed, num_workers)
-        if min(validation_share, test_share) < 0 or validation_share + test_share >= 1:
-            raise LayoutError(
+        require("data.size", size, 1)
+        if not (min(validation_share, test_share) >= 0 and validation_share + test_share < 1):
+            raise OptionError(
                 f"validation_share is {validation_share} and test_share {test_share}; "
                 "neither may be negative, and together they must leave something to train with"
             )
@@ -88,9 +91,11 @@ class Folder(ImageModule):
                 "test/class/name.jpg"
             )
         shares = [0.0 if part in parts else share for part, share in self.shares.items()]
-        *drawn, train = divide(list_images(whole, self.classes), shares, self.seed)
+        *drawn, train = divide(list_images(whole, self.classes, True), shares, self.seed)
         samples = dict(zip(self.shares, drawn, strict=True))
-        samples |= {part: list_images(folder, self.classes) for part, folder in parts.items()}
+        samples |= {
+            part: list_images(folder, self.classes, False) for part, folder in parts.items()
+        }
         self.train = self._cut("train", train)
         self.validation, self.test = (
             self._cut(part, turns(samples[part]), self.masks) for part in self.shares
@@ -123,7 +128,7 @@ def _mask_path(root: Path, masks: Path, source: str) -> Path:
 
 
 def _mask(place: Callable[[str], Path], source: str) -> Picture:
-    return read_mask(place(source), _not_black)
+    return read_mask(place(source), _not_black, upright=True)
 
 
 def _not_black(picture: Picture) -> Any:

@@ -13,7 +13,6 @@ import numpy as np
 
 from dmn.data.files import (
     LayoutError,
-    Picture,
     Sample,
     folders,
     list_images,
@@ -24,6 +23,8 @@ from dmn.data.files import (
 from dmn.data.images import Channels, ImageModule, Images
 from dmn.data.mnist import DataUnavailableError
 from dmn.errors import DmnError
+from dmn.options import require
+from dmn.pictures import Picture, read_picture
 
 Subset = Literal[50, 300, 919]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as torchvision has them
@@ -43,7 +44,8 @@ class ImageNetS(ImageModule):
 
     A mask holds the pixels of the image's own class. Those of other classes, and those that the
     annotators left open (id 1000), are 0; a mask may so be empty, and is left to be dropped where
-    it is used. The publishers keep the masks of the test images.
+    it is used. The publishers keep the masks of the test images. EXIF tags are not heeded: networks
+    are trained and tested on ImageNet's pixels as they are stored.
 
     Args:
         root: Folder that holds ImageNetS50, ImageNetS300 or ImageNetS919, as prepared by
@@ -69,7 +71,7 @@ class ImageNetS(ImageModule):
         UnknownSubsetError: says which subsets there are.
         NormalisationError: if only one of mean and std is given.
         DataUnavailableError: names the folder that is missing.
-        LayoutError: if there are not as many classes as there should be.
+        LayoutError: if there are not as many classes as there should be, or one has no image.
         ClassIndexError: names the class that the file lacks.
         MaskError: names the mask that is missing.
 
@@ -92,6 +94,7 @@ class ImageNetS(ImageModule):
         num_workers: int = 4,
     ) -> None:
         super().__init__(mean, std, batch_size, augment, seed, num_workers)
+        require("data.size", size, 1)
         if subset not in get_args(Subset):
             raise UnknownSubsetError(f"data.subset is {subset}; choose 50, 300 or 919")
         self.folder, self.subset, self.size = Path(root, f"ImageNetS{subset}"), subset, size
@@ -121,7 +124,7 @@ class ImageNetS(ImageModule):
             validation = validation[: self.subset]
         self.validation = self._masked("validation", validation)
         if stage == "fit":
-            self.train = self._photographs(self._list("train"), self.size)
+            self.train = self._photographs(self._list("train"), self.size, read=_read)
 
     def _scores_test(self) -> bool:
         present = (self.folder / "test-segmentation").is_dir()
@@ -139,14 +142,14 @@ class ImageNetS(ImageModule):
 
     def _list(self, part: str) -> list[Sample]:
         outputs = list(self._outputs.values())
-        found = list_images(self._at(part), list(self._outputs))
+        found = list_images(self._at(part), list(self._outputs), True)
         return [(path, outputs[place]) for path, place in found]
 
     def _masked(self, part: str, samples: list[Sample]) -> Images:
         place = partial(_mask_path, self._at(f"{part}-segmentation"))
         require_masks(samples, place)
         ids = {wnid: place for place, wnid in enumerate(self._outputs, start=1)}  # 0: no class
-        return self._photographs(samples, self.size, masks=partial(_mask, place, ids))
+        return self._photographs(samples, self.size, read=_read, masks=partial(_mask, place, ids))
 
 
 def read_class_index(path: str) -> dict[str, str]:
@@ -181,6 +184,9 @@ def _text_rows(text: str) -> list[tuple[str, str]]:
     return [(wnid, names[0].split(",")[0] if names else wnid) for wnid, *names in rows]
 
 
+_read = partial(read_picture, upright=False)
+
+
 def _mask_path(folder: Path, source: str) -> Path:
     image = Path(source)
     return folder / image.parent.name / f"{image.stem}.png"
@@ -188,7 +194,7 @@ def _mask_path(folder: Path, source: str) -> Path:
 
 def _mask(place: Callable[[str], Path], ids: dict[str, int], source: str) -> Picture:
     wnid = Path(source).parent.name
-    return read_mask(place(source), partial(_is_id, ids[wnid]))
+    return read_mask(place(source), partial(_is_id, ids[wnid]), upright=False)
 
 
 def _is_id(wanted: int, picture: Picture) -> Any:

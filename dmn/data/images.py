@@ -15,16 +15,17 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
-from dmn.data.files import MaskError, Picture, Sample, read_rgb
+from dmn.data.files import MaskError, Sample
 from dmn.data.mnist import Batch
-from dmn.data.sampling import EpochSampler
-from dmn.errors import DmnError
+from dmn.data.sampling import EpochSampler, require_loading
+from dmn.options import ABOVE_ZERO, OptionError, require
+from dmn.pictures import Picture, read_picture
 
 Channels = tuple[float, float, float]
 RESIZED = 256 / 224  # shorter side over crop, as torchvision's classifiers are evaluated
 
 
-class NormalisationError(DmnError, ValueError):
+class NormalisationError(OptionError):
     """A mean without a standard deviation, or the other way round."""
 
 
@@ -55,7 +56,7 @@ class Images(Dataset[Batch | Labelled]):
         samples: Sequence[Sample],
         view: Callable[..., Picture],
         augment: Callable[[Picture], Picture] | None = None,
-        read: Callable[[Any], Picture] = read_rgb,
+        read: Callable[[Any], Picture] = read_picture,
         masks: Callable[[Any], Picture] | None = None,
         mean: Channels | None = None,
         std: Channels | None = None,
@@ -149,6 +150,9 @@ class ImageModule(pl.LightningDataModule):
         super().__init__()
         if (mean is None) != (std is None):
             raise NormalisationError(f"mean is {mean}, std is {std}; give both, or null for both")
+        for value in std or ():
+            require("data.std", value, ABOVE_ZERO)
+        require_loading(batch_size, seed, num_workers)
         self.mean, self.std, self.augment = mean, std, augment
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dmn.data.mnist import MNIST, Digits
 from dmn.data.sampling import RandomAffine
+from dmn.options import require
 
 LETTERS = "ABCDEFGHIJ"
 STYLES = ("", "-Bold", "-Oblique", "-BoldOblique")
@@ -54,6 +55,7 @@ class Letters(MNIST):
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size=batch_size, augment=augment, seed=seed, num_workers=num_workers)
+        require("data.per_class", per_class, 1)
         self.per_class = per_class
         self.classes = tuple(LETTERS)
 

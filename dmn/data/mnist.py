@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dmn.data.sampling import EpochSampler, RandomAffine
+from dmn.data.sampling import EpochSampler, RandomAffine, require_loading
 from dmn.errors import DmnError
 
 Fold = Literal[0, 1, 2, 3, 4]
@@ -95,6 +95,7 @@ class MNIST(pl.LightningDataModule):
         super().__init__()
         if fold not in get_args(Fold):
             raise UnknownFoldError(f"data.fold is {fold}; choose 0 to {FOLDS - 1}")
+        require_loading(batch_size, seed, num_workers)
         self.fold, self.full, self.root = fold, full, root
         self.batch_size, self.augment, self.seed = batch_size, augment, seed
         self.num_workers = num_workers

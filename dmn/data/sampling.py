@@ -15,6 +15,19 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
+from dmn.options import SEEDS, require
+
+
+def require_loading(batch_size: int, seed: int, num_workers: int) -> None:
+    """Refuse what no data can be loaded by.
+
+    Raises:
+        OptionError: names the option.
+    """
+    require("data.batch_size", batch_size, 1)
+    require("data.seed", seed, 0, SEEDS)
+    require("data.num_workers", num_workers, 0)
+
 
 class EpochSampler(DistributedSampler[Any]):
     """A shuffled sampler that yields (epoch, index), so that augmentation knows the epoch.

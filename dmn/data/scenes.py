@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dmn.data.mnist import MNIST, STROKE, Batch, Digits, Fold
+from dmn.options import require
 
 Part = Literal["train", "validation", "test"]
 
@@ -157,6 +158,8 @@ class Scenes(MNIST):
         varied: bool = False,
     ) -> None:
         super().__init__(fold, full, root, batch_size, False, seed, num_workers)
+        require("data.size", size, 1)
+        require("data.distractors", distractors, 0)
         self.size, self.distractors, self.varied = size, distractors, varied
 
     def setup(self, stage: str) -> None:

@@ -1,18 +1,15 @@
-"""Pictures: read, signed maps as colours over them, and grids of them as one."""
+"""Pictures: signed maps as colours over images, and grids of them as one."""
 
 from __future__ import annotations
 
 import io
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-
-from dmn.errors import DmnError
 
 FOR = torch.tensor([0.70, 0.02, 0.15])  # red: speaks for the class
 AGAINST = torch.tensor([0.02, 0.19, 0.58])  # blue: speaks against it
@@ -22,28 +19,6 @@ CELL = 96  # pixels a side
 GAP = 6
 TITLE = 22
 LABEL = 84  # pixels at least
-
-
-class UnreadableImageError(DmnError, ValueError):
-    """An image that cannot be read; names the file."""
-
-
-def read_picture(path: str | Path) -> Image.Image:
-    """Read an image file as RGB, the right way up.
-
-    Args:
-        path: Any format that Pillow reads; transparent parts become white.
-
-    Raises:
-        UnreadableImageError: names the file.
-    """
-    try:
-        with Image.open(path) as opened:
-            picture = ImageOps.exif_transpose(opened).convert("RGBA")  # phones turn by a tag
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableImageError(f"cannot read image {path}: {error}") from error
-    white = Image.new("RGBA", picture.size, "white")
-    return Image.alpha_composite(white, picture).convert("RGB")
 
 
 def overlay(x: Tensor, maps: Tensor, against: bool = False) -> Tensor:

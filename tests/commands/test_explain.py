@@ -1,6 +1,8 @@
 """`dmn explain` as its users meet it."""
 
+import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -136,8 +138,8 @@ def test_random_weights_are_pointed_out(run, models, capsys):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["none.png"], "cannot read image none.png"),
-        (["a.png", "bad.png"], "cannot read image bad.png"),
+        (["none.png"], "none.png: cannot be read as an image"),
+        (["a.png", "bad.png"], "bad.png: cannot be read as an image"),
         (["a.png", "--method", "magic"], "no method 'magic'; there are splitcam,"),
         (["a.png", "--target", "tiger"], "no class 'tiger'; there are tiger cat"),
         (["a.png", "--target", "3"], "0 to 2"),
@@ -156,6 +158,26 @@ def test_mistakes_are_named(args, message, run, capsys):
     assert message in told
     assert "Traceback" not in told
     assert not Path("explained.png").exists()
+
+
+@pytest.mark.torture("dmn explain --{option} {value}", "refused by its name, nothing is written")
+@pytest.mark.parametrize(
+    ("option", "value"), [("top", "0"), ("top", "-1"), ("alpha", "2"), ("alpha", "nan")]
+)
+def test_options_that_cannot_be_are_named(option, value, run, happened):
+    with pytest.raises(SystemExit, match=f"dmn: --{option} is {value}.*; give ") as stopped:
+        run("pair", "a.png", "--" + option, value)
+    assert not Path("explained.png").exists()
+    happened(str(stopped.value))
+
+
+@pytest.mark.torture("pictures whose names are no text, or hold quotes and lines", "explained")
+def test_pictures_may_have_any_name(run):
+    names = [os.fsdecode(b"\xff.png"), "two\nlines.png", "<b>'\"$(x)&.png"]
+    for name in names:
+        shutil.copy("a.png", name)
+    run("pair", *names, "--method", "splitcam")
+    assert Path("explained.png").exists()
 
 
 def test_help_reads_like_documentation(capsys):

@@ -1,4 +1,5 @@
 import multiprocessing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,10 +8,12 @@ from PIL import Image
 from pytorch_lightning import Trainer
 
 from dmn.data import Batch, DataUnavailableError, Folder, Labelled
-from dmn.data.files import divide, turns
+from dmn.data.files import MaskError, divide, turns
 from dmn.data.images import Images
 from dmn.data.sampling import EpochSampler
 from dmn.errors import DmnError
+from dmn.options import OptionError
+from dmn.pictures import UnreadableImageError
 
 
 def save(path, mode="RGB", seed=0, size=(40, 30)):
@@ -214,12 +217,110 @@ def test_what_is_amiss_is_named(tmp_path):
         file.truncate(60)
     with pytest.raises(DmnError, match=rf"{path}: cannot be read as an image"):
         everything(data.test)
-    Image.new("I;16", (40, 30)).save(path)
-    with pytest.raises(DmnError, match="8 bits a channel"):
+    Image.new("I", (40, 30)).save(path, "TIFF")
+    with pytest.raises(DmnError, match="8 or 16 bits a channel"):
         everything(data.test)
     fill(tmp_path / "val", {"b": 1})
     with pytest.raises(DmnError, match="no class is called b"):
         module(tmp_path, test_share=0.5)
+
+
+@pytest.mark.torture(
+    "a photograph turned by its EXIF tag, in a folder with masks", "it and its mask are upright"
+)
+def test_masks_are_of_pictures_as_they_are_seen(tmp_path):
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    fill(images / "train", {"a": 5})
+    white = np.zeros((30, 40, 3), np.uint8)
+    white[:, 20:] = 255
+    turned, exif = Image.fromarray(white).transpose(Image.Transpose.ROTATE_90), Image.Exif()
+    exif[0x0112] = 6
+    for part in ("val", "test"):
+        for folder in (images, masks):
+            (folder / part / "a").mkdir(parents=True)
+        turned.save(images / part / "a" / "0.png", exif=exif)
+    Image.fromarray(white).save(masks / "val" / "a" / "0.png")
+    turned.save(masks / "test" / "a" / "0.png")
+    data = module(images, masks=str(masks))
+    batch = everything(data.validation)
+    assert torch.equal(batch.mask[0, 0], batch.image[0, 0].round())
+    with pytest.raises(MaskError, match=r"0\.png is 40 x 30 pixels, its mask 30 x 40"):
+        everything(data.test)
+
+
+LAYOUTS = {
+    "a link back to its own folder": "leads back to",
+    "a class without images": r"no image in .*dog; add some, or remove the class",
+    "an image that is a broken link": r"0\.png: cannot be read as an image",
+    "a mask that is a directory": r"0\.png: there is no such mask",
+    "a bomb for a mask": r"0\.png: cannot be read as an image \(Image size",
+}
+
+
+@pytest.mark.torture("a folder of images with {kind}", "refused by the name of what is amiss")
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_folders_that_are_amiss_are_named(kind, tmp_path, happened):
+    root, masks = tmp_path / "images", tmp_path / "masks"
+    for part in ("train", "val", "test"):
+        fill(root / part, {"cat": 2, "dog": 0 if kind == "a class without images" else 2})
+        (root / part / "dog").mkdir(exist_ok=True)
+        (root / part / "stray").write_text("no class, as it is a file")
+        fill(masks / part, {"cat": 2, "dog": 2, "more": 1})
+    broken = Path("val/cat/000.png")
+    if kind == "a link back to its own folder":
+        for name in ("one", "two"):  # which os.walk alone would follow 2^40 times
+            (root / "train" / "cat" / name).symlink_to(root / "train")
+    elif kind == "an image that is a broken link":
+        (root / broken).unlink()
+        (root / broken).symlink_to("nowhere.png")
+    elif "mask" in kind:
+        (masks / broken).unlink()
+        if kind == "a mask that is a directory":
+            (masks / broken).mkdir()
+        else:
+            Image.new("1", (10_000, 10_000)).save(masks / broken)
+    with pytest.raises(DmnError, match=LAYOUTS[kind]) as told:
+        everything(module(root, masks=str(masks)).validation)
+    happened(str(told.value).replace(str(tmp_path), ""))
+
+
+def test_links_to_images_elsewhere_are_followed(flat, tmp_path):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "some").symlink_to(flat / "cat")
+    (tmp_path / "dog").symlink_to(flat / "dog")
+    data = module(tmp_path)
+    assert [len(part) for part in (data.train, data.validation, data.test)] == [21, 3, 6]
+
+
+@pytest.mark.torture(
+    "an unreadable image, met by a process that loads data", "its name, in one line"
+)
+def test_what_a_loading_process_meets_is_told_plainly(flat, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    fill(tmp_path, {"a": 10})
+    data = module(tmp_path, num_workers=1)
+    Path(data.validation.samples[0][0]).write_text("no image")
+    with pytest.raises(UnreadableImageError) as told:
+        list(data.val_dataloader())
+    assert str(told.value).startswith(f"{data.validation.samples[0][0]}: cannot be read")
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("batch_size", 0),
+        ("num_workers", -1),
+        ("seed", -1),
+        ("size", 0),
+        ("validation_share", float("nan")),
+        ("std", (1.0, 0.0, 1.0)),
+    ],
+)
+def test_options_that_cannot_be_are_named(option, value):
+    options = {"mean": (0.0, 0.0, 0.0)} if option == "std" else {}
+    with pytest.raises(OptionError, match=option):
+        Folder("nowhere", **options, **{option: value})
 
 
 def test_turns_balance_every_beginning():

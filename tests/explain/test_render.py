@@ -1,17 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from dmn.explain.render import (
-    CELL,
-    GAP,
-    LABEL,
-    UnreadableImageError,
-    overlay,
-    panel,
-    read_picture,
-)
+from dmn.explain.render import CELL, GAP, LABEL, overlay, panel
 
 
 def test_colours_follow_sign_and_strength():
@@ -72,39 +63,3 @@ def test_panels_have_room_for_what_is_written():
     assert broken.height > panel({"t": [picture]}, ["a"]).height
     large = panel({"t": [torch.rand(3, 300, 300)]}, ["a"], cell=224)
     assert large.width == LABEL + 224 + GAP
-
-
-def test_pictures_are_read_the_right_way_up(tmp_path):
-    upright = Image.fromarray(np.arange(0, 240, dtype=np.uint8).reshape(10, 8, 3))
-    turned = upright.transpose(Image.Transpose.ROTATE_90)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # "turn clockwise to see it upright"
-    turned.save(tmp_path / "a.png", exif=exif)
-    assert np.array_equal(read_picture(tmp_path / "a.png"), upright)
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
-def test_pictures_of_every_mode_are_read_as_rgb(mode, tmp_path):
-    image = Image.new("L", (6, 4), 255)
-    image = Image.new(mode, (6, 4)) if mode == "I;16" else image.convert(mode)
-    image.save(tmp_path / "a.tiff")
-    picture = read_picture(tmp_path / "a.tiff")
-    assert (picture.mode, picture.size) == ("RGB", (6, 4))
-    assert np.asarray(picture).min() == (0 if mode == "I;16" else 255)
-
-
-def test_what_is_transparent_becomes_white(tmp_path):
-    Image.new("RGBA", (2, 2), (0, 0, 0, 0)).save(tmp_path / "a.png")
-    assert np.asarray(read_picture(tmp_path / "a.png")).min() == 255
-
-
-@pytest.mark.parametrize("content", [None, b"", b"no picture", "half"])
-def test_files_that_are_no_pictures_are_named(content, tmp_path):
-    path = tmp_path / "a.png"
-    if content == "half":
-        Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 50, 3), np.uint8)).save(path)
-        content = path.read_bytes()[:2000]
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(UnreadableImageError, match=r"cannot read image .*a\.png"):
-        read_picture(path)
