@@ -14,11 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from jsonargparse import ActionConfigFile, DefaultHelpFormatter  # type: ignore[attr-defined]
+from jsonargparse import DefaultHelpFormatter
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.utilities.exceptions import SIGTERMException
+from pytorch_lightning.utilities.exceptions import (  # type: ignore[attr-defined]
+    MisconfigurationException,
+    SIGTERMException,
+)
 
+from dmn.config import ConfigFile
 from dmn.errors import DmnError
+from dmn.options import SEEDS, require, require_below
 from dmn.resources import checkpoint_names, config_names, config_path
 from dmn.train import (
     ClassificationTask,
@@ -111,6 +116,15 @@ CHECKPOINT = {
     "checkpoint.enable_version_counter": False,
     "checkpoint.save_on_train_epoch_end": True,
 }
+LEAST: dict[str, float] = {  # of options whose own code would take less, and go wrong
+    **dict.fromkeys(("heatmaps.images", "quantus.images", "rank.images"), 1),
+    **dict.fromkeys([f"{name}.every_n_epochs" for name in ("heatmaps", "quantus", "rank")], 0),
+    **dict.fromkeys(("unfreeze.head_epochs", "unfreeze.layers_per_epoch"), 0),
+    **dict.fromkeys(("trainer.max_epochs", "trainer.max_steps"), -1),
+    "model.layer_decay": 0,
+    "model.optimizer.init_args.lr": 0,
+    "quantus.seed": 0,
+}
 TRAINER = {
     "enable_model_summary": False,  # ParameterSummary shows more
     "log_every_n_steps": 1,
@@ -141,6 +155,23 @@ def find_checkpoint(name: str | None, run: Run) -> str | None:
             f"`dmn fit`, or give --run.name, --run.root or the path of a checkpoint"
         )
     return str(max(found, key=lambda path: path.stat().st_mtime_ns))
+
+
+def check_options(config: Any) -> None:
+    """Refuse numbers out of range, and names that would lead out of a run's folder.
+
+    Args:
+        config: The options of a subcommand, by dotted names.
+
+    Raises:
+        OptionError: names the option, and says what can be.
+    """
+    for option, least in LEAST.items():
+        require(option, config.get(option), least)
+    require("seed_everything", config.get("seed_everything"), 0, SEEDS)
+    for name in config.get("model.explainers") or {}:
+        require_below("a name in model.explainers", name)
+    require_below("checkpoint.filename", config.get("checkpoint.filename") or "best")
 
 
 class HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -201,7 +232,7 @@ class DmnCLI(LightningCLI):
         parser.add_argument(
             "-c",
             "--config",
-            action=ActionConfigFile,
+            action=ConfigFile,
             help=f"A YAML file, or the name of a shipped config: {', '.join(config_names())}.",
         )
         return parser
@@ -225,6 +256,11 @@ class DmnCLI(LightningCLI):
         parser.add_lightning_class_args(RankLogger, "rank")
         parser.add_lightning_class_args(Unfreeze, "unfreeze")
         parser.set_defaults(CHECKPOINT)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Refuse options that cannot be before anything follows from them."""
+        super().parse_arguments(parser, args)
+        check_options(self.config[self.config["subcommand"]])
 
     def before_instantiate_classes(self) -> None:
         """Find the checkpoints that are asked for by name."""
@@ -289,6 +325,8 @@ def main(args: Sequence[str] | None = None) -> None:
         if error.errno not in UNWRITABLE:
             raise
         sys.exit(f"dmn: {error.filename or 'a file'}: cannot be written, {error.strerror}")
+    except MisconfigurationException as error:  # Lightning's, of what it was asked to do
+        sys.exit(f"dmn: {' '.join(str(error).split())}")
     finally:
         sys.argv = given
 

@@ -79,7 +79,7 @@ ONLY_IN = {
     "quantus": {"evaluate/metrics.py"},
     "PIL": {"pictures.py", "explain/render.py", "data/"},
     "jsonargparse": {"cli.py", "config.py", "commands/"},
-    "yaml": {"config.py", "networks.py"},
+    "yaml": {"config.py", "cards.py"},
     "captum": {"baselines/captum.py"},
     "torchcam": {"baselines/torchcam.py"},
     "zennit": {"baselines/zennit.py"},

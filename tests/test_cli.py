@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from jsonargparse import Namespace
 
-from dmn.cli import find_checkpoint, main
+from dmn.cli import LEAST, check_options, find_checkpoint, main
 from dmn.nn import assert_monotone
+from dmn.options import OptionError
 from dmn.train import Run
 
 FAST = shlex.split("--quantus.every_n_epochs 0 --heatmaps.every_n_epochs 0")
@@ -223,6 +225,36 @@ def test_best_and_last_are_the_newest_of_the_run(tmp_path):
     assert find_checkpoint(None, run_of) is None
 
 
+WRONG = {
+    **{option: least - 1 for option, least in LEAST.items()},
+    "seed_everything": 2**32,
+    "model.explainers": {"../../heat": None},
+    "checkpoint.filename": "../../best",
+}
+
+
+@pytest.mark.torture(
+    "--{option} as no run can have it", "refused by its name, with what would work"
+)
+@pytest.mark.parametrize("option", WRONG)
+def test_options_that_cannot_be_are_named(option, happened):
+    check_options(Namespace({option: None}))
+    with pytest.raises(OptionError, match=rf"{option} is .*; give ") as told:
+        check_options(Namespace({option: WRONG[option]}))
+    happened(str(told.value))
+    if option in LEAST:
+        check_options(Namespace({option: LEAST[option]}))
+
+
+@pytest.mark.torture("--run.name {name!r}", "refused: it would not lie in the folder of runs")
+@pytest.mark.parametrize("name", ["", ".", "..", "../evil", "a/../../evil", "/etc/evil", "a\0b"])
+def test_runs_lie_below_their_root(name, happened):
+    with pytest.raises(OptionError, match=r"run\.name is .*; give a name") as told:
+        Run(name)
+    happened(str(told.value))
+    assert Run("a/b c-é").name == "a/b c-é"
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
@@ -235,6 +267,10 @@ def test_best_and_last_are_the_newest_of_the_run(tmp_path):
         ),
         ("fit --config debug --quantus.metrics [Truth]", "no metric Truth; there are"),
         ("fit --config debug --model.explainers.splitcam.init_args.layer x", "no layer 'x'"),
+        ("fit --config debug --quantus.images -1", "quantus.images is -1; give at least 1"),
+        ("fit --config debug --data.batch_size 0", "data.batch_size is 0; give at least 1"),
+        ("fit --config debug --run.name ../../evil", "run.name is '../../evil'; give a name"),
+        ("fit --config debug --checkpoint.save_top_k -7", "dmn: Invalid value for save_top_k=-7"),
     ],
 )
 def test_mistakes_are_named_in_one_line(folder, command, message, capsys):
@@ -243,3 +279,4 @@ def test_mistakes_are_named_in_one_line(folder, command, message, capsys):
     err = f"{stopped.value.code}\n{capsys.readouterr().err}"
     assert message in err
     assert "Traceback" not in err
+    assert not list(folder.rglob("*version_*"))

@@ -5,14 +5,11 @@ from __future__ import annotations
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 
-from jsonargparse import (  # type: ignore[attr-defined]
-    ActionConfigFile,
-    ArgumentParser,
-    DefaultHelpFormatter,
-)
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 import dmn.data  # noqa: F401  (whose classes the help names)
 from dmn.compare import Comparison
+from dmn.config import ConfigFile
 from dmn.resources import config_names
 from dmn.train import Run
 
@@ -56,7 +53,7 @@ def _parser() -> ArgumentParser:
         formatter_class=HelpFormatter,
     )
     parser.add_argument(
-        "-c", "--config", action=ActionConfigFile, help="A YAML file, or a shipped config's name."
+        "-c", "--config", action=ConfigFile, help="A YAML file, or a shipped config's name."
     )
     parser.add_class_arguments(Run, "run")
     parser.add_class_arguments(Comparison, None)

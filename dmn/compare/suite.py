@@ -23,6 +23,7 @@ from dmn.compare.statistics import places
 from dmn.compare.summary import EXPLANATION
 from dmn.evaluate import METRICS, score
 from dmn.explain import Explainer, Target
+from dmn.options import ABOVE_ZERO, require
 
 Split = Literal["validation", "test"]
 BATCH = 32  # images explained at once
@@ -39,6 +40,9 @@ class Budget:
         dear: Images of metrics that need more maps, or more than 40 passes, an image.
         seconds: Most that one metric may take for one entry; the images left have no score then.
         settings: Most that a method is tried in.
+
+    Raises:
+        OptionError: for one that is negative, zero, or no number.
     """
 
     validation: int = 32
@@ -46,6 +50,11 @@ class Budget:
     dear: int = 30
     seconds: float = 120.0
     settings: int = 12
+
+    def __post_init__(self) -> None:
+        for name in ("validation", "test", "dear", "settings"):
+            require(f"budget.{name}", getattr(self, name), 1)
+        require("budget.seconds", self.seconds, ABOVE_ZERO)
 
 
 class Suite:

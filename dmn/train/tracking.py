@@ -18,6 +18,7 @@ from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from pytorch_lightning.loggers.logger import rank_zero_experiment  # type: ignore[attr-defined]
 from pytorch_lightning.utilities import rank_zero_only
 
+from dmn.options import require_below
 from dmn.train.soft import Failures, soft
 from dmn.writing import write_whole
 
@@ -39,12 +40,18 @@ class Run:
         root: Folder of all runs.
         online: Send the run to Weights & Biases while it trains; needs an account there.
         project: Project in Weights & Biases.
+
+    Raises:
+        OptionError: for a name that leads out of `root`.
     """
 
     name: str = "dmn"
     root: str = "runs"
     online: bool = False
     project: str = "dmn"
+
+    def __post_init__(self) -> None:
+        require_below("run.name", self.name)
 
 
 class _OneRowAnEpoch(Logger):

@@ -12,6 +12,7 @@ from dmn.compare.cells import CellStore
 from dmn.compare.plan import Entry
 from dmn.compare.suite import best_setting
 from dmn.networks import Network
+from dmn.options import OptionError
 
 SIZE = 8
 METRICS = ["PixelFlipping", "PointingGame", "MaxSensitivity"]
@@ -185,3 +186,22 @@ def test_the_rule_is_the_mean_rank_in_each_metrics_direction():
     assert best_setting(means) == 1
     assert best_setting(means[::2]) == 0  # 1 + 2 against 2 + 1: the first of equals
     assert best_setting([{"PixelFlipping": math.nan}] * 2) == 0
+
+
+@pytest.mark.torture("--budget.{name} {value}", "refused by its name, with what would work")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("validation", -1),
+        ("test", 0),
+        ("dear", 0),
+        ("settings", -3),
+        ("seconds", 0.0),
+        ("seconds", math.nan),
+    ],
+)
+def test_budgets_that_score_nothing_are_refused(name, value, happened):
+    with pytest.raises(OptionError, match=rf"budget\.{name} is {value}; give ") as told:
+        Budget(**{name: value})
+    happened(str(told.value))
+    assert Budget(seconds=math.inf).seconds == math.inf
