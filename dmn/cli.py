@@ -327,6 +327,10 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(f"dmn: {error.filename or 'a file'}: cannot be written, {error.strerror}")
     except MisconfigurationException as error:  # Lightning's, of what it was asked to do
         sys.exit(f"dmn: {' '.join(str(error).split())}")
+    except ValueError as error:
+        if isinstance(error.__cause__, DmnError):  # told by jsonargparse, at length
+            sys.exit(f"dmn: {error.__cause__}")
+        raise
     finally:
         sys.argv = given
 

@@ -194,3 +194,32 @@ def test_what_is_not_as_published_is_named(tmp_path):
     (base / "validation" / "n99999999").mkdir()
     with pytest.raises(DmnError, match="has 51 classes instead of 50"):
         module(tmp_path)
+
+
+@pytest.mark.torture(
+    "ImageNet-S: a photograph with an EXIF tag, and masks that no image needs",
+    "it is taken as it is stored, as its mask is; the others are left alone",
+)
+def test_exif_tags_are_not_heeded_and_other_masks_neither(tmp_path):
+    base = publish(tmp_path, {"validation": 2})
+    name, exif = f"{WNIDS[0]}/validation_00000000", Image.Exif()
+    exif[0x0112] = 6
+    path = base / "validation" / f"{name}.JPEG"
+    with Image.open(path) as picture:
+        picture.load()
+    picture.save(path)
+    before = everything(module(tmp_path).validation).image[0]
+    picture.save(path, exif=exif)
+    save_mask(base / "validation-segmentation" / f"{name}_extra.png", mask_ids(0))
+    batch = everything(module(tmp_path).validation)
+    assert torch.equal(batch.image[0], before)
+    assert batch.mask[0].sum() > 0
+
+
+@pytest.mark.torture("ImageNet-S: a class folder without images", "refused by its name")
+def test_classes_without_images_are_named(tmp_path):
+    base = publish(tmp_path, {"validation": 2})
+    for path in (base / "validation" / WNIDS[7]).iterdir():
+        path.unlink()
+    with pytest.raises(DmnError, match=rf"no image in .*{WNIDS[7]}; add some"):
+        module(tmp_path)
