@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import signal
 import sys
-import warnings
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,13 +13,10 @@ from typing import Any
 import pytorch_lightning as pl
 from jsonargparse import DefaultHelpFormatter
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.utilities.exceptions import (  # type: ignore[attr-defined]
-    MisconfigurationException,
-    SIGTERMException,
-)
 
 from dmn.config import ConfigFile
 from dmn.errors import DmnError
+from dmn.messages import choose_messages, refusals_in_one_line
 from dmn.options import SEEDS, require, require_below
 from dmn.resources import checkpoint_names, config_names, config_path
 from dmn.train import (
@@ -44,7 +38,7 @@ from dmn.train import (
     tracking,
 )
 from dmn.weights import CheckpointError
-from dmn.writing import UNWRITABLE, write_whole
+from dmn.writing import write_whole
 
 DESCRIPTION = """\
 Train image classifiers that explain themselves, as differences of monotone networks; convert
@@ -100,13 +94,6 @@ Report a checkpoint's metrics on the test set: once, when all is chosen.
   dmn test --config mnist --ckpt_path best""",
 }
 COMMANDS = ("compare", "convert", "explain")  # those that do not train, each a module
-NOISE = (  # Lightning's own
-    "isinstance.treespec, LeafSpec",
-    "does not have many workers",
-    "Checkpoint directory .* exists and is not empty",  # of a resumed run
-    "The dirpath has changed from",  # of a checkpoint that is tested
-)
-ADVERTISEMENT = "litlogger"
 CHECKPOINT = {
     "checkpoint.filename": "best",
     "checkpoint.monitor": "val/acc",
@@ -307,30 +294,16 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: The command line, without the program's name; None takes the process's.
     """
-    _choose_messages()
+    choose_messages()
     given = sys.argv
     try:
-        arguments = _with_config_paths(given[1:] if args is None else list(args))
-        sys.argv = [given[0], *arguments]  # from which Lightning starts further processes
-        if arguments[:1] and arguments[0] in COMMANDS:
-            import_module(f"dmn.commands.{arguments[0]}").main(arguments[1:])
-            return
-        with ExitStack() as opened:
-            DmnCLI(opened)
-    except DmnError as error:
-        sys.exit(f"dmn: {error}")
-    except SIGTERMException:
-        sys.exit(128 + signal.SIGTERM)  # Lightning's own would pass for success
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        sys.exit(f"dmn: {error.filename or 'a file'}: cannot be written, {error.strerror}")
-    except MisconfigurationException as error:  # Lightning's, of what it was asked to do
-        sys.exit(f"dmn: {' '.join(str(error).split())}")
-    except ValueError as error:
-        if isinstance(error.__cause__, DmnError):  # told by jsonargparse, at length
-            sys.exit(f"dmn: {error.__cause__}")
-        raise
+        with refusals_in_one_line(), ExitStack() as opened:
+            arguments = _with_config_paths(given[1:] if args is None else list(args))
+            sys.argv = [given[0], *arguments]  # from which Lightning starts further processes
+            if arguments[:1] and arguments[0] in COMMANDS:
+                import_module(f"dmn.commands.{arguments[0]}").main(arguments[1:])
+            else:
+                DmnCLI(opened)
     finally:
         sys.argv = given
 
@@ -346,22 +319,6 @@ def _with_config_paths(args: list[str]) -> list[str]:
             argument = f"--config={config_path(argument.removeprefix('--config='), folder)}"
         paths.append(argument)
     return paths
-
-
-def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    return ADVERTISEMENT not in record.getMessage()
-
-
-def _choose_messages() -> None:
-    """Let the package's own messages through, as plain lines, and keep some of others' out."""
-    for message in NOISE:
-        warnings.filterwarnings("ignore", f".*{message}")
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_advertisement)
-    log = logging.getLogger("dmn")
-    log.setLevel(logging.INFO)
-    if not log.handlers:
-        log.addHandler(logging.StreamHandler())
-        log.propagate = False  # other packages give the root logger handlers of their own
 
 
 def _fixed_callbacks() -> list[pl.Callback]:

@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "pickles": set(),
     "weights": {"pickles"},
     "writing": set(),
+    "messages": {"writing"},
     "cards": set(),
     "nn": set(),
     "data": {"options", "pictures"},
@@ -70,10 +71,10 @@ MAY_IMPORT = {
         "options",
         "pictures",
     },
-    "cli": {"config", "options", "resources", "train", "weights", "writing"},
+    "cli": {"config", "messages", "options", "resources", "train", "weights", "writing"},
 }
 ONLY_IN = {
-    "pytorch_lightning": {"data/", "train/", "compare/comparison.py", "cli.py"},
+    "pytorch_lightning": {"data/", "train/", "compare/comparison.py", "cli.py", "messages.py"},
     "lightning_fabric": {"compare/processes.py", "compare/comparison.py"},
     "wandb": {"train/tracking.py"},
     "quantus": {"evaluate/metrics.py"},

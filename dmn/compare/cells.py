@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmn.writing import write_whole
+from dmn.writing import WriteError, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +75,16 @@ class CellStore:
         return None if self._retry and not cell.n else cell
 
     def put(self, key: dict[str, Any], cell: Cell) -> None:
-        """Keep a cell."""
-        write_whole(self._path(key), json.dumps({"key": key, "cell": asdict(cell)}))
+        """Keep a cell; another process may be keeping the same one.
+
+        Raises:
+            WriteError: if it cannot be written.
+        """
+        try:
+            write_whole(self._path(key), json.dumps({"key": key, "cell": asdict(cell)}))
+        except WriteError:
+            if not self._path(key).is_file():
+                raise
 
     def _path(self, key: dict[str, Any]) -> Path:
         text = json.dumps(key, sort_keys=True).encode()

@@ -1,0 +1,68 @@
+"""What the command line says: refusals in one line, and of other packages' messages few."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pytorch_lightning.utilities.exceptions import (  # type: ignore[attr-defined]
+    MisconfigurationException,
+    SIGTERMException,
+)
+
+from dmn.errors import DmnError
+from dmn.writing import UNWRITABLE
+
+NOISE = (  # Lightning's own
+    "isinstance.treespec, LeafSpec",
+    "does not have many workers",
+    "Checkpoint directory .* exists and is not empty",  # of a resumed run
+    "The dirpath has changed from",  # of a checkpoint that is tested
+)
+ADVERTISEMENT = "litlogger"
+
+
+@contextmanager
+def refusals_in_one_line() -> Iterator[None]:
+    """End the process with one line, and no traceback, where it cannot do what it is asked to."""
+    try:
+        yield
+    except SIGTERMException:
+        sys.exit(128 + signal.SIGTERM)  # Lightning's own would pass for success
+    except Exception as error:
+        if told := _refusal(error):
+            sys.exit(f"dmn: {told}")
+        raise
+
+
+def _refusal(error: BaseException) -> str:
+    """Return what is to be said of an error; nothing of one that is a fault of the program."""
+    if isinstance(error, DmnError):
+        return str(error)
+    if isinstance(error.__cause__, DmnError):  # told by jsonargparse, at length
+        return str(error.__cause__)
+    if isinstance(error, MisconfigurationException):  # Lightning's, of what it was asked to do
+        return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        return f"{error.filename or 'a file'}: cannot be written, {error.strerror}"
+    return ""
+
+
+def choose_messages() -> None:
+    """Let the package's own messages through, as plain lines, and keep some of others' out."""
+    for message in NOISE:
+        warnings.filterwarnings("ignore", f".*{message}")
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_advertisement)
+    log = logging.getLogger("dmn")
+    log.setLevel(logging.INFO)
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler())
+        log.propagate = False  # other packages give the root logger handlers of their own
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return ADVERTISEMENT not in record.getMessage()
