@@ -29,6 +29,7 @@ from dmn.compare.suite import FORWARDS, Budget, Split, Suite
 from dmn.compare.summary import ranks, summarise
 from dmn.errors import DmnError
 from dmn.evaluate import METRICS, metric_specs
+from dmn.options import SEEDS, require
 from dmn.train import EpochWandbLogger, Run, wandb_folders, wandb_logger
 from dmn.writing import write_whole
 
@@ -72,6 +73,7 @@ class Comparison:
             CPU; -1 is one for each accelerator. The scores are the same.
 
     Raises:
+        OptionError: for a number that cannot be.
         UnknownLabelError: for methods of a network that is not listed.
         UnknownMethodError: names the methods that there are.
         UnknownMetricError: names the metrics that there are.
@@ -100,6 +102,8 @@ class Comparison:
             raise UnknownLabelError(
                 f"methods for {', '.join(sorted(foreign))}, but networks are {', '.join(networks)}"
             )
+        require("gallery", gallery, 0)
+        require("seed", seed, 0, SEEDS)
         self.networks, self.methods, self.data = networks, methods, data
         self.metrics = list(metric_specs(METRICS if metrics is None else metrics))
         self.choose_by = list(metric_specs(choose_by or ["PixelFlipping"]))

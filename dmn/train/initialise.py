@@ -12,7 +12,7 @@ from dmn.networks import load_network
 from dmn.nn import project
 from dmn.resources import checkpoint_names
 from dmn.train.groups import layer_names
-from dmn.weights import CheckpointError, read_weights, shorten
+from dmn.weights import CheckpointError, misfits, read_weights, shorten
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def initialise(net: nn.Module, checkpoint: str | Path, fresh_head: bool = False)
 
     Raises:
         CheckpointError: if the file cannot be read without executing code, if none of its keys
-            fits, or if a weight other than the head's has another shape.
+            fits, or if a weight is of another type or, other than the head's, of another shape.
         CorruptCheckpointError: if a shipped network is damaged.
     """
     given = _read(checkpoint)
@@ -80,6 +80,9 @@ def initialise(net: nn.Module, checkpoint: str | Path, fresh_head: bool = False)
     if wrong := [key for key in other if key not in head]:
         shapes = (f"{key} {tuple(given[key].shape)} for {tuple(own[key].shape)}" for key in wrong)
         raise CheckpointError(f"{checkpoint}: other shapes: {shorten(list(shapes))}")
+    fitting = {key: own[key] for key in shared if key not in other}
+    if wrong := misfits(fitting, given).get("of another type", []):
+        raise CheckpointError(f"{checkpoint}: of another type: {shorten(wrong)}")
     replaced = [key for key in own if key in head] if fresh_head or other else []
     loaded = [key for key in own if key in shared and key not in replaced]
     net.load_state_dict({key: given[key] for key in loaded}, strict=False)

@@ -145,6 +145,8 @@ def test_two_processes_score_what_one_does(folder, config, monkeypatch):
         ("--budget.settings=1", "SplitCAM (own): 2 settings, but each method has 1"),
         ("--networks.cnn.name=nope", "no network 'nope'"),
         ("--devices=0", "devices: 0 of cpu: "),
+        ("--gallery=-2", "gallery is -2; give at least 0"),
+        ("--seed=-1", "seed is -1; give 0 to 4294967295"),
         ("--networks.cnn.name=resnet18", "cnn takes images of mean (0.485, 0.456, 0.406)"),
     ],
 )

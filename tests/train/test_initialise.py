@@ -103,6 +103,17 @@ def test_other_shapes_than_the_heads_are_refused_by_name(source, tmp_path):
         initialise(make_task().net, tmp_path / "wide.pt")
 
 
+@pytest.mark.torture("start from integers where weights are fractions", "refused by key and types")
+def test_other_types_are_refused_by_name(source, tmp_path):
+    state = source.net.state_dict()
+    state["h.net.head.bias"] = state["h.net.head.bias"].long()
+    torch.save(state, tmp_path / "whole.pt")
+    with pytest.raises(
+        CheckpointError, match=r"whole\.pt: of another type: h\.net\.head\.bias torch\.int64"
+    ):
+        initialise(make_task().net, tmp_path / "whole.pt")
+
+
 def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     torch.save({"encoder.weight": torch.zeros(2)}, tmp_path / "else.pt")
     with pytest.raises(CheckpointError, match=r"else\.pt: no weight fits; it has encoder\.weight"):
