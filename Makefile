@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+# Versions that passed the tests; `make install CONSTRAINTS=` takes the newest instead.
+CONSTRAINTS ?= .ci/constraints.txt
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # A process a core, of one thread each: threads of small networks would only wait for each other.
@@ -11,12 +13,12 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
 .PHONY: help
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip<26.2'
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev]' $(addprefix --constraint ,$(CONSTRAINTS))
 	@touch $@
 
 .PHONY: install
@@ -44,10 +46,30 @@ test: lint types  ## Lint, types and tests, with coverage
 test-all: $(INSTALLED)  ## Every test, those of large networks included
 	$(PYTEST) -m 'slow or not slow'
 
+.PHONY: test-oldest
+test-oldest: $(INSTALLED)  ## Tests with the oldest versions that pyproject.toml allows
+	$(BIN)/uv venv --quiet --clear --seed --python 3.11 .venv-oldest
+	$(BIN)/uv pip install --quiet --python .venv-oldest --resolution lowest-direct --compile-bytecode --editable '.[dev]'
+	$(subst $(BIN),.venv-oldest/bin,$(PYTEST))
+
+.PHONY: test-newest
+test-newest:  ## Lint, types and tests with the newest versions that pyproject.toml allows
+	rm -rf .venv-newest
+	$(MAKE) test VENV=.venv-newest CONSTRAINTS=
+
+.PHONY: lock
+lock: $(INSTALLED)  ## Put the newest versions into the constraints; `make test` then tries them
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev --no-annotate \
+		--custom-compile-command 'make lock' --output-file .ci/constraints.txt pyproject.toml
+
+.PHONY: audit
+audit: $(INSTALLED)  ## Ask PyPI which of the constraints have known vulnerabilities
+	$(BIN)/uv tool run pip-audit --strict --disable-pip --no-deps --requirement .ci/constraints.txt
+
 .PHONY: torture
 torture: $(INSTALLED)  ## Break things at full length, and print a line a case
 	$(PYTEST) -m torture --torture -r fE
 
 .PHONY: clean
-clean:  ## Remove the virtual environment and caches; runs are kept
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
+clean:  ## Remove the virtual environments and caches; runs are kept
+	rm -rf $(VENV) .venv-oldest .venv-newest .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
