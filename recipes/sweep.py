@@ -8,6 +8,7 @@ A row is added to the table as each run ends; what is in it is not run again.
 
 import argparse
 import csv
+import io
 import os
 import re
 import subprocess
@@ -20,6 +21,8 @@ from pathlib import Path
 from threading import Lock
 
 import yaml
+
+from dmn.writing import write_whole
 
 COMMAND = [sys.executable, "-c", "from dmn.cli import main; main()"]
 RESULTS = ("val_acc_last", "val_acc_best", "test_acc", "seconds")
@@ -69,8 +72,10 @@ def run(
     test = re.findall(r"test/acc\W+([\d.]+)", tested)
     shown = [f"{each:.4f}" for each in (accuracies[-1], max(accuracies), *map(float, test))]
     results = (*shown, *[""] * (3 - len(shown)), seconds[1])
-    with writing, options.table.open("a", newline="") as file:
-        csv.writer(file).writerow([*values.values(), *results])
+    row = io.StringIO()
+    csv.writer(row, lineterminator="\n").writerow([*values.values(), *results])
+    with writing:
+        write_whole(options.table, options.table.read_text() + row.getvalue())
     print(label, *results, flush=True)
 
 
@@ -81,8 +86,7 @@ def main(args: Sequence[str] | None = None) -> None:
     given = [each for each in sweep["command"] if each not in ("${env}", "dmn", "fit", "${args}")]
     grid = {key: told.get("values") or [told["value"]] for key, told in sweep["parameters"].items()}
     if not options.table.is_file():
-        options.table.parent.mkdir(parents=True, exist_ok=True)
-        options.table.write_text(",".join([*grid, *RESULTS]) + "\n")
+        write_whole(options.table, ",".join([*grid, *RESULTS]) + "\n")
     done = [tuple(row.values())[: len(grid)] for row in read(options.table)]
     wanted = [tuple(map(str, values)) for values in product(*grid.values())]
     named = [dict(zip(grid, values, strict=True)) for values in wanted if values not in done]
