@@ -31,6 +31,9 @@ def refusals_in_one_line() -> Iterator[None]:
     """End the process with one line, and no traceback, where it cannot do what it is asked to."""
     try:
         yield
+    except KeyboardInterrupt:  # of what does not train; Lightning ends trainings by itself
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except SIGTERMException:
         sys.exit(128 + signal.SIGTERM)  # Lightning's own would pass for success
     except Exception as error:

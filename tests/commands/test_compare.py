@@ -14,6 +14,7 @@ from dmn.baselines import BASELINES
 from dmn.cli import main
 from dmn.compare import entries
 from dmn.compare.plan import SPLIT, Subject
+from dmn.compare.suite import Suite
 from dmn.data import MNIST
 from dmn.evaluate import METRICS
 from dmn.models import DifferenceOfMonotone, MonotoneConvNet, PlainCNN
@@ -134,6 +135,33 @@ def test_two_processes_score_what_one_does(folder, config, monkeypatch):
     one, two = (pd.read_parquet(each / "scores.parquet") for each in folders)
     pd.testing.assert_frame_equal(one, two, check_exact=True)
     assert one["value"].notna().any()
+
+
+@pytest.mark.torture(
+    "Ctrl-C to a comparison, and the same command again",
+    "no traceback; what was scored is not scored again",
+)
+def test_a_comparison_that_is_interrupted_goes_on(folder, config, monkeypatch, capsys, happened):
+    made, measure = [], Suite._measure
+
+    def interrupted(self, *args):
+        if len(made) == 9:
+            raise KeyboardInterrupt
+        made.append(args)
+        return measure(self, *args)
+
+    monkeypatch.setattr(Suite, "_measure", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        main(["compare", "--config", str(config), "--run.name=cut"])
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err.endswith("\ninterrupted\n")
+    monkeypatch.setattr(Suite, "_measure", lambda *args: made.append(args) or measure(*args))
+    main(["compare", "--config", str(config), "--run.name=cut"])
+    cut, whole = (pd.read_parquet(folder.parent / n / "scores.parquet") for n in ("cut", "small"))
+    pd.testing.assert_frame_equal(cut, whole, check_exact=True)
+    cells = len(list((folder / "cells").glob("*.json")))
+    assert len(made) == cells
+    happened(f"{len(made)} cells measured, once each; scores bit-equal")
 
 
 @pytest.mark.parametrize(

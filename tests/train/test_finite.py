@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 
 import pytest
 import pytorch_lightning as pl
@@ -70,3 +72,37 @@ def test_a_sound_training_is_left_alone(task, data, make_trainer):
 
     plain, watched = weights(), weights(StopAtNonFinite())
     assert all(torch.equal(plain[key], watched[key]) for key in plain)
+
+
+TWO = """
+import math, sys, warnings
+import pytorch_lightning as pl
+sys.path.insert(0, {tests!r})
+warnings.simplefilter("ignore")
+from train_problem import Halves, make_task
+from dmn.train import StopAtNonFinite
+
+class Spoil(pl.Callback):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if (trainer.global_rank, trainer.current_epoch, batch_idx) == (1, 1, 0):
+            batch[0][:] = math.nan
+
+trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp_fork", max_epochs=3, logger=False,
+                     callbacks=[StopAtNonFinite(), Spoil()], enable_checkpointing=False,
+                     enable_progress_bar=False, enable_model_summary=False)
+trainer.fit(make_task(), Halves())
+"""
+
+
+@pytest.mark.torture(
+    "the loss of one of two processes is NaN", "both stop at once, and the batch is named"
+)
+def test_all_processes_stop(tmp_path, request, happened):
+    script = tmp_path / "two.py"
+    script.write_text(TWO.format(tests=str(request.path.parent)))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    happened(last)
+    assert "loss is" in last
+    assert "in batch 0 of epoch 1" in last

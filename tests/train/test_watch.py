@@ -1,5 +1,6 @@
 import logging
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from train_problem import Halves, make_task
 
-from dmn.evaluate import score
+from dmn.evaluate import METRICS, score
 from dmn.explain import RandomMap, SplitCAM, controls
 from dmn.explain.render import CELL, GAP, LABEL
 from dmn.train import EpochCSVLogger, HeatmapLogger, QuantusLogger
@@ -124,6 +125,71 @@ def test_failures_are_counted_logged_and_never_stop_training(
     assert (tmp_path / "run/version_0/heatmaps/cam_epoch_001.png").exists()
 
 
+@pytest.mark.torture(
+    "every metric of Quantus raises while training",
+    "it trains on; each reason is logged once, with a count",
+)
+def test_every_metric_may_raise(data, make_trainer, caplog, monkeypatch):
+    def broken(name):
+        def measure(batch):
+            raise ZeroDivisionError(name)
+
+        return measure
+
+    for name, spec in METRICS.items():
+        monkeypatch.setitem(METRICS, name, replace(spec, measure=broken(name), arrange=None))
+    cam = {"cam": partial(SplitCAM, layer="stem")}
+    quantus = QuantusLogger(list(METRICS), images=3, with_controls=False)
+    trainer = make_trainer(quantus)
+    with caplog.at_level(logging.WARNING, "dmn"):
+        trainer.fit(make_task(explainers=cam), data)
+    assert trainer.current_epoch == 2
+    assert trainer.callback_metrics["quantus/unscored"] == 1
+    said = [record.getMessage() for record in caplog.records]
+    for name in METRICS:
+        reason = f"quantus: cam: ZeroDivisionError: {name}"
+        assert said.count(f"{reason} (first by {name} in epoch 0)") == 1
+        assert said.count(f"{reason}: 6 times in all") == 1
+
+
+@pytest.mark.torture(
+    "a map is {kind} while training", "it trains on; the score is missing, the reason logged once"
+)
+@pytest.mark.parametrize(
+    ("kind", "value", "reason"),
+    [
+        ("NaN", math.nan, "map is not finite"),
+        ("infinite", math.inf, "map is not finite"),
+        ("zero", 0.0, "map is constant"),
+        ("constant", 3.0, "map is constant"),
+    ],
+)
+def test_degenerate_maps_do_not_stop_training(
+    kind, value, reason, data, make_trainer, logger, caplog
+):
+    class Degenerate:
+        def __init__(self, net):
+            pass
+
+        def __call__(self, x, target=None):
+            return torch.full((len(x), 1, 8, 8), value)
+
+    quantus = QuantusLogger(["Sparseness"], images=3, with_controls=False)
+    trainer = make_trainer(quantus, HeatmapLogger(2), logger=logger)
+    with caplog.at_level(logging.WARNING, "dmn"):
+        trainer.fit(make_task(explainers={"odd": Degenerate}), data)
+    assert trainer.current_epoch == 2
+    assert math.isnan(trainer.callback_metrics["quantus/Sparseness/odd"])
+    warned = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert [record.getMessage() for record in warned] == [
+        f"quantus: odd: {reason} (first by Sparseness in epoch 0)",
+        f"quantus: odd: {reason}: 6 times in all",
+    ]
+
+
+@pytest.mark.torture(
+    "a logger of one's own raises at each call", "it trains on; each reason is logged once"
+)
 def test_a_watcher_or_logger_that_breaks_never_stops_training(
     data, make_trainer, tmp_path, caplog, monkeypatch
 ):
