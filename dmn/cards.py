@@ -8,11 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dmn.errors import DmnError
+from dmn.plain_yaml import read_yaml
 
-ALIASES = 20  # of YAML's; few multiply little
 LARGEST_IMAGE = 2**26  # numbers
 MOST_CLASSES = 2**20
 
@@ -29,7 +27,7 @@ def read_card(path: Path) -> dict[str, Any]:
     """
     content = content_of(path)
     try:
-        told = json.loads(content) if path.suffix == ".json" else _yaml(content)
+        told = json.loads(content) if path.suffix == ".json" else read_yaml(content)
     except Exception as error:  # nested too deeply, of impossible dates, ...
         reason = " ".join(str(error).split())
         raise CorruptCheckpointError(f"{path}: cannot be read: {reason}") from error
@@ -108,19 +106,3 @@ _WANTED: dict[str, tuple[Callable[[Any], bool], str]] = {
         "a list of positive numbers, or null",
     ),
 }
-
-
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Reads no more than a few aliases, by which a short text makes values without bound."""
-
-    aliases = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        self.aliases += self.check_event(yaml.AliasEvent)
-        if self.aliases > ALIASES:
-            raise yaml.YAMLError(f"more than {ALIASES} aliases")
-        return super().compose_node(parent, index)
-
-
-def _yaml(content: bytes) -> Any:
-    return yaml.load(content, _Loader)
