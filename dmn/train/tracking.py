@@ -237,7 +237,7 @@ def wandb_logger(
     mode = os.environ.get("WANDB_MODE")
     wandb = EpochWandbLogger(
         name=title,
-        save_dir=folder,
+        save_dir=folder.absolute(),
         project=run.project,
         group=run.name,
         job_type=job,
