@@ -5,6 +5,7 @@ parameters of the test in braces, and may say what happened by the fixture `happ
 torture` runs these alone, at full length, and prints a line for each.
 """
 
+import logging
 import socket
 
 import pytest
@@ -55,6 +56,14 @@ def _offline(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", guarded)
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.delenv("WANDB_MODE", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _messages_are_caught():
+    """Undo what the command line does to the package's messages, which would hide them here."""
+    log = logging.getLogger("dmn")
+    log.propagate = True
+    log.handlers.clear()
 
 
 @pytest.fixture(autouse=True, scope="session")
