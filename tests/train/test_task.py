@@ -1,8 +1,10 @@
 import pytest
 import torch
 from torch.nn import functional as F
+from train_problem import make_task
 
 from dmn.train import OneCycle
+from dmn.train.task import ScheduleError
 
 
 def test_training_learns_and_stays_monotone(task, data, make_trainer):
@@ -59,3 +61,14 @@ def test_the_schedule_spans_the_run(task, data, make_trainer):
     (scheduler,) = trainer.lr_scheduler_configs
     assert scheduler.interval == "step"
     assert scheduler.scheduler.total_steps == trainer.global_step == 9
+
+
+@pytest.mark.torture(
+    "a run is resumed with more epochs than it was planned for", "refused, with both numbers"
+)
+def test_a_schedule_is_resumed_as_it_was_planned(data, make_trainer, tmp_path, happened):
+    make_trainer(max_epochs=2).fit(task := make_task(), data)
+    task.trainer.save_checkpoint(tmp_path / "last.ckpt")
+    with pytest.raises(ScheduleError, match="planned for 6 steps, now it would have 9") as told:
+        make_trainer(max_epochs=3).fit(make_task(), data, ckpt_path=tmp_path / "last.ckpt")
+    happened(str(told.value))

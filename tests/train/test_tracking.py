@@ -135,6 +135,47 @@ def test_a_resumed_run_goes_on_under_its_name_only_online(tmp_path):
     assert wandb_id(tmp_path / "none") is None
 
 
+@pytest.mark.torture(
+    "metrics.csv cannot be written for an epoch", "its row is written with the next one's"
+)
+def test_rows_that_could_not_be_written_go_with_the_next(tmp_path, monkeypatch):
+    logger = EpochCSVLogger(tmp_path, "run")
+
+    def log(epoch):
+        logger.log_metrics({"epoch": epoch, "train/loss": 1.0}, epoch)
+        logger.save()
+
+    log(0)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+        log(1)
+    log(2)
+    table = rows(tmp_path / "run" / "version_0" / "metrics.csv")
+    assert [row["epoch"] for row in table] == ["0", "1", "2"]
+    assert logger.failures.counts == {"save failed by WriteError": 1}
+
+
+@pytest.mark.torture(
+    "no run of Weights & Biases can be had at all", "there is none, and all goes on"
+)
+def test_without_any_run_all_goes_on(tmp_path, monkeypatch, data, make_trainer):
+    import wandb
+
+    init, modes = wandb.init, []
+
+    def refuse(**options):
+        modes.append(options.get("mode"))
+        if options.get("mode") != "disabled":
+            raise OSError("nowhere to keep it")
+        return init(**options)
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    with tracking(Run("exp", str(tmp_path))) as loggers:
+        make_trainer(HeatmapLogger(2), logger=loggers).fit(make_task(), data)
+    assert modes == [None, "offline", "disabled"]
+    assert len(rows(tmp_path / "exp/version_0/metrics.csv")) == 2
+
+
 def test_a_resumed_run_goes_on_in_the_same_file(tmp_path):
     for epochs in ((0, 1), (2, 3)):
         logger = EpochCSVLogger(tmp_path, "run", version="version_0")
