@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from fuzzing import fuzzed
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dmn.config import ConfigError, check_config
@@ -95,14 +96,7 @@ def broken(draw):
 def test_whatever_a_config_holds_it_is_let_through_or_refused(tmp_path, full, happened):
     path, counts = tmp_path / "a.yaml", {"let through": 0, "refused": 0}
 
-    @settings(
-        max_examples=500 if full else 30,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
+    @fuzzed(500 if full else 30)
     @given(broken())
     def check(content):
         path.write_bytes(content)

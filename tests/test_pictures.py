@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from fuzzing import fuzzed
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -209,14 +210,7 @@ def broken(draw):
 def test_whatever_bytes_a_file_holds_it_is_a_picture_or_refused(tmp_path, full, happened):
     counts = {"read": 0, "refused": 0}
 
-    @settings(
-        max_examples=2000 if full else 60,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
+    @fuzzed(2000 if full else 60)
     @given(broken())
     def read(made):
         path = Path(tmp_path, f"a.{made[0].lower()}")
