@@ -8,7 +8,15 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from dmn.models.monotone import ACTIVATIONS, Activation, ConvUnit, MonotoneSequence, classifier
+from dmn.models.monotone import (
+    ACTIVATIONS,
+    POOLS,
+    Activation,
+    ConvUnit,
+    MonotoneSequence,
+    Pooling,
+    classifier,
+)
 from dmn.models.ordinary import FULL_WIDTH
 from dmn.nn import Constraint, Start
 
@@ -66,6 +74,7 @@ class MonotoneResNet(MonotoneSequence):
         kernel: Side of the stem's convolution, if not the stem's own; the pair's margin is half of
             it. Of a paired input the stem alone can subtract, so that a large one helps.
         templates: Channels of the stem, if not `width`.
+        pool: Between stages, as of `MonotoneConvNet`.
     """
 
     def __init__(
@@ -81,6 +90,7 @@ class MonotoneResNet(MonotoneSequence):
         start: Start = "dirac",
         kernel: int | None = None,
         templates: int | None = None,
+        pool: Pooling = "max",
     ) -> None:
         own_kernel, stride = STEMS[stem]
         channels = templates or width
@@ -94,7 +104,7 @@ class MonotoneResNet(MonotoneSequence):
                 layers[f"stage{stage}_{block}"] = ResidualBlock(channels, own, activation)
                 channels = own
             if stage < len(blocks):
-                layers[f"pool{stage}"] = nn.MaxPool2d(2)
+                layers[f"pool{stage}"] = POOLS[pool](channels)
         layers.update(classifier(channels, grid, num_classes))
         super().__init__(layers, constraint, start)
 
@@ -115,6 +125,7 @@ class MonotoneVGG(MonotoneSequence):
         activation: "convex" (ReLU), "convex_concave" (half each) or "saturating" (Hardtanh).
         constraint: As of `MonotoneConvNet`.
         start: "dirac" (identity taps plus positive noise), "log_normal" or "uniform".
+        pool: Between stages, as of `MonotoneConvNet`.
     """
 
     def __init__(
@@ -128,6 +139,7 @@ class MonotoneVGG(MonotoneSequence):
         activation: Activation = "convex",
         constraint: Constraint = "projection",
         start: Start = "dirac",
+        pool: Pooling = "max",
     ) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         channels = in_channels
@@ -138,6 +150,6 @@ class MonotoneVGG(MonotoneSequence):
                 layers[name] = ConvUnit(channels, own, int(bool(layers)), activation=activation)
                 channels = own
             if stage < len(units):
-                layers[f"pool{stage}"] = nn.MaxPool2d(2)
+                layers[f"pool{stage}"] = POOLS[pool](channels)
         layers.update(classifier(channels, grid, num_classes, hidden, activation))
         super().__init__(layers, constraint, start)

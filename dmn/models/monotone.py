@@ -13,9 +13,19 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from dmn.nn import STARTS, Constraint, ConvexConcave, Monotone, Start, constrained, reparametrise
+from dmn.nn import (
+    STARTS,
+    Constraint,
+    ConvexConcave,
+    MaxMinPool2d,
+    Monotone,
+    Start,
+    constrained,
+    reparametrise,
+)
 
 Activation = Literal["convex", "convex_concave", "saturating"]
+Pooling = Literal["max", "max_min"]
 
 
 def _saturating() -> nn.Module:
@@ -27,6 +37,11 @@ ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
     "convex_concave": ConvexConcave,
     "saturating": _saturating,
 }
+POOLS: dict[Pooling, Callable[[int], nn.Module]] = {
+    "max": lambda channels: nn.MaxPool2d(2),
+    "max_min": MaxMinPool2d,
+}
+"""What halves the sides between stages, by the channels it is given."""
 
 
 class MonotoneSequence(Monotone, nn.Sequential):
@@ -144,15 +159,15 @@ class ConvUnit(nn.Sequential):
 
 
 class MonotoneConvNet(MonotoneSequence):
-    """A monotone convolutional network: stem, stages of 3x3 units between max pools, linear head.
+    """A monotone convolutional network: stem, stages of 3x3 units between pools, linear head.
 
     Its layers are `stem`, `pool`, `stage1`, `pool1`, ..., `head`. The stem does not pad: the view
     of the pair has added a margin, of half the kernel.
 
     Args:
         in_channels: Channels of the view: those of the image, or twice as many if paired.
-        widths: Channels of each stage; the first is also the stem's. A max pool of 2 follows each
-            stage but the last.
+        widths: Channels of each stage; the first is also the stem's. A pool of 2 follows each stage
+            but the last.
         units: Convolutional units in each stage.
         residual: Add a unit's input to its output where their channels are equal.
         grid: Cells a side that the head tells apart, by average pooling to grid x grid; 1 is
@@ -164,6 +179,7 @@ class MonotoneConvNet(MonotoneSequence):
         start: "dirac" (identity taps plus positive noise), "log_normal" or "uniform".
         kernel: Side of the stem's convolution; the pair's margin is half of it. Of a paired input
             the stem alone can subtract, so that a large one helps.
+        pool: Between stages: "max", or "max_min", which takes minima of the concave channels.
     """
 
     def __init__(
@@ -178,6 +194,7 @@ class MonotoneConvNet(MonotoneSequence):
         constraint: Constraint = "projection",
         start: Start = "dirac",
         kernel: int = 3,
+        pool: Pooling = "max",
     ) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict(
             stem=ConvUnit(in_channels, widths[0], 0, activation=activation, kernel=kernel)
@@ -190,6 +207,6 @@ class MonotoneConvNet(MonotoneSequence):
                 )
                 channels = width
             if stage < len(widths):
-                layers[f"pool{stage}"] = nn.MaxPool2d(2)
+                layers[f"pool{stage}"] = POOLS[pool](channels)
         layers.update(classifier(channels, grid, num_classes))
         super().__init__(layers, constraint, start)

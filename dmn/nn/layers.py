@@ -18,9 +18,38 @@ class ConvexConcave(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Map pre-activations (B, C, ...) to activations of the same shape."""
-        sign = z.new_ones(z.shape[1], *[1] * (z.dim() - 2))
-        sign[(z.shape[1] + 1) // 2 :] = -1  # no cutting in halves: it would undo channels-last
+        sign = _signs(z.new_ones(z.shape[1], *[1] * (z.dim() - 2)))
         return sign * (sign * z).relu()
+
+
+def _signs(ones: Tensor) -> Tensor:
+    """Negate the second half of ones: no cutting in halves, which would undo channels-last."""
+    ones[(len(ones) + 1) // 2 :] = -1
+    return ones
+
+
+class MaxMinPool2d(nn.Module):
+    """Max pooling of the channels that `ConvexConcave` makes convex, min pooling of the others.
+
+    What a concave unit says is how much is missing; its maximum over a window forgets that wherever
+    one place lacks nothing, its minimum keeps it. A max is a monotone OR, a min a monotone AND.
+
+    Args:
+        channels: Of the input.
+        kernel_size: Side of the windows, and their stride.
+    """
+
+    sign: Tensor
+
+    def __init__(self, channels: int, kernel_size: int = 2) -> None:
+        super().__init__()
+        self.pool = nn.MaxPool2d(kernel_size)
+        self.register_buffer("sign", _signs(torch.ones(channels, 1, 1)), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C, H', W')."""
+        pooled: Tensor = self.sign * self.pool(self.sign * x)
+        return pooled
 
 
 ACTIVATIONS: dict[type[nn.Module], str] = {
@@ -95,6 +124,7 @@ MONOTONE_OPERATIONS: set[type[nn.Module]] = {
     nn.Dropout2d,
     nn.MaxPool1d,
     nn.MaxPool2d,
+    MaxMinPool2d,
     nn.AvgPool1d,
     nn.AvgPool2d,
     nn.AdaptiveAvgPool1d,

@@ -7,12 +7,12 @@ from torch import nn
 
 from dmn.explain import SplitCAM, SplitExplainer, SplitGrad, SplitLRP, StreamMaps
 from dmn.models.monotone import ConvUnit
-from dmn.nn import EPSILON, Pass
+from dmn.nn import EPSILON, MaxMinPool2d, Pass
 
 TARGET = torch.tensor([2, 0, 1, 1, 0])
 OPTIONS = [
-    {"inputs": inputs, "activation": activation, "residual": residual, "seed": seed}
-    for seed, (inputs, activation, residual) in enumerate(
+    {"inputs": inputs, "activation": activation, "residual": residual, "seed": seed, **others}
+    for seed, (inputs, activation, residual, *rest) in enumerate(
         [
             ("paired", "convex", False),
             ("paired", "convex", True),
@@ -20,8 +20,10 @@ OPTIONS = [
             ("paired", "convex_concave", True),
             ("plain", "saturating", False),
             ("paired", "saturating", True),
+            ("paired", "convex_concave", True, {"pool": "max_min"}),
         ]
     )
+    for others in rest or [{}]
 ]
 
 
@@ -48,8 +50,10 @@ class Literal:
         return (a.flatten() * (matrix.T @ ratio)).view_as(a)
 
     def pool(self, module, a, relevance):
-        if isinstance(module, nn.MaxPool2d):
-            _, index = nn.functional.max_pool2d(a[None], 2, return_indices=True)
+        if isinstance(module, nn.MaxPool2d | MaxMinPool2d):
+            convex = len(a) if isinstance(module, nn.MaxPool2d) else (len(a) + 1) // 2
+            least = torch.cat([a[:convex], -a[convex:]])
+            _, index = nn.functional.max_pool2d(least[None], 2, return_indices=True)
             spread = torch.zeros_like(a).flatten(1)
             return spread.scatter_add(1, index[0].flatten(1), relevance.flatten(1)).view_as(a)
         matrix, _ = matrix_and_bias(module, a.shape)

@@ -14,10 +14,11 @@ SMALL = {
 ACTIVATIONS = ["convex", "convex_concave", "saturating"]
 
 
+@pytest.mark.parametrize("pool", ["max", "max_min"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("kind", SMALL)
-def test_jacobians_are_nonnegative(kind, activation):
-    net = randomise(SMALL[kind](activation=activation)).double().eval()
+def test_jacobians_are_nonnegative(kind, activation, pool):
+    net = randomise(SMALL[kind](activation=activation, pool=pool)).double().eval()
     assert_monotone(net)
     x = torch.rand(2, 8, 8, dtype=torch.float64)
     jacobian = torch.autograd.functional.jacobian(lambda x: net(x[None])[0], x)

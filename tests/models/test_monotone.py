@@ -12,6 +12,8 @@ def networks(activation, **options):
     yield MonotoneMLP(2 * 8 * 8, (9, 7), 3, activation, **options)
     for residual in (False, True):
         yield MonotoneConvNet(2, (4, 6), 2, residual, 2, 3, activation, **options)
+    if activation == "convex_concave":
+        yield MonotoneConvNet(2, (4, 5), 1, True, 2, 3, activation, pool="max_min", **options)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from dmn.nn import ACTIVATIONS, ConvexConcave, Inverted, Paired, Plain
+from dmn.nn import ACTIVATIONS, ConvexConcave, Inverted, MaxMinPool2d, Paired, Plain
 
 
 def make(kind):
@@ -24,6 +24,22 @@ def test_convex_concave_halves(channels):
     convex = (channels + 1) // 2
     assert torch.equal(out[:, :convex], z[:, :convex].clamp(min=0))
     assert torch.equal(out[:, convex:], z[:, convex:].clamp(max=0))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+@pytest.mark.parametrize("size", [2, 3])
+def test_pools_take_maxima_of_convex_channels_and_minima_of_concave_ones(channels, size):
+    x = torch.randn(3, channels, 7, 6)
+    windows = x.unfold(2, size, size).unfold(3, size, size)
+    expected = windows.amax((-2, -1))
+    convex = (channels + 1) // 2
+    expected[:, convex:] = windows.amin((-2, -1))[:, convex:]
+    pool = MaxMinPool2d(channels, size)
+    assert torch.equal(pool(x), expected)
+    assert not pool.state_dict()
+    in_last = pool(x.contiguous(memory_format=torch.channels_last))
+    assert torch.equal(in_last, expected)
+    assert in_last.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_views_pad_the_image_with_its_background_before_complementing():
