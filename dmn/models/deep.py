@@ -74,7 +74,7 @@ class MonotoneResNet(MonotoneSequence):
         kernel: Side of the stem's convolution, if not the stem's own; the pair's margin is half of
             it. Of a paired input the stem alone can subtract, so that a large one helps.
         templates: Channels of the stem, if not `width`.
-        pool: Between stages, as of `MonotoneConvNet`.
+        pool: As of `MonotoneConvNet`.
     """
 
     def __init__(
@@ -97,14 +97,14 @@ class MonotoneResNet(MonotoneSequence):
         first = ConvUnit(in_channels, channels, 0, False, activation, stride, kernel or own_kernel)
         layers: OrderedDict[str, nn.Module] = OrderedDict(stem=first)
         if stem == "imagenet":
-            layers["pool"] = nn.MaxPool2d(3, stride=2, padding=1)
+            layers["pool"] = POOLS[pool](channels, 3, 2, 1)
         for stage, count in enumerate(blocks, start=1):
             own = min(2 ** (stage - 1), WIDEST) * width
             for block in range(1, count + 1):
                 layers[f"stage{stage}_{block}"] = ResidualBlock(channels, own, activation)
                 channels = own
             if stage < len(blocks):
-                layers[f"pool{stage}"] = POOLS[pool](channels)
+                layers[f"pool{stage}"] = POOLS[pool](channels, 2)
         layers.update(classifier(channels, grid, num_classes))
         super().__init__(layers, constraint, start)
 
@@ -125,7 +125,7 @@ class MonotoneVGG(MonotoneSequence):
         activation: "convex" (ReLU), "convex_concave" (half each) or "saturating" (Hardtanh).
         constraint: As of `MonotoneConvNet`.
         start: "dirac" (identity taps plus positive noise), "log_normal" or "uniform".
-        pool: Between stages, as of `MonotoneConvNet`.
+        pool: As of `MonotoneConvNet`.
     """
 
     def __init__(
@@ -150,6 +150,6 @@ class MonotoneVGG(MonotoneSequence):
                 layers[name] = ConvUnit(channels, own, int(bool(layers)), activation=activation)
                 channels = own
             if stage < len(units):
-                layers[f"pool{stage}"] = POOLS[pool](channels)
+                layers[f"pool{stage}"] = POOLS[pool](channels, 2)
         layers.update(classifier(channels, grid, num_classes, hidden, activation))
         super().__init__(layers, constraint, start)

@@ -37,11 +37,11 @@ ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
     "convex_concave": ConvexConcave,
     "saturating": _saturating,
 }
-POOLS: dict[Pooling, Callable[[int], nn.Module]] = {
-    "max": lambda channels: nn.MaxPool2d(2),
+POOLS: dict[Pooling, Callable[..., nn.Module]] = {
+    "max": lambda channels, *window: nn.MaxPool2d(*window),
     "max_min": MaxMinPool2d,
 }
-"""What halves the sides between stages, by the channels it is given."""
+"""Called with channels, side of the windows and, if they overlap, stride and padding."""
 
 
 class MonotoneSequence(Monotone, nn.Sequential):
@@ -207,6 +207,6 @@ class MonotoneConvNet(MonotoneSequence):
                 )
                 channels = width
             if stage < len(widths):
-                layers[f"pool{stage}"] = POOLS[pool](channels)
+                layers[f"pool{stage}"] = POOLS[pool](channels, 2)
         layers.update(classifier(channels, grid, num_classes))
         super().__init__(layers, constraint, start)

@@ -12,6 +12,7 @@ from dmn.nn.layers import (
     Plain,
     View,
 )
+from dmn.nn.mirror import NotMirrorableError, mirrored
 from dmn.nn.nonnegative import (
     Constraint,
     Monotone,
@@ -56,6 +57,7 @@ __all__ = [
     "Inverted",
     "MaxMinPool2d",
     "Monotone",
+    "NotMirrorableError",
     "NotMonotoneError",
     "Pair",
     "Paired",
@@ -74,6 +76,7 @@ __all__ = [
     "constraint_statistics",
     "effective_rank",
     "is_pair",
+    "mirrored",
     "project",
     "reparametrise",
     "seeds",

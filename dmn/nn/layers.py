@@ -36,14 +36,18 @@ class MaxMinPool2d(nn.Module):
 
     Args:
         channels: Of the input.
-        kernel_size: Side of the windows, and their stride.
+        kernel_size: Side of the windows.
+        stride: From window to window; by default they do not overlap.
+        padding: Around the image, of values that no window chooses.
     """
 
     sign: Tensor
 
-    def __init__(self, channels: int, kernel_size: int = 2) -> None:
+    def __init__(
+        self, channels: int, kernel_size: int = 2, stride: int | None = None, padding: int = 0
+    ) -> None:
         super().__init__()
-        self.pool = nn.MaxPool2d(kernel_size)
+        self.pool = nn.MaxPool2d(kernel_size, stride, padding)
         self.register_buffer("sign", _signs(torch.ones(channels, 1, 1)), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
