@@ -50,7 +50,7 @@ def main(args: Sequence[str] | None = None) -> None:
     options = parse(args)
     pl.seed_everything(0)
     network = partial(MonotoneConvNet, 2, residual=True, units=1, kernel=7)
-    g, h = (network(activation="convex_concave") for _ in range(2))
+    g, h = (network(activation="convex_concave", pool="max_min") for _ in range(2))
     net = DifferenceOfMonotone(g, h, "paired", margin=3)
     print(initialise(net, options.checkpoint, fresh_head=True))  # as many classes, but others
     task = ClassificationTask(

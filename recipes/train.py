@@ -48,7 +48,8 @@ def main(args: Sequence[str] | None = None) -> None:
     options = parse(args)
     pl.seed_everything(0)
     network = partial(MonotoneConvNet, 2 if options.inputs == "paired" else 1, residual=True)
-    g, h = (network(units=1, kernel=7, activation="convex_concave") for _ in range(2))
+    network = partial(network, units=1, kernel=7, activation="convex_concave", pool="max_min")
+    g, h = (network() for _ in range(2))
     net = DifferenceOfMonotone(g, h, options.inputs, margin=3)
     task = ClassificationTask(
         net,

@@ -36,7 +36,7 @@ def train(start: str | None, rate: float, seed: int, options: argparse.Namespace
     """Train on letters, from a checkpoint or from scratch; returns the trainer, done."""
     pl.seed_everything(seed, verbose=False)
     network = partial(MonotoneConvNet, 2, residual=True, units=1, kernel=7)
-    g, h = (network(activation="convex_concave") for _ in range(2))
+    g, h = (network(activation="convex_concave", pool="max_min") for _ in range(2))
     net = DifferenceOfMonotone(g, h, "paired", margin=3)
     if start:
         initialise(net, start, fresh_head=True)
