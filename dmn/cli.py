@@ -81,11 +81,6 @@ alone for an epoch, then thawed downwards, each layer at .7 of the rate of the o
       --fresh_head true --unfreeze.head_epochs 1 --unfreeze.layers_per_epoch 2 \\
       --model.layer_decay 0.7
 
-Ordinary networks are trained on as monotone ones, from weights that compute the same:
-  dmn fit --config scenes_pair
-  dmn finetune --config scenes_mirrored --mirror true \\
-      --init_from runs/scenes_pair/version_0/checkpoints/best.ckpt
-
 Keys that are missing, unexpected or replaced (a head for other classes) are reported, and the
 constraint is kept. Files are read without executing code. An interrupted run is resumed by the
 same command and --ckpt_path last.""",

@@ -12,7 +12,6 @@ from dmn.nn.layers import (
     Plain,
     View,
 )
-from dmn.nn.mirror import NotMirrorableError, mirrored
 from dmn.nn.nonnegative import (
     Constraint,
     Monotone,
@@ -57,7 +56,6 @@ __all__ = [
     "Inverted",
     "MaxMinPool2d",
     "Monotone",
-    "NotMirrorableError",
     "NotMonotoneError",
     "Pair",
     "Paired",
@@ -76,7 +74,6 @@ __all__ = [
     "constraint_statistics",
     "effective_rank",
     "is_pair",
-    "mirrored",
     "project",
     "reparametrise",
     "seeds",

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from dmn.networks import load_network
-from dmn.nn import mirrored, project
+from dmn.nn import project
 from dmn.resources import checkpoint_names
 from dmn.train.groups import layer_names
 from dmn.weights import CheckpointError, misfits, read_weights, shorten
@@ -46,9 +46,7 @@ class Fit:
         return "; ".join(parts)
 
 
-def initialise(
-    net: nn.Module, checkpoint: str | Path, fresh_head: bool = False, mirror: bool = False
-) -> Fit:
+def initialise(net: nn.Module, checkpoint: str | Path, fresh_head: bool = False) -> Fit:
     """Load the weights of a checkpoint into a network, in place; nothing else of it.
 
     A head with another number of classes keeps its start. The constraint is kept: weights below
@@ -60,7 +58,6 @@ def initialise(
             name of a shipped network.
         fresh_head: Let the head keep its start where it would fit, too: as many classes may be
             others.
-        mirror: Mirror the weights first; see `dmn.nn.mirrored`.
 
     Returns:
         What was loaded, missing, unexpected and replaced.
@@ -69,11 +66,8 @@ def initialise(
         CheckpointError: if the file cannot be read without executing code, if none of its keys
             fits, or if a weight is of another type or, other than the head's, of another shape.
         CorruptCheckpointError: if a shipped network is damaged.
-        NotMirrorableError: names the layer that has no mirror image, or the weights that lack.
     """
     given = _read(checkpoint)
-    if mirror:
-        given = mirrored(given, net)
     own = net.state_dict()
     shared = own.keys() & given.keys()
     if not shared:

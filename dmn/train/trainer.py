@@ -32,7 +32,6 @@ class Trainer(pl.Trainer):
         *,
         init_from: str,
         fresh_head: bool = False,
-        mirror: bool = False,
         ckpt_path: str | None = None,
     ) -> None:
         """Train from the weights of a checkpoint, with a new optimizer and schedule.
@@ -44,11 +43,9 @@ class Trainer(pl.Trainer):
                 the newest run of this name; or the name of a shipped network.
             fresh_head: Start the head anew, as for other classes of the same number, instead of
                 from the checkpoint's; one for another number of classes always starts anew.
-            mirror: The checkpoint is of ordinary networks with half as many channels, whose weights
-                have any sign: start from their mirrored form, which computes the same.
             ckpt_path: Resume a fine-tuning that was interrupted, e.g. "last", all else being as it
                 was.
         """
-        fit = initialise(model.net, init_from, fresh_head, mirror)  # type: ignore[arg-type]
+        fit = initialise(model.net, init_from, fresh_head)  # type: ignore[arg-type]
         log.info("%s: %s", init_from, fit)
         self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)

@@ -3,7 +3,6 @@ import safetensors.torch
 import torch
 from train_problem import make_task
 
-from dmn.models import DifferenceOfMonotone, MonotoneConvNet
 from dmn.nn import assert_monotone
 from dmn.train import initialise
 from dmn.weights import CheckpointError
@@ -70,27 +69,6 @@ def test_heads_of_any_constraint_start_anew(tmp_path, constraint):
     assert fits[0] == fits[1]
     assert len(fits[0].replaced) == 4
     assert all(".head." in key for key in fits[0].replaced)
-
-
-def test_an_ordinary_network_is_mirrored_and_nothing_is_projected(tmp_path):
-    ordinary, net = (
-        DifferenceOfMonotone(*(MonotoneConvNet(k, (w, w), 1, grid=2, **given) for _ in "gh"), view)
-        for k, w, view, given in (
-            (1, 3, "plain", {"constraint": "none"}),
-            (2, 6, "paired", {"activation": "convex_concave", "pool": "max_min"}),
-        )
-    )
-    torch.save(ordinary.state_dict(), tmp_path / "ordinary.pt")
-    with pytest.raises(CheckpointError, match=r"other shapes: g\.net\.stem\.conv\.weight"):
-        initialise(net, tmp_path / "ordinary.pt")
-    fit = initialise(net, tmp_path / "ordinary.pt", mirror=True)
-    assert set(fit.loaded) == set(net.state_dict())
-    assert fit.projected == 0
-    x = torch.rand(4, 1, 8, 8)
-    torch.testing.assert_close(net.eval()(x), ordinary.eval()(x), rtol=1e-4, atol=1e-5)
-    torch.save(net.state_dict(), tmp_path / "twice.pt")
-    with pytest.raises(CheckpointError, match="other shapes"):
-        initialise(net, tmp_path / "twice.pt", mirror=True)
 
 
 def test_missing_and_unexpected_keys_are_reported(source, tmp_path):
