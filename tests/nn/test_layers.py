@@ -37,8 +37,16 @@ def test_pools_take_maxima_of_convex_channels_and_minima_of_concave_ones(channel
     pool = MaxMinPool2d(channels, size)
     assert torch.equal(pool(x), expected)
     assert not pool.state_dict()
+    overlapping = (3, 2, 1)  # padding is never chosen, on either side
+    expected = nn.functional.max_pool2d(x, *overlapping)
+    expected[:, convex:] = -nn.functional.max_pool2d(-x, *overlapping)[:, convex:]
+    assert torch.equal(MaxMinPool2d(channels, *overlapping)(x), expected)
+
+
+def test_pools_keep_channels_last():
+    x, pool = torch.randn(3, 4, 6, 6), MaxMinPool2d(4)
     in_last = pool(x.contiguous(memory_format=torch.channels_last))
-    assert torch.equal(in_last, expected)
+    assert torch.equal(in_last, pool(x))
     assert in_last.is_contiguous(memory_format=torch.channels_last)
 
 

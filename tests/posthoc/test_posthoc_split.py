@@ -7,8 +7,11 @@ from drawn import networks
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from literal import Literal
+from small_pairs import tiny_pair
+from torch.nn import MaxPool2d
 
-from dmn.nn import Pass
+from dmn.nn import MaxMinPool2d, Pass
+from dmn.posthoc import hookable
 from dmn.posthoc.split import split
 
 TARGET = torch.tensor([2, 0])
@@ -109,3 +112,14 @@ def test_relevance_is_that_of_the_definition(model, pool, recentring):
             close(mine.n * mine.delta_n, relevance_n, f"R- of {side} at {layer}", size)
         g, h, difference = (read[layer][stream].delta_p for stream in ("g", "h", "g-h"))
         close(difference, g - h, f"g - h at {layer}", float(max(g.abs().max(), h.abs().max())))
+
+
+def test_trained_differences_are_written_in_what_rules_are_known_for():
+    """Their pools are traced through, so that the hooks of other libraries find a max pool."""
+    pair = tiny_pair(activation="convex_concave", residual=True, pool="max_min")
+    x = torch.rand(3, 1, 8, 8, dtype=torch.float64)
+    result = split(pair, x)  # compares their values itself
+    close((result.g(x) - result.h(x)).detach(), pair(x), "difference")
+    kinds = {type(module) for module in hookable(pair).modules()}
+    assert MaxPool2d in kinds
+    assert MaxMinPool2d not in kinds
