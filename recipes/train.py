@@ -49,17 +49,14 @@ def main(args: Sequence[str] | None = None) -> None:
     pl.seed_everything(0)
     network = partial(MonotoneConvNet, 2 if options.inputs == "paired" else 1, residual=True)
     network = partial(network, units=1, kernel=7, activation="convex_concave", pool="max_min")
-    g, h = (network() for _ in range(2))
-    net = DifferenceOfMonotone(g, h, options.inputs, margin=3)
+    net = DifferenceOfMonotone(network(), network(), options.inputs, margin=3)
+    maps = {each.__name__.lower(): partial(each, stream="g") for each in (SplitGrad, SplitLRP)}
     task = ClassificationTask(
         net,
         optimizer=partial(torch.optim.Adam, lr=options.learning_rate),
         lr_scheduler=OneCycle,
-        explainers={
-            "splitcam": partial(SplitCAM, layer="stage2_1", stream="g"),
-            "splitgrad": partial(SplitGrad, stream="g"),
-            "splitlrp": partial(SplitLRP, stream="g"),
-        },
+        explainers={"splitcam": partial(SplitCAM, layer="stage2_1", stream="g"), **maps},
+        label_smoothing=0.1,
     )
     best = ModelCheckpoint(filename="best", monitor="val/acc", mode="max", save_last=True)
     callbacks = [ProjectNonnegative(), HeatmapLogger(), QuantusLogger(), best, RunSummary()]
