@@ -11,19 +11,18 @@ from dmn.nn import EPSILON, MaxMinPool2d, Pass
 
 TARGET = torch.tensor([2, 0, 1, 1, 0])
 OPTIONS = [
-    {"inputs": inputs, "activation": activation, "residual": residual, "seed": seed, **others}
-    for seed, (inputs, activation, residual, *rest) in enumerate(
+    {"inputs": inputs, "activation": activation, "residual": residual, "pool": pool, "seed": seed}
+    for seed, (inputs, activation, residual, pool) in enumerate(
         [
-            ("paired", "convex", False),
-            ("paired", "convex", True),
-            ("inverted", "convex", True),
-            ("paired", "convex_concave", True),
-            ("plain", "saturating", False),
-            ("paired", "saturating", True),
-            ("paired", "convex_concave", True, {"pool": "max_min"}),
+            ("paired", "convex", False, "max"),
+            ("paired", "convex", True, "max"),
+            ("inverted", "convex", True, "max"),
+            ("paired", "convex_concave", True, "max"),
+            ("plain", "saturating", False, "max"),
+            ("paired", "saturating", True, "max"),
+            ("paired", "convex_concave", True, "max_min"),
         ]
     )
-    for others in rest or [{}]
 ]
 
 
@@ -52,8 +51,8 @@ class Literal:
     def pool(self, module, a, relevance):
         if isinstance(module, nn.MaxPool2d | MaxMinPool2d):
             convex = len(a) if isinstance(module, nn.MaxPool2d) else (len(a) + 1) // 2
-            least = torch.cat([a[:convex], -a[convex:]])
-            _, index = nn.functional.max_pool2d(least[None], 2, return_indices=True)
+            signed = torch.cat([a[:convex], -a[convex:]])
+            _, index = nn.functional.max_pool2d(signed[None], 2, return_indices=True)
             spread = torch.zeros_like(a).flatten(1)
             return spread.scatter_add(1, index[0].flatten(1), relevance.flatten(1)).view_as(a)
         matrix, _ = matrix_and_bias(module, a.shape)
