@@ -2,7 +2,7 @@
 
 import torch
 
-from dmn.models import DifferenceOfMonotone, MonotoneConvNet
+from dmn.models import DifferenceOfMonotone, MonotoneConvNet, ResNet18, Trunk
 
 
 def randomise(module):
@@ -20,7 +20,18 @@ def randomise(module):
 def tiny_pair(inputs="paired", seed=0, **options):
     """Make a small pair in float64 and eval mode, with drawn batch statistics."""
     torch.manual_seed(seed)
-    channels = 2 if inputs == "paired" else 1
+    channels = 2 if inputs in ("paired", "opposed") else 1
     options = {"widths": (4, 6), "units": 1, "grid": 2, "num_classes": 3, **options}
     nets = [MonotoneConvNet(channels, **options) for _ in range(2)]
     return randomise(DifferenceOfMonotone(*nets, inputs)).double().eval()
+
+
+def fronted_pair(seed=0):
+    """Make a small pair behind a front, likewise; its images are (3, 16, 16)."""
+    torch.manual_seed(seed)
+    front = Trunk(ResNet18(width=3, stem="small"), "layer1")
+    nets = [
+        MonotoneConvNet(6, (4, 6), 1, grid=2, num_classes=3, activation="convex_concave")
+        for _ in range(2)
+    ]
+    return randomise(DifferenceOfMonotone(*nets, "opposed", front=front)).double().eval()

@@ -25,9 +25,9 @@ MAY_IMPORT = {
     "nn": set(),
     "data": {"options", "pictures"},
     "explain": {"nn"},
-    "models": {"nn", "explain"},
+    "models": {"nn", "explain", "options"},
     "evaluate": {"nn", "explain", "models"},
-    "posthoc": {"nn", "explain", "weights", "writing"},
+    "posthoc": {"nn", "explain", "models", "weights", "writing"},
     "train": {
         "nn",
         "explain",

@@ -3,7 +3,7 @@
 from dmn.models.deep import MonotoneResNet, MonotoneVGG
 from dmn.models.difference import DifferenceOfMonotone
 from dmn.models.monotone import MonotoneConvNet, MonotoneMLP
-from dmn.models.ordinary import VGG16BN, PlainCNN, ResNet18
+from dmn.models.ordinary import VGG16BN, PlainCNN, ResNet18, Trunk
 
 __all__ = [
     "VGG16BN",
@@ -14,4 +14,5 @@ __all__ = [
     "MonotoneVGG",
     "PlainCNN",
     "ResNet18",
+    "Trunk",
 ]

@@ -15,6 +15,7 @@ from dmn.nn import (
     GRADIENT,
     InapplicableOptionError,
     Inverted,
+    Opposed,
     Paired,
     Pass,
     Plain,
@@ -25,10 +26,11 @@ from dmn.nn import (
     check_layers,
 )
 
-Inputs = Literal["paired", "inverted", "plain"]
+Inputs = Literal["paired", "opposed", "inverted", "plain"]
 
 _VIEWS: dict[Inputs, tuple[type[View], type[View]]] = {
     "paired": (Paired, Paired),
+    "opposed": (Opposed, Opposed),
     "inverted": (Plain, Inverted),
     "plain": (Plain, Plain),
 }
@@ -52,25 +54,35 @@ class DifferenceOfMonotone(nn.Module):
     Args:
         g: Evidence network, from a view of the image to one number a class.
         h: Counter-evidence network, likewise.
-        inputs: What they see: "paired", both `[x, 1 - x]`; "inverted", g the image and h its
-            complement `1 - x`; "plain", both the image.
+        inputs: What they see: "paired", both `[x, 1 - x]`; "opposed", both `[x, -x]`; "inverted", g
+            the image and h its complement `1 - x`; "plain", both the image.
         margin: Pixels of background the views add on each side, in place of the first
             convolution's padding; 0 for networks without convolutions.
+        front: An ordinary network that both see the image through: what it makes of x stands in
+            place of x above, and is what maps are read at as "input". With inputs "opposed" the
+            whole is still a difference of networks monotone in `[x, -x]`; see `written_out`.
 
     Source: Zimmermann & Loho, Hidden Monotonicity, CVPR 2026 (inverted); the paired form is ours.
     """
 
     def __init__(
-        self, g: nn.Module, h: nn.Module, inputs: Inputs = "paired", margin: int = 1
+        self,
+        g: nn.Module,
+        h: nn.Module,
+        inputs: Inputs = "paired",
+        margin: int = 1,
+        front: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        self.front = front or nn.Identity()
         view_g, view_h = (view(margin) for view in _VIEWS[inputs])
         self.g, self.h = _Side(view_g, g), _Side(view_h, h)
         self.margin = margin
 
     def forward(self, x: Tensor) -> Tensor:
         """Classify images (B, C, H, W) in [0, 1]; returns logits (B, K)."""
-        logits: Tensor = self.g(x) - self.h(x)
+        seen = self.front(x)
+        logits: Tensor = self.g(seen) - self.h(seen)
         return logits
 
     @property
@@ -100,7 +112,8 @@ class DifferenceOfMonotone(nn.Module):
         both: tuple[Stream, ...] = ("g", "h")
         sides = [side for side in both if side in streams or "g-h" in streams]
         with explaining(self):
-            read = {side: self._read_side(side, x, target, layers, how) for side in sides}
+            seen = self.front(x)
+            read = {side: self._read_side(side, seen, target, layers, how) for side in sides}
         return {layer: {side: read[side][layer] for side in read} for layer in layers}
 
     def explain(
@@ -127,6 +140,6 @@ class DifferenceOfMonotone(nn.Module):
         if layer == "input":
             crop = (-self.margin,) * 4
             values, sensitivities = F.pad(values, crop), F.pad(sensitivities, crop)
-            channels = x.shape[1]  # the image is the part p, a complement beside it the part n
+            channels = x.shape[1]  # x is the part p, a complement beside it the part n
         p, n = values.tensor_split([channels], dim=1)
         return Reading(p, n, *sensitivities.tensor_split([channels], dim=1))

@@ -10,6 +10,8 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.models.vgg import VGG, make_layers
 
+from dmn.options import OptionError
+
 Stem = Literal["imagenet", "small"]
 FULL_WIDTH = 64  # channels of torchvision's first stage
 _VGG16: list[int | Literal["M"]] = [1, 1, "M", 2, 2, "M", 4, 4, 4, "M", 8, 8, 8, "M", 8, 8, 8, "M"]
@@ -126,3 +128,23 @@ def _stage(inputs: int, outputs: int) -> nn.Sequential:
             pool=nn.MaxPool2d(2),
         )
     )
+
+
+class Trunk(nn.Sequential):
+    """The lower part of an ordinary network, up to a layer: a front for a difference of monotone.
+
+    Args:
+        net: A network whose children run one after the other, as those of `ResNet18` and `PlainCNN`
+            do; trained or not.
+        layer: The last child that is kept, "layer2" say.
+
+    Raises:
+        OptionError: names the children that there are.
+    """
+
+    def __init__(self, net: nn.Module, layer: str) -> None:
+        children = OrderedDict(net.named_children())
+        if layer not in children:
+            raise OptionError(f"layer is {layer!r}; give one of {', '.join(children)}")
+        last = list(children).index(layer) + 1
+        super().__init__(OrderedDict(list(children.items())[:last]))

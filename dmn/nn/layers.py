@@ -112,6 +112,14 @@ class Paired(View):
         return torch.cat([x, 1 - x], dim=1)
 
 
+class Opposed(View):
+    """The image and its negative, `[x, -x]`: for what has no upper bound, as features have none."""
+
+    def view(self, x: Tensor) -> Tensor:
+        """Stack the padded image and its negative."""
+        return torch.cat([x, -x], dim=1)
+
+
 class Add(nn.Module):
     """Add two tensors, as a module that hooks can attach to."""
 
@@ -121,6 +129,7 @@ class Add(nn.Module):
 
 
 MONOTONE_OPERATIONS: set[type[nn.Module]] = {
+    Add,
     View,
     nn.Identity,
     nn.Flatten,

@@ -7,6 +7,7 @@ from dmn.posthoc.files import Converted, ConvertedFileError, load_converted, sav
 from dmn.posthoc.graph import Unsupported, UnsupportedError, UntraceableError
 from dmn.posthoc.learned import Example, UnknownObjectiveError, falls, learn_bounds
 from dmn.posthoc.live import SplitAnew
+from dmn.posthoc.mirror import mirror, written_out
 from dmn.posthoc.pretrained import (
     MissingWeightsError,
     Pretrained,
@@ -46,6 +47,8 @@ __all__ = [
     "learn_bounds",
     "load",
     "load_converted",
+    "mirror",
     "save_converted",
     "split",
+    "written_out",
 ]

@@ -17,7 +17,7 @@ def layer_names(net: nn.Module) -> list[list[str]]:
     """Divide a network into layers, from the first to the head, in the order of registration.
 
     A layer is a convolution or linear module and what follows until the next, batch norm say. g and
-    h of a pair have theirs side by side, counted from their heads.
+    h of a pair have theirs side by side, counted from their heads, above those of a front.
 
     Args:
         net: Any module.
@@ -28,7 +28,8 @@ def layer_names(net: nn.Module) -> list[list[str]]:
     parts = {name: part for name, part in net.named_children() if name in ("g", "h")}
     sides = [_in_a_row(part, name) for name, part in (parts or {"": net}).items()]
     from_heads = zip_longest(*map(reversed, sides), fillvalue=())
-    return [list(chain.from_iterable(names)) for names in from_heads][::-1]
+    above = [list(chain.from_iterable(names)) for names in from_heads][::-1]
+    return [*(_in_a_row(net.get_submodule("front"), "front") if parts else []), *above]
 
 
 def layerwise(

@@ -93,7 +93,8 @@ def evidence(net: nn.Module, x: Tensor, y: Tensor, layer: str, stream: Stream) -
         return _evidence(nn.Sequential(OrderedDict(input=nn.Identity(), net=net)), x, y, layer)
     check_layers([layer], net.layers, net.layers)
     sides = {"g": [net.g], "h": [net.h]}.get(stream, [net.g, net.h])
-    maps, *others = (_evidence(side, x, y, layer) for side in sides)
+    seen = net.front(x)
+    maps, *others = (_evidence(side, seen, y, layer) for side in sides)
     difference = maps - others[0] if others else maps
     return F.pad(difference, (-net.margin,) * 4) if layer == "input" else difference
 
@@ -103,7 +104,7 @@ def _evidence(side: nn.Module, x: Tensor, y: Tensor, layer: str) -> Tensor:
     module = side.get_submodule(layer if layer == "input" else f"net.{layer}")
     kept: list[Tensor] = []
     with module.register_forward_hook(lambda *seen: kept.append(seen[-1])):
-        logits: Tensor = side(x.detach().requires_grad_())
+        logits: Tensor = side(x.clone().requires_grad_())
     values = kept[-1]
     if values.dim() != 4:
         raise UnknownLayerError(f"layer {layer!r} holds no image, {tuple(values.shape)}")

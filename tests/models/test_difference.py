@@ -1,12 +1,12 @@
 import pytest
 import torch
-from small_pairs import randomise, tiny_pair
+from small_pairs import fronted_pair, randomise, tiny_pair
 
 from dmn.models import DifferenceOfMonotone, MonotoneConvNet, MonotoneMLP
 from dmn.nn import UnknownLayerError, is_pair
 from dmn.posthoc import canonize, hookable, split
 
-INPUTS = ["paired", "inverted", "plain"]
+INPUTS = ["paired", "opposed", "inverted", "plain"]
 
 
 @pytest.mark.parametrize("inputs", INPUTS)
@@ -107,3 +107,27 @@ def test_methods_that_trace_networks_trace_these(activation):
     model = split(pair, x)
     assert torch.equal(model(x), pair(x))
     torch.testing.assert_close(model.g(x) - model.h(x), pair(x), rtol=0, atol=1e-10)
+
+
+def test_g_and_h_see_the_image_through_a_front():
+    pair = fronted_pair()
+    x = torch.rand(3, 3, 16, 16, dtype=torch.float64)
+    seen = pair.front(x)
+    assert torch.equal(pair(x), pair.g(seen) - pair.h(seen))
+    padded = torch.nn.functional.pad(seen, (1, 1, 1, 1))
+    assert torch.equal(pair.g.input(seen), torch.cat([padded, -padded], 1))
+
+
+def test_the_input_of_a_pair_with_a_front_is_what_the_front_makes():
+    pair = fronted_pair()
+    x = torch.rand(3, 3, 16, 16, dtype=torch.float64)
+    reading = pair.read(x, torch.tensor([0, 1, 2]), ["input"])["input"]["g"]
+    assert torch.equal(reading.p, pair.front(x))
+    assert torch.equal(reading.n, -pair.front(x))
+    assert reading.delta_p.min() >= 0
+    assert pair.explain(x, layer="input", part="p-n").shape == (3, 1, 16, 16)
+
+
+def test_both_see_the_same_without_a_front(pair, images):
+    assert torch.equal(pair.front(images), images)
+    assert not [key for key in pair.state_dict() if key.startswith("front")]

@@ -5,7 +5,8 @@ import torch
 import torchvision
 from torch import nn
 
-from dmn.models import VGG16BN, PlainCNN, ResNet18
+from dmn.models import VGG16BN, PlainCNN, ResNet18, Trunk
+from dmn.options import OptionError
 from dmn.posthoc import split
 
 
@@ -59,3 +60,17 @@ def test_the_small_stem_halves_and_the_original_quarters():
         net = ResNet18(width=4, stem=stem)
         before = net.maxpool(net.bn1(net.conv1(x)))
         assert before.shape[-1] == side
+
+
+def test_a_trunk_is_the_network_up_to_a_layer():
+    net = ResNet18(width=4, stem="small")
+    trunk = Trunk(net, "layer2")
+    assert list(dict(trunk.named_children()))[-1] == "layer2"
+    kept = {}
+    net.layer2.register_forward_hook(lambda module, args, out: kept.update(out=out))
+    x = torch.rand(2, 3, 32, 32)
+    net.eval()(x)
+    assert torch.equal(trunk(x), kept["out"])
+    assert trunk.state_dict().keys() < net.state_dict().keys()
+    with pytest.raises(OptionError, match=r"layer is 'stage2'; give one of conv1, bn1, relu"):
+        Trunk(net, "stage2")

@@ -2,6 +2,7 @@ from functools import partial
 
 import pytest
 import torch
+from small_pairs import fronted_pair
 from torch import nn
 from train_problem import Halves, make_task
 
@@ -15,6 +16,7 @@ NETS = {
     "uneven pair": lambda: DifferenceOfMonotone(
         MonotoneConvNet(2, (4, 4), 1, grid=2), MonotoneConvNet(2, (4,), 1, grid=2)
     ),
+    "pair with a front": fronted_pair,
     "mlp": lambda: MonotoneMLP(8, (4,)),
     "plain": PlainCNN,
     "resnet": partial(ResNet18, width=8),
@@ -51,6 +53,12 @@ def test_g_and_h_are_side_by_side_from_the_head():
     assert uneven[-1] == ["g.net.head", "h.net.head"]
     assert uneven[0] == ["g.net.stem.conv", "g.net.stem.norm"]  # h has no layer so deep
     assert uneven[1][-2:] == ["h.net.stem.conv", "h.net.stem.norm"]
+
+
+def test_a_front_lies_below_both():
+    names = layer_names(fronted_pair())
+    assert names[0] == ["front.conv1", "front.bn1"]
+    assert names[5][0] == "g.net.stem.conv"
 
 
 @pytest.mark.parametrize("make", NETS.values(), ids=NETS)

@@ -2,11 +2,13 @@ from functools import partial
 
 import pytest
 import torch
+from small_pairs import fronted_pair
 from torch import nn
 from train_problem import Halves, make_task
 
 from dmn.nn import UnknownLayerError, assert_monotone
 from dmn.train import ClassificationTask, ExplanationPenalty, MissingMasksError
+from dmn.train.penalty import evidence
 
 
 @pytest.fixture
@@ -26,14 +28,14 @@ def literal(net, batch, layer, stream):
     maps = {"g": maps[0], "h": maps[1], "g-h": maps[0] - maps[1]}[stream].clamp(min=0)
     side = 8 // maps.shape[-1]
     missing = []
-    for evidence, mask in zip(maps, masks[:, 0], strict=True):
+    for values, mask in zip(maps, masks[:, 0], strict=True):
         inside = sum(
-            evidence[i, j]
-            for i in range(len(evidence))
-            for j in range(len(evidence))
+            values[i, j]
+            for i in range(len(values))
+            for j in range(len(values))
             if mask[i * side : (i + 1) * side, j * side : (j + 1) * side].any()
         )
-        missing.append(1 - inside / evidence.sum() if evidence.any() else torch.tensor(1.0))
+        missing.append(1 - inside / values.sum() if values.any() else torch.tensor(1.0))
     return torch.stack(missing).mean()
 
 
@@ -42,6 +44,20 @@ def literal(net, batch, layer, stream):
 def test_it_is_the_evidence_that_lies_outside_the_mask(pair, batch, layer, stream):
     value = ExplanationPenalty(layer=layer, stream=stream)(pair, batch, batch[0]).detach()
     assert float(value) == pytest.approx(float(literal(pair, batch, layer, stream)), rel=1e-5)
+
+
+def test_it_reads_behind_a_front_and_teaches_it():
+    net = fronted_pair()
+    x = torch.rand(3, 3, 16, 16, dtype=torch.float64)
+    batch = (x, torch.tensor([0, 1, 2]), torch.ones(3, 1, 16, 16))
+    for layer in ("input", "stage1_1"):
+        maps = evidence(net, *batch[:2], layer, "g")
+        read = net.read(*batch[:2], [layer])[layer]["g"]
+        expected = (read.p * read.delta_p).sum(1) + (read.n * read.delta_n).sum(1)
+        torch.testing.assert_close(maps[:, 0], expected)
+    penalty = ExplanationPenalty("sparseness", layer="stage1_1")
+    penalty(net, batch, net(x)).backward()
+    assert net.front.conv1.weight.grad.abs().max() > 0
 
 
 def test_of_other_networks_it_is_gradient_times_input(batch):
