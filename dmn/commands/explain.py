@@ -33,6 +33,7 @@ Show what in pictures of your own speaks for a class, and what against it.
   dmn explain cat.jpg dog.jpg --model vgg16 --weights vgg16.pth --method splitcam LayerCAM
   dmn explain digit.png --model runs/mnist/version_0 --invert a dark digit on white paper
   dmn explain cat.jpg --model resnet18 --target "tiger cat"   why not another class?
+  dmn explain cat.jpg --model resnet18 --contrast             why this class rather than any other?
 
 Each picture is cropped to what the network takes. The most probable classes are printed, and a
 panel is saved: a row a picture, a column a method; red speaks for the class, blue against it.
@@ -74,6 +75,7 @@ def _parser() -> ArgumentParser:
     add("--target", help="class to explain, by name or index; by default the predicted one")
     add("--stream", choices=get_args(Stream), help="evidence for, against, or both; default: all")
     add("--alpha", type=float, help=f"shift of split networks, 0 to 0.5; default {ALPHA}")
+    add("--contrast", action="store_true", help="leave out what speaks for all classes alike")
     add("--top", type=int, default=3, help="classes to print; default 3")
     add("--invert", action="store_true", help="turn dark on white into white on dark first")
     add("--out", default="explained.png", help="PNG file to save; default explained.png")
@@ -89,6 +91,7 @@ def explain(
     target: str | None = None,
     stream: Stream | None = None,
     alpha: float | None = None,
+    contrast: bool = False,
     top: int = 3,
     invert: bool = False,
     out: str = "explained.png",
@@ -104,6 +107,7 @@ def explain(
         target: Class to explain, by name or index; the predicted one by default.
         stream: Of split methods; all three of trained pairs by default, g of split networks.
         alpha: Of SplitCAM and SplitGrad on split networks.
+        contrast: Leave out what speaks for all classes alike.
         top: Classes to print.
         invert: Turn dark on white into white on dark first.
         out: PNG file to save.
@@ -125,7 +129,7 @@ def explain(
     if network.card.get("weights") == "random":
         print(f"{model} has random weights, and knows nothing; give it some by --weights")
     inputs = [network.transform(picture)[None] for picture in pictures]
-    explainers = _explainers(network, inputs[0], names, layer, stream, alpha)
+    explainers = _explainers(network, inputs[0], names, layer, stream, alpha, contrast)
     columns: dict[str, list[Tensor]] = {title: [] for title in ("image", *explainers)}
     rows = []
     for file, x in zip(images, inputs, strict=True):
@@ -184,6 +188,7 @@ def _explainers(
     layer: str | None,
     stream: Stream | None,
     alpha: float | None,
+    contrast: bool,
 ) -> dict[str, Explainer]:
     """Make the explainers, by the title of the column each fills."""
     own, model = network.is_pair, network.model
@@ -192,7 +197,7 @@ def _explainers(
     pair: Any = model if own or not SPLIT_METHODS.keys() & names else split(model, x)
     made: dict[str, Explainer] = {}
     for name in names:
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"contrast": contrast}
         if name not in SPLIT_METHODS:
             if "layer" in inspect.signature(BASELINES[name]).parameters:
                 options["layer"] = f"g.net.{stage}" if own else stage

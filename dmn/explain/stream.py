@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from dmn.nn import ACTIVATIONS, Pair, Pass, seeds
+from dmn.nn import ACTIVATIONS, Pair, Pass, UnknownLayerError, seeds
 
 
 @contextmanager
@@ -52,6 +52,9 @@ def read_stream(
 
     Returns:
         For each layer, activation and sensitivity, both with the shape of its output.
+
+    Raises:
+        UnknownLayerError: for a module that does not run by itself; names it.
     """
     kept: dict[str, Tensor] = {}
     with ExitStack() as hooks:
@@ -65,6 +68,8 @@ def read_stream(
         logits = network(x.detach().clone().requires_grad_())
     # Clones, for what comes from inference mode cannot be saved for a backward pass.
     weights = seeds(logits.detach(), target.clone(), how.seed)
+    if idle := [layer for layer in layers if layer not in kept]:
+        raise UnknownLayerError(f"{', '.join(idle)}: never called; read one of the layers inside")
     values = [kept[layer] for layer in layers]
     sensitivities = torch.autograd.grad((logits * weights).sum(), values)
     return [(value.detach(), each) for value, each in zip(values, sensitivities, strict=True)]

@@ -102,6 +102,7 @@ def test_options_change_what_is_seen(run, monkeypatch):
         "target": ["--target", "1"],
         "stream": ["--stream", "h"],
         "alpha": ["--layer", "stage1.conv", "--alpha", "0"],
+        "contrast": ["--contrast"],
         "invert": ["--invert"],
     }
     seen = {}

@@ -8,7 +8,7 @@ from torch import nn
 
 from dmn.models import DifferenceOfMonotone, PlainCNN, ResNet18, Trunk
 from dmn.models.ordinary import VGG16BN
-from dmn.nn import Add, NotMonotoneError, assert_monotone
+from dmn.nn import Add, NotMonotoneError, UnknownLayerError, assert_monotone
 from dmn.posthoc import UnsupportedError, mirror, written_out
 
 NETS = {
@@ -118,5 +118,7 @@ def test_a_written_out_network_is_checked_like_any_other():
     whole.get_submodule("g.net.front.conv1").weight.data[0] = -1
     with pytest.raises(NotMonotoneError, match=r"g\.net\.front\.conv1\.weight has the value -1"):
         assert_monotone(whole)
+    with pytest.raises(UnknownLayerError, match=r"net\.front\.layer1: never called"):
+        whole.explain(torch.rand(1, 3, 16, 16, dtype=torch.float64), layer="front.layer1")
     assert Add in {type(module) for module in whole.modules()}
     assert isinstance(whole, DifferenceOfMonotone)
