@@ -74,7 +74,7 @@ class DifferenceOfMonotone(nn.Module):
         front: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.front = front or nn.Identity()
+        self.front = nn.Identity() if front is None else front
         view_g, view_h = (view(margin) for view in _VIEWS[inputs])
         self.g, self.h = _Side(view_g, g), _Side(view_h, h)
         self.margin = margin

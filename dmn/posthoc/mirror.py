@@ -18,7 +18,7 @@ import torch
 from torch import fx, nn
 
 from dmn.models import DifferenceOfMonotone
-from dmn.nn import MONOTONE_OPERATIONS, ConvexConcave, MaxMinPool2d, Monotone
+from dmn.nn import MONOTONE_OPERATIONS, ConvexConcave, MaxMinPool2d, Monotone, Opposed
 from dmn.posthoc.canonize import canonize
 from dmn.posthoc.graph import Unsupported, UnsupportedError, describe, target_of
 
@@ -70,8 +70,14 @@ def written_out(model: DifferenceOfMonotone) -> DifferenceOfMonotone:
 
     Raises:
         UntraceableError: where the front cannot be written as a graph.
-        UnsupportedError: lists every operation of the front that has no mirror image.
+        UnsupportedError: lists every operation of the front that has no mirror image, or what of
+            the network sees other inputs.
     """
+    views = [(f"{name}.input", getattr(model, name).input) for name in ("g", "h")]
+    if others := [(path, view) for path, view in views if not isinstance(view, Opposed)]:
+        needs = 'only inputs "opposed" are made of an image and its negative'
+        refused = (Unsupported(f"{path} ({type(view).__name__})", needs) for path, view in others)
+        raise UnsupportedError(refused, f"write out {type(model).__name__}")
     front, margin = mirror(model.front), nn.ZeroPad2d(model.margin)
     g, h = (
         _WrittenOut(OrderedDict(front=front, margin=margin, net=side.net))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from small_pairs import fronted_pair, randomise
+from small_pairs import fronted_pair, randomise, tiny_pair
 from torch import nn
 
 from dmn.models import DifferenceOfMonotone, PlainCNN, ResNet18, Trunk
@@ -83,6 +83,12 @@ def test_what_has_no_mirror_image_is_named():
     with pytest.raises(UnsupportedError, match="cannot mirror Sequential") as caught:
         mirror(net)
     assert [node.path for node in caught.value.nodes] == ["0 (Conv2d)", "1 (Sigmoid)"]
+
+
+def test_other_inputs_are_not_written_out():
+    with pytest.raises(UnsupportedError, match="cannot write out Difference") as caught:
+        written_out(tiny_pair("inverted"))
+    assert [node.path for node in caught.value.nodes] == ["g.input (Plain)", "h.input (Inverted)"]
 
 
 def test_a_network_with_a_front_is_written_out_as_one_of_nonnegative_weights():
