@@ -5,20 +5,21 @@ a positive one on -a. A layer W becomes [[W+, W-], [W-, W+]], relu(z) is held by
 -relu(z) by a concave one, a maximum by a maximum and a minimum. Of [x, -x] it makes [f(x), -f(x)],
 with twice the channels and four times the weights; of [u, -l], where l <= x <= u, the bounds of
 f(x) that interval arithmetic gives. What differs between a and -a but for its sign, be it rounding,
-grows by |W| at each layer, so that deep networks written so are neither exact nor trained on.
+grows by |W| at each layer, so that deep networks written so are neither exact nor fit to be trained on.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from dmn.models import DifferenceOfMonotone
-from dmn.nn import MONOTONE_OPERATIONS, ConvexConcave, MaxMinPool2d, Monotone, Opposed
+from dmn.nn import Add, ConvexConcave, MaxMinPool2d, Monotone, Opposed
 from dmn.posthoc.canonize import canonize
 from dmn.posthoc.graph import Unsupported, UnsupportedError, describe, target_of
 
@@ -46,7 +47,7 @@ def mirror(model: nn.Module) -> fx.GraphModule:
     network = canonize(model)
     foreign = [node for node in network.graph.nodes if not _known(network, node)]
     if foreign:
-        needs = "has no mirror image; convolutions without groups, ReLU and max pooling have"
+        needs = "has no mirror image; ReLU, max pooling, and convolutions without groups have"
         refused = (Unsupported(describe(network, node), needs) for node in foreign)
         raise UnsupportedError(refused, f"mirror {type(model).__name__}")
     channels = 0
@@ -62,7 +63,7 @@ def written_out(model: DifferenceOfMonotone) -> DifferenceOfMonotone:
     """Write a difference network that has a front as one that has none, of nonnegative weights.
 
     Args:
-        model: Of inputs "opposed". It is not changed, and shares its upper layers.
+        model: Of inputs "opposed". It is not changed.
 
     Returns:
         The same function, to rounding, in eval mode: g and h begin with the mirrored front, see
@@ -80,7 +81,7 @@ def written_out(model: DifferenceOfMonotone) -> DifferenceOfMonotone:
         raise UnsupportedError(refused, f"write out {type(model).__name__}")
     front, margin = mirror(model.front), nn.ZeroPad2d(model.margin)
     g, h = (
-        _WrittenOut(OrderedDict(front=front, margin=margin, net=side.net))
+        _WrittenOut(OrderedDict(front=front, margin=margin, net=deepcopy(side.net)))
         for side in (model.g, model.h)
     )
     return DifferenceOfMonotone(g, h, "opposed", margin=0).eval()
@@ -91,8 +92,10 @@ def _known(network: fx.GraphModule, node: fx.Node) -> bool:
     if node.op in ("placeholder", "output"):
         return True
     layer = target_of(network, node)
-    own = isinstance(layer, tuple(MONOTONE_OPERATIONS)) or layer is torch.flatten
-    return own or (type(layer) in _IMAGES and getattr(layer, "groups", 1) == 1)
+    if type(layer) in _IMAGES:
+        plain = _PLAIN.get(type(layer), {})
+        return all(getattr(layer, key) == value for key, value in plain.items())
+    return layer is torch.flatten or type(layer) in _ODD
 
 
 def _convolution(layer: nn.Conv2d, channels: int) -> nn.Module:
@@ -128,3 +131,11 @@ _IMAGES: dict[type[nn.Module], Callable[[Any, int], nn.Module]] = {
     nn.ReLU: _relu,
     nn.MaxPool2d: _max_pool,
 }
+_PLAIN: dict[type[nn.Module], dict[str, Any]] = {  # the only values that are mirrored
+    nn.Conv2d: {"groups": 1},
+    nn.MaxPool2d: {"ceil_mode": False, "dilation": 1, "return_indices": False},
+}
+_ODD = (  # their own mirror images: of -a they make the negative of what they make of a
+    *(Add, nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d, nn.ZeroPad2d),
+    *(nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d),
+)

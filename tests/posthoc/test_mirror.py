@@ -79,10 +79,12 @@ def test_of_an_interval_it_makes_the_bounds_of_interval_arithmetic():
 
 
 def test_what_has_no_mirror_image_is_named():
-    net = nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.Sigmoid(), nn.Conv2d(4, 2, 3), nn.ReLU())
+    pools = nn.MaxPool2d(2, ceil_mode=True), nn.MaxPool2d(2, dilation=2), nn.AdaptiveMaxPool2d(2)
+    net = nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.Sigmoid(), nn.Conv2d(4, 2, 3), *pools)
     with pytest.raises(UnsupportedError, match="cannot mirror Sequential") as caught:
         mirror(net)
-    assert [node.path for node in caught.value.nodes] == ["0 (Conv2d)", "1 (Sigmoid)"]
+    named = ["0 (Conv2d)", "1 (Sigmoid)", "3 (MaxPool2d)", "4 (MaxPool2d)", "5 (AdaptiveMaxPool2d)"]
+    assert [node.path for node in caught.value.nodes] == named
 
 
 def test_other_inputs_are_not_written_out():
@@ -93,7 +95,9 @@ def test_other_inputs_are_not_written_out():
 
 def test_a_network_with_a_front_is_written_out_as_one_of_nonnegative_weights():
     net = fronted_pair()
-    whole = written_out(net)
+    whole = written_out(net.train())
+    assert all(module.training for module in net.modules())
+    net.eval()
     assert_monotone(whole)
     assert min(weight.min() for weight in weights(whole)) >= 0
     x = torch.rand(4, 3, 16, 16, dtype=torch.float64)
