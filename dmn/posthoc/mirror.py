@@ -5,7 +5,7 @@ a positive one on -a. A layer W becomes [[W+, W-], [W-, W+]], relu(z) is held by
 -relu(z) by a concave one, a maximum by a maximum and a minimum. Of [x, -x] it makes [f(x), -f(x)],
 with twice the channels and four times the weights; of [u, -l], where l <= x <= u, the bounds of
 f(x) that interval arithmetic gives. What differs between a and -a but for its sign, be it rounding,
-grows by |W| at each layer, so that deep networks written so are neither exact nor fit to be trained on.
+grows by |W| at each layer, so that deep networks written so are neither exact nor trainable.
 """
 
 from __future__ import annotations
