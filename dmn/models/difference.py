@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -112,7 +113,8 @@ class DifferenceOfMonotone(nn.Module):
         both: tuple[Stream, ...] = ("g", "h")
         sides = [side for side in both if side in streams or "g-h" in streams]
         with explaining(self):
-            seen = self.front(x)
+            with torch.no_grad():  # nothing is read below g and h
+                seen = self.front(x)
             read = {side: self._read_side(side, seen, target, layers, how) for side in sides}
         return {layer: {side: read[side][layer] for side in read} for layer in layers}
 
