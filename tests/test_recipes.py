@@ -13,11 +13,18 @@ from pathlib import Path
 from statistics import median
 
 import pytest
+import torch
 
+from dmn import load
 from dmn.cli import main
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-LONGER = {"benchmark.py": 280, "sweep.py": 100, "throughput.py": 90}  # no starting points to copy
+LONGER = {
+    "benchmark.py": 280,
+    "probe.py": 85,
+    "sweep.py": 100,
+    "throughput.py": 90,
+}  # no starting points to copy
 
 
 def run(recipe, *args, folder, **variables):
@@ -175,3 +182,20 @@ def test_throughput(capsys):
     ratio, share = re.search(r"conv: .* ([\d.]+) times; projection ([\d.]+)%", told).groups()
     assert float(ratio) > 1
     assert 0 < float(share) < 100
+
+
+def test_probe(tmp_path):
+    """Probes see means and maxima; higher blocks of a trained network are read better."""
+    probe = runpy.run_path(str(RECIPES / "probe.py"))
+    model = load("mnist_front").model
+    x, y = torch.rand(3, 1, 28, 28), torch.arange(3)
+    seen = probe["features"](model, [(x, y)], 1)
+    front = model.front(x)
+    expected = torch.cat([front.mean((2, 3)), front.amax((2, 3))], 1)
+    torch.testing.assert_close(seen["front"], expected)
+    assert torch.equal(seen["right"], model(x).argmax(1) == y)
+    probe["main"](["mnist_front", "--epochs", "1", "--out", str(tmp_path / "probe.csv")])
+    rows = list(csv.DictReader((tmp_path / "probe.csv").read_text().splitlines()))
+    accuracy = {row["block"]: float(row["accuracy"]) for row in rows}
+    assert list(accuracy) == ["whole", "front", "stem", "stage1_1", "pool1", "stage2_1"]
+    assert 0.2 < accuracy["front"] < accuracy["stage1_1"] < accuracy["whole"]
