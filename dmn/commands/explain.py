@@ -23,7 +23,7 @@ from dmn.networks import Network, load_network
 from dmn.nn import Stream
 from dmn.options import require
 from dmn.pictures import read_picture
-from dmn.posthoc import split
+from dmn.posthoc import ThroughFront, pair_of
 from dmn.writing import write_whole
 
 DESCRIPTION = """\
@@ -37,7 +37,8 @@ Show what in pictures of your own speaks for a class, and what against it.
 
 Each picture is cropped to what the network takes. The most probable classes are printed, and a
 panel is saved: a row a picture, a column a method; red speaks for the class, blue against it.
-A trained difference network explains itself, by g, h and g - h; any other is split first."""
+A trained difference network explains itself, by g, h and g - h; any other is split first. One that
+has a front is read at the image; --layer front reads what the front makes of it."""
 METHODS: dict[str, str] = {name.lower(): name for name in (*SPLIT_METHODS, *BASELINES)}
 DEFAULTS = ("splitcam", "splitlrp", "GradCAM")
 ALPHA = 0.4  # of the paper's SplitCAM on VGG16
@@ -71,7 +72,10 @@ def _parser() -> ArgumentParser:
     add("--model", required=True, help="a shipped network, a run's folder, or torchvision's name")
     add("--weights", help="of torchvision's: a name such as DEFAULT, or a local file; else random")
     add("--method", nargs="+", help=f"any of those below; by default {', '.join(DEFAULTS)}")
-    add("--layer", help="where to read; by default the last stage for CAMs, else the image")
+    add(
+        "--layer",
+        help="where to read; by default the last stage for CAMs, the image for others and where there is a front",
+    )
     add("--target", help="class to explain, by name or index; by default the predicted one")
     add("--stream", choices=get_args(Stream), help="evidence for, against, or both; default: all")
     add("--alpha", type=float, help=f"shift of split networks, 0 to 0.5; default {ALPHA}")
@@ -194,7 +198,8 @@ def _explainers(
     own, model = network.is_pair, network.model
     stage = layer or last_stage(model, x).removeprefix("h.net.")
     streams = (stream,) if stream else get_args(Stream) if own else ("g",)
-    pair: Any = model if own or not SPLIT_METHODS.keys() & names else split(model, x)
+    pair: Any = pair_of(model, x) if SPLIT_METHODS.keys() & names else None
+    fronted = isinstance(pair, ThroughFront)
     made: dict[str, Explainer] = {}
     for name in names:
         options: dict[str, Any] = {"contrast": contrast}
@@ -203,10 +208,10 @@ def _explainers(
                 options["layer"] = f"g.net.{stage}" if own else stage
             made[name] = BASELINES[name](model, **options)
             continue
-        options["layer"] = stage if name == "splitcam" else layer or "input"
+        options["layer"] = stage if name == "splitcam" and not fronted else layer or "input"
         if name != "splitlrp":
             options["alpha"] = alpha if alpha is not None else 0.0 if own else ALPHA
-        if not own:
+        if not own or fronted:
             options["part"] = "p"
         for side in streams:
             made[f"{name} {side}"] = SPLIT_METHODS[name](pair, stream=side, **options)

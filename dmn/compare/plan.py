@@ -26,7 +26,7 @@ from dmn.explain import (
 )
 from dmn.networks import Network, load_network
 from dmn.nn import Pair
-from dmn.posthoc import split
+from dmn.posthoc import pair_of
 
 Kind = Literal["self", "post-hoc", "control"]
 Setting = dict[str, Any]
@@ -83,8 +83,7 @@ class Subject:
     @cached_property
     def pair(self) -> Pair:
         """The network as g - h."""
-        model: Any = self.network.model
-        return model if self.network.is_pair else split(model, self._example)
+        return pair_of(self.network.model, self._example)
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:

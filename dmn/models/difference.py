@@ -60,8 +60,11 @@ class DifferenceOfMonotone(nn.Module):
         margin: Pixels of background the views add on each side, in place of the first
             convolution's padding; 0 for networks without convolutions.
         front: An ordinary network that both see the image through: what it makes of x stands in
-            place of x above, and is what maps are read at as "input". With inputs "opposed" the
-            whole is still a difference of networks monotone in `[x, -x]`; see `written_out`.
+            place of x above. With inputs "opposed" the whole is still a difference of networks
+            monotone in `[x, -x]`, and can be read at the pixels; see `dmn.posthoc.ThroughFront`.
+
+    Attributes:
+        sees: What maps call that which g and h see: "input" or, if there is one, "front".
 
     Source: Zimmermann & Loho, Hidden Monotonicity, CVPR 2026 (inverted); the paired form is ours.
     """
@@ -76,6 +79,7 @@ class DifferenceOfMonotone(nn.Module):
     ) -> None:
         super().__init__()
         self.front = nn.Identity() if front is None else front
+        self.sees = "input" if front is None else "front"
         view_g, view_h = (view(margin) for view in _VIEWS[inputs])
         self.g, self.h = _Side(view_g, g), _Side(view_h, h)
         self.margin = margin
@@ -88,10 +92,10 @@ class DifferenceOfMonotone(nn.Module):
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names a map can be read at: "input", and the layers that both g and h have."""
+        """Names a map can be read at: what g and h see, and the layers that both have."""
         names = [name for name, _ in self.g.net.named_modules() if name]
         shared = {name for name, _ in self.h.net.named_modules()}
-        return ("input", *(name for name in names if name in shared))
+        return (self.sees, *(name for name in names if name in shared))
 
     def read(
         self,
@@ -118,6 +122,10 @@ class DifferenceOfMonotone(nn.Module):
             read = {side: self._read_side(side, seen, target, layers, how) for side in sides}
         return {layer: {side: read[side][layer] for side in read} for layer in layers}
 
+    def path(self, layer: str) -> str:
+        """Return where in g, and in h, the module is whose output is read as a layer."""
+        return "input" if layer == self.sees else f"net.{layer}"
+
     def explain(
         self, x: Tensor, target: Target = None, method: str = "splitcam", **options: Any
     ) -> Tensor:
@@ -128,7 +136,7 @@ class DifferenceOfMonotone(nn.Module):
         self, side: str, x: Tensor, target: Tensor, layers: Sequence[str], how: Pass
     ) -> dict[str, Reading]:
         network = self.get_submodule(side)
-        paths = ["input" if layer == "input" else f"net.{layer}" for layer in layers]
+        paths = [self.path(layer) for layer in layers]
         read = read_stream(network, x, target, paths, how)
         return {
             layer: self._reading(layer, x, *values)
@@ -139,7 +147,7 @@ class DifferenceOfMonotone(nn.Module):
         if values.dim() != 4:
             raise UnknownLayerError(f"layer {layer!r} holds no image, {tuple(values.shape)}")
         channels = values.shape[1]
-        if layer == "input":
+        if layer == self.sees:
             crop = (-self.margin,) * 4
             values, sensitivities = F.pad(values, crop), F.pad(sensitivities, crop)
             channels = x.shape[1]  # x is the part p, a complement beside it the part n

@@ -18,6 +18,7 @@ from dmn.posthoc.pretrained import (
 from dmn.posthoc.rules import Activation, Linear, Rule
 from dmn.posthoc.split import NotEqualError, SplitModel, split
 from dmn.posthoc.table import add_rule
+from dmn.posthoc.through import ThroughFront, pair_of
 
 __all__ = [
     "Activation",
@@ -33,6 +34,7 @@ __all__ = [
     "Rule",
     "SplitAnew",
     "SplitModel",
+    "ThroughFront",
     "UnknownNameError",
     "UnknownObjectiveError",
     "Unsupported",
@@ -48,6 +50,7 @@ __all__ = [
     "load",
     "load_converted",
     "mirror",
+    "pair_of",
     "save_converted",
     "split",
     "written_out",

@@ -1,4 +1,4 @@
-"""Explain a network that is still training by what it is split into at the moment."""
+"""Explain a network that is still training by the pair that it is at the moment."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from dmn.explain import Explainer, Target
-from dmn.posthoc.split import split
+from dmn.posthoc.through import pair_of
 
 
 class SplitAnew:
     """Split the network for each call, as its weights may have changed, and explain the pair.
 
+    One that is a difference with a front is written out for each call; see `ThroughFront`.
+
     Args:
-        net: An ordinary network; see `dmn.posthoc.split` for which.
+        net: A network; see `dmn.posthoc.split` for which.
         explainer: Called with the pair, e.g. `dmn.explain.SplitCAM` with its options.
 
     Raises:
@@ -26,8 +28,8 @@ class SplitAnew:
         self._net, self._explainer = net, explainer
 
     def __repr__(self) -> str:
-        return repr(self._explainer(split(self._net)))
+        return repr(self._explainer(pair_of(self._net)))
 
     def __call__(self, x: Tensor, target: Target = None) -> Tensor:
         """Explain images (B, C, H, W); returns maps (B, 1, H, W), float32."""
-        return self._explainer(split(self._net))(x, target)
+        return self._explainer(pair_of(self._net))(x, target)

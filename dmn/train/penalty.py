@@ -90,24 +90,27 @@ def evidence(net: nn.Module, x: Tensor, y: Tensor, layer: str, stream: Stream) -
     if not isinstance(net, DifferenceOfMonotone):
         known = ("input", *(name for name, _ in net.named_modules() if name))
         check_layers([layer], known, known)
-        return _evidence(nn.Sequential(OrderedDict(input=nn.Identity(), net=net)), x, y, layer)
+        path = layer if layer == "input" else f"net.{layer}"
+        return _evidence(nn.Sequential(OrderedDict(input=nn.Identity(), net=net)), x, y, path)
     check_layers([layer], net.layers, net.layers)
     sides = {"g": [net.g], "h": [net.h]}.get(stream, [net.g, net.h])
     seen = net.front(x)
-    maps, *others = (_evidence(side, seen, y, layer) for side in sides)
+    maps, *others = (_evidence(side, seen, y, net.path(layer)) for side in sides)
     difference = maps - others[0] if others else maps
-    return F.pad(difference, (-net.margin,) * 4) if layer == "input" else difference
+    return F.pad(difference, (-net.margin,) * 4) if layer == net.sees else difference
 
 
-def _evidence(side: nn.Module, x: Tensor, y: Tensor, layer: str) -> Tensor:
-    """Read a network that stands as `net` behind its `input`."""
-    module = side.get_submodule(layer if layer == "input" else f"net.{layer}")
+def _evidence(side: nn.Module, x: Tensor, y: Tensor, path: str) -> Tensor:
+    """Read a module of a network."""
+    module = side.get_submodule(path)
     kept: list[Tensor] = []
     with module.register_forward_hook(lambda *seen: kept.append(seen[-1])):
         logits: Tensor = side(x.clone().requires_grad_())
     values = kept[-1]
     if values.dim() != 4:
-        raise UnknownLayerError(f"layer {layer!r} holds no image, {tuple(values.shape)}")
+        raise UnknownLayerError(
+            f"layer {path.removeprefix('net.')!r} holds no image, {tuple(values.shape)}"
+        )
     chosen = logits.gather(1, y[:, None]).sum()
     (sensitivities,) = torch.autograd.grad(chosen, values, create_graph=True)
     return (values * sensitivities).sum(dim=1, keepdim=True)

@@ -118,14 +118,16 @@ def test_g_and_h_see_the_image_through_a_front():
     assert torch.equal(pair.g.input(seen), torch.cat([padded, -padded], 1))
 
 
-def test_the_input_of_a_pair_with_a_front_is_what_the_front_makes():
+def test_a_pair_with_a_front_is_read_from_what_the_front_makes():
     pair = fronted_pair()
     x = torch.rand(3, 3, 16, 16, dtype=torch.float64)
-    reading = pair.read(x, torch.tensor([0, 1, 2]), ["input"])["input"]["g"]
+    reading = pair.read(x, torch.tensor([0, 1, 2]), ["front"])["front"]["g"]
     assert torch.equal(reading.p, pair.front(x))
     assert torch.equal(reading.n, -pair.front(x))
     assert reading.delta_p.min() >= 0
-    assert pair.explain(x, layer="input", part="p-n").shape == (3, 1, 16, 16)
+    assert pair.explain(x, layer="front", part="p-n").shape == (3, 1, 16, 16)
+    with pytest.raises(UnknownLayerError, match="no layer 'input'; there are front, stem"):
+        pair.explain(x, layer="input")
 
 
 def test_both_see_the_same_without_a_front(pair, images):

@@ -50,7 +50,7 @@ def test_it_reads_behind_a_front_and_teaches_it():
     net = fronted_pair()
     x = torch.rand(3, 3, 16, 16, dtype=torch.float64)
     batch = (x, torch.tensor([0, 1, 2]), torch.ones(3, 1, 16, 16))
-    for layer in ("input", "stage1_1"):
+    for layer in ("front", "stage1_1"):
         maps = evidence(net, *batch[:2], layer, "g")
         read = net.read(*batch[:2], [layer])[layer]["g"]
         expected = (read.p * read.delta_p).sum(1) + (read.n * read.delta_n).sum(1)
