@@ -8,7 +8,6 @@ The core of `dmn explain`, as a program to read and to change:
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -16,9 +15,8 @@ from dmn.explain import Explainer, SplitCAM, SplitLRP
 from dmn.explain.layers import last_stage
 from dmn.explain.render import overlay, panel
 from dmn.networks import load_network
-from dmn.nn import is_pair
 from dmn.pictures import read_picture
-from dmn.posthoc import split
+from dmn.posthoc import pair_of
 
 
 def parse(args: Sequence[str] | None) -> argparse.Namespace:
@@ -44,14 +42,13 @@ def main(args: Sequence[str] | None = None) -> None:
     rows = [f"{network.classes[k]}\n{p:.0%}" for k, p in zip(predicted, shares, strict=True)]
 
     # A trained difference of monotone networks is a pair; any other network is split into one.
-    model = network.model
-    shift: dict[str, Any] = {} if network.is_pair else {"part": "p", "alpha": 0.4}
-    pair = model if is_pair(model) else split(model, x[:1])
-    layer = options.layer or last_stage(model, x[:1]).removeprefix("h.net.")
+    pair = pair_of(network.model, x[:1])
+    alpha = 0.0 if network.is_pair else 0.4
+    layer = options.layer or last_stage(network.model, x[:1]).removeprefix("h.net.")
     explainers: dict[str, Explainer] = {
-        "evidence": SplitCAM(pair, layer, "g", **shift),
-        "counter-evidence": SplitCAM(pair, layer, "h", **shift),
-        "relevance": SplitLRP(pair, stream="g"),
+        "evidence": SplitCAM(pair, layer, "g", "p", alpha=alpha),
+        "counter-evidence": SplitCAM(pair, layer, "h", "p", alpha=alpha),
+        "relevance": SplitLRP(pair, "input", "g", "p"),
     }
 
     images = network.restore(x)
