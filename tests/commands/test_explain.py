@@ -13,7 +13,7 @@ from PIL import Image
 from dmn.cli import main
 from dmn.commands.explain import CELL, METHODS, explain
 from dmn.explain.render import GAP, LABEL
-from dmn.models import DifferenceOfMonotone, MonotoneConvNet, PlainCNN
+from dmn.models import DifferenceOfMonotone, MonotoneConvNet, PlainCNN, Trunk
 from dmn.networks import Network, save_network
 
 SIDE = {"in_channels": 2, "widths": [4, 6], "units": 1, "grid": 2, "num_classes": 3}
@@ -26,17 +26,32 @@ NETS = {
     },
     "cnn": {"class_path": "dmn.models.PlainCNN", "init_args": {"in_channels": 3, "widths": [4, 6]}},
 }
+FRONT = {
+    "class_path": "dmn.models.Trunk",
+    "init_args": {"net": NETS["cnn"], "layer": "stage1"},
+}
+BEHIND = {
+    side: {"class_path": "dmn.models.MonotoneConvNet", "init_args": {**SIDE, "in_channels": 8}}
+    for side in "gh"
+}
+NETS["fronted"] = {
+    "class_path": "dmn.models.DifferenceOfMonotone",
+    "init_args": {**BEHIND, "inputs": "opposed", "front": FRONT},
+}
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """Save a pair for grey images and a CNN for coloured ones."""
+    """Save a pair for grey images, and a CNN and a pair behind a front for coloured ones."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("models")
     pair = DifferenceOfMonotone(MonotoneConvNet(**SIDE), MonotoneConvNet(**SIDE))
+    sides = (MonotoneConvNet(**{**SIDE, "in_channels": 8}) for _ in range(2))
+    fronted = DifferenceOfMonotone(*sides, "opposed", front=Trunk(PlainCNN(3, (4, 6)), "stage1"))
     named = ("tabby", "tiger cat", "zebra")
     made = {
         "pair": (pair, named, (1, 16, 16)),
+        "fronted": (fronted, named, (3, 32, 32)),
         "cnn": (PlainCNN(3, (4, 6)), tuple("0123456789"), (3, 32, 32)),
     }
     for name, (model, classes, size) in made.items():
@@ -86,7 +101,15 @@ def test_any_other_network_is_split(run, capsys):
     assert ((of_maps[..., 0] - of_maps[..., 2]) > 60).any()
 
 
-@pytest.mark.parametrize("model", ["pair", "cnn"])
+def test_behind_a_front_the_image_is_read(run, capsys):
+    layers = {"own.png": [], "input.png": ["--layer", "input"], "front.png": ["--layer", "front"]}
+    for out, options in layers.items():
+        run("fronted", "a.png", "--method", "splitcam", "splitlrp", *options, "--out", out)
+    own, image, front = (Path(out).read_bytes() for out in layers)
+    assert own == image != front
+
+
+@pytest.mark.parametrize("model", ["pair", "cnn", "fronted"])
 def test_every_method_is_drawn_by_its_name_in_any_case(model, run, capsys):
     run(model, "a.png", "--stream", "g", "--method", *(name.upper() for name in METHODS))
     drawn = capsys.readouterr().out.splitlines()[-1].removeprefix("saved explained.png: ")

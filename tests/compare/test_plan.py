@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_pairs import tiny_pair
+from small_pairs import fronted_pair, tiny_pair
 
 from dmn.baselines import BASELINES
 from dmn.compare import Subject, TooManySettingsError, entries
@@ -10,6 +10,7 @@ from dmn.compare.plan import CONTROLS, SPLIT, grid
 from dmn.explain import SplitCAM, UnknownMethodError
 from dmn.models import PlainCNN
 from dmn.networks import Network
+from dmn.posthoc import written_out
 
 
 def subject(label, model):
@@ -68,6 +69,15 @@ def test_split_methods_explain_what_an_ordinary_network_is_split_into(subjects):
         assert cnn.pair(x).equal(cnn.network.model(x))
     (entry, *_) = entries({"cnn": {"SplitCAM": {"layer": "stage1"}}}, subjects, 1)
     assert entry.explainer(cnn, {"layer": "stage1"})(x, 0).equal(SplitCAM(cnn.pair, "stage1")(x, 0))
+
+
+def test_a_network_with_a_front_explains_itself_at_its_pixels():
+    one = subject("front", fronted_pair())
+    x = torch.rand(2, 3, 16, 16, dtype=torch.float64)
+    (entry, *_) = entries({"front": {"SplitCAM": {"layer": "input"}}}, {"front": one}, 1)
+    assert entry.kind == "self"
+    whole = written_out(one.network.model)
+    assert entry.explainer(one, {"layer": "input"})(x, 0).equal(SplitCAM(whole, "input")(x, 0))
 
 
 def test_unknown_methods_are_refused_by_name(subjects):
