@@ -72,7 +72,7 @@ def _parser() -> ArgumentParser:
     add("--model", required=True, help="a shipped network, a run's folder, or torchvision's name")
     add("--weights", help="of torchvision's: a name such as DEFAULT, or a local file; else random")
     add("--method", nargs="+", help=f"any of those below; by default {', '.join(DEFAULTS)}")
-    add("--layer", help="where to read; default: the image, for CAMs without a front the last stage")
+    add("--layer", help="where to read; default: the image; CAMs without a front: the last stage")
     add("--target", help="class to explain, by name or index; by default the predicted one")
     add("--stream", choices=get_args(Stream), help="evidence for, against, or both; default: all")
     add("--alpha", type=float, help=f"shift of split networks, 0 to 0.5; default {ALPHA}")
