@@ -72,7 +72,7 @@ def panel(
     titles = [t if extent(t) <= cell else t.replace(" ", "\n") for t in columns]
     header = TITLE * (1 + max(title.count("\n") for title in titles))
     height = header + len(rows) * (cell + GAP) + TITLE
-    width = label + len(columns) * (cell + GAP)
+    width = max(label + len(columns) * (cell + GAP), extent(caption) + 2 * GAP)
     canvas = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(canvas)
     for row, text in enumerate(rows):

@@ -63,3 +63,10 @@ def test_panels_have_room_for_what_is_written():
     assert broken.height > panel({"t": [picture]}, ["a"]).height
     large = panel({"t": [torch.rand(3, 300, 300)]}, ["a"], cell=224)
     assert large.width == LABEL + 224 + GAP
+
+
+def test_captions_are_never_cut():
+    pictures = {"map": torch.zeros(1, 1, 4, 4)}
+    narrow, wide = (np.asarray(panel(pictures, ["a"], text)) for text in ("", "a caption " * 20))
+    assert wide.shape[1] > narrow.shape[1]
+    assert (wide[:, -4:] == 255).all()
