@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +60,7 @@ def panel(
         columns: Title → pictures (1 or 3, H, W) in [0, 1], one a row; titles are broken into lines
             at spaces where they are too wide.
         rows: What is written before each row.
-        caption: Written below.
+        caption: Written below, broken into lines likewise.
         cell: Side of a picture in pixels.
     """
     font = ImageFont.load_default(13)
@@ -71,14 +72,16 @@ def panel(
     label = max([LABEL, *(extent(text) + 2 * GAP for text in rows)])
     titles = [t if extent(t) <= cell else t.replace(" ", "\n") for t in columns]
     header = TITLE * (1 + max(title.count("\n") for title in titles))
-    height = header + len(rows) * (cell + GAP) + TITLE
-    width = max(label + len(columns) * (cell + GAP), extent(caption) + 2 * GAP)
+    width = label + len(columns) * (cell + GAP)
+    caption = fill(caption, max(1, len(caption) * (width - 4 * GAP) // (1 + extent(caption))))
+    footer = TITLE * (1 + caption.count("\n"))
+    height = header + len(rows) * (cell + GAP) + footer
     canvas = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(canvas)
     for row, text in enumerate(rows):
         top = header + row * (cell + GAP)
         draw.multiline_text((4, top + cell // 2), text, "black", font, anchor="lm")
-    draw.text((4, height - TITLE // 2), caption, "black", font, anchor="lm")
+    draw.multiline_text((4, height - footer // 2), caption, "black", font, anchor="lm")
     for column, (title, pictures) in enumerate(zip(titles, columns.values(), strict=True)):
         left = label + column * (cell + GAP)
         middle = (left + cell // 2, header // 2)

@@ -65,8 +65,10 @@ def test_panels_have_room_for_what_is_written():
     assert large.width == LABEL + 224 + GAP
 
 
-def test_captions_are_never_cut():
+def test_captions_are_broken_into_lines_and_never_cut():
     pictures = {"map": torch.zeros(1, 1, 4, 4)}
-    narrow, wide = (np.asarray(panel(pictures, ["a"], text)) for text in ("", "a caption " * 20))
-    assert wide.shape[1] > narrow.shape[1]
-    assert (wide[:, -4:] == 255).all()
+    one, many = (np.asarray(panel(pictures, ["a"], text)) for text in ("", "a caption " * 20))
+    assert many.shape[1] == one.shape[1]
+    assert many.shape[0] > one.shape[0]
+    assert (many[:, -GAP:] == 255).all()
+    assert (many[one.shape[0] :] < 128).any()
