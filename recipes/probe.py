@@ -1,6 +1,6 @@
 """Tell how well a linear probe classifies by what each block of a network makes of the images.
 
-    python recipes/probe.py scenes_front scenes_ordinary --out docs/probe.csv
+    python recipes/probe.py scenes_front scenes_ordinary --out probe.csv
 
 The probe is a logistic regression on each channel's mean and maximum in cells of the image. It is
 fitted on training images, varied as in training, and tells validation images apart. Where it is
@@ -36,13 +36,13 @@ def blocks(model: nn.Module) -> dict[str, list[nn.Module]]:
 @torch.no_grad()
 def features(model: nn.Module, batches: Any, cells: int) -> dict[str, Tensor]:
     """Return what probes see of each block, the classes, and whether the network is right."""
-    rows, kept = defaultdict(list), {}
-    for module in model.modules():
+    rows, kept, found = defaultdict(list), {}, blocks(model)
+    for module in {each for modules in found.values() for each in modules}:
         module.register_forward_hook(lambda module, args, out: kept.update({module: out}))
     for image, label, *_ in batches:
         rows["right"].append(model(image).argmax(1) == label)
         rows["label"].append(label)
-        for name, modules in blocks(model).items():
+        for name, modules in found.items():
             x = torch.cat([kept[module] for module in modules], 1)
             pools = adaptive_avg_pool2d(x, cells), adaptive_max_pool2d(x, cells)
             rows[name].append(torch.cat(pools, 1).flatten(1))
