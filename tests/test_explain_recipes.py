@@ -65,3 +65,15 @@ def test_pictures_are_explained_by_runs_and_by_torchvision(run_folder, tmp_path,
         assert f"see {out}" in capsys.readouterr().out
         with Image.open(out) as picture:
             assert picture.width > 4 * 224
+
+
+def test_the_pictures_of_the_documentation_are_what_the_shipped_networks_give(tmp_path, capsys):
+    recipe("pictures").main(["--out", str(tmp_path)])
+    drawn = sorted(path.name for path in tmp_path.iterdir())
+    assert drawn == ["heatmaps.png", "scenes_front.png"]
+    assert f"see {tmp_path / drawn[0]}" in capsys.readouterr().out
+    for name in drawn:
+        shown = Path(__file__).parents[1] / "docs" / name
+        new, old = (np.asarray(Image.open(path), dtype=float) for path in (tmp_path / name, shown))
+        assert new.shape == old.shape
+        assert np.abs(new - old).mean() < 1, name  # of 255: rounding, and an antialiased letter
