@@ -15,10 +15,11 @@ from dmn.data import MNIST, Scenes
 from dmn.explain import SplitCAM
 from dmn.explain.render import overlay, panel, png
 from dmn.networks import load_network
+from dmn.nn import Pair, Stream
 from dmn.posthoc import pair_of
 from dmn.writing import write_whole
 
-SIDES = {"g: for": "g", "h: against": "h", "g - h": "g-h"}
+SIDES: dict[str, Stream] = {"g: for": "g", "h: against": "h", "g - h": "g-h"}
 
 
 def parse(args: Sequence[str] | None) -> argparse.Namespace:
@@ -29,25 +30,25 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(args)
 
 
-def first(data: MNIST, count: int) -> tuple[Tensor, Tensor]:
-    """Return the first test images and their classes, which take turns."""
+def shown(name: str, data: MNIST, count: int) -> tuple[Pair, Tensor, Tensor]:
+    """Return a shipped network, the first test images, and their classes, which take turns."""
     data.setup("test")
     batch = next(iter(data.test_dataloader()))
-    return batch.image[:count], batch.label[:count]
+    x = batch.image[:count]
+    return pair_of(load_network(name).model, x[:1]), x, batch.label[:count]
 
 
 def digits() -> Image.Image:
     """Draw what g, h and both say of four digits: of the ink, and at the last stage in contrast."""
-    x, labels = first(MNIST(), 4)
-    model = load_network("mnist_paired").model
+    pair, x, labels = shown("mnist_paired", MNIST(), 4)
     with torch.no_grad():
-        said = model(x).argmax(dim=1)
+        said = pair(x).argmax(dim=1)
     columns = {"image": 1 - x}
     for layer, contrast in (("input", False), ("stage3_1", True)):
         gap = " " * contrast
         columns |= {gap: torch.ones_like(x)} if gap else {}
         for title, stream in SIDES.items():
-            maps = SplitCAM(model, layer, stream, "p", contrast=contrast)(x, said)
+            maps = SplitCAM(pair, layer, stream, "p", contrast=contrast)(x, said)
             columns[title + gap] = overlay(x, maps, against=stream == "h")
     rows = [f"true {true}\nsaid {said}" for true, said in zip(labels, said, strict=True)]
     return panel(columns, rows)
@@ -55,8 +56,7 @@ def digits() -> Image.Image:
 
 def scenes() -> Image.Image:
     """Draw what speaks for the class in seven scenes, at the pixels, through the front."""
-    x, labels = first(Scenes(), 7)
-    pair = pair_of(load_network("scenes_front").model, x[:1])
+    pair, x, labels = shown("scenes_front", Scenes(), 7)
     maps = SplitCAM(pair, "input", stream="g", part="p", contrast=True)(x)
     pictures = torch.stack([x, overlay(x, maps)], dim=1)
     columns = {str(int(label)): each for label, each in zip(labels, pictures, strict=True)}
