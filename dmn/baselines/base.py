@@ -14,7 +14,7 @@ from dmn.explain.stream import explaining
 
 
 class MissingPackageError(DmnError, ImportError):
-    """A library that a method needs and that is not installed; says how to install it."""
+    """A library that is needed and not installed; says how to install it."""
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def required(package: str) -> Iterator[None]:
     """Say how to install a package if what is imported within the block is missing.
 
     Args:
-        package: Its name.
+        package: Its name, or those of some.
 
     Raises:
         MissingPackageError: if something cannot be imported.
@@ -31,7 +31,7 @@ def required(package: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise MissingPackageError(
-            f"this method needs {package} ({error}): pip install 'dmn[compare]'"
+            f"this needs {package} ({error}): pip install 'dmn[compare]'"
         ) from error
 
 

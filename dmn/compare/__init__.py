@@ -1,5 +1,12 @@
 """Comparing explanations: what is compared, its scores, their statistics, the report."""
 
+from dmn.baselines.base import required
+
+with required("pandas, pyarrow and jinja2"):  # before anything is scored, not when it is written
+    import jinja2  # noqa: F401
+    import pandas  # noqa: F401
+    import pyarrow  # noqa: F401
+
 from dmn.compare.comparison import Comparison
 from dmn.compare.images import Images, NoImagesError
 from dmn.compare.plan import Entry, Source, Subject, TooManySettingsError, entries

@@ -4,6 +4,7 @@ import inspect
 import json
 import re
 import shlex
+import sys
 
 import pandas as pd
 import pytest
@@ -183,6 +184,16 @@ def test_mistakes_are_told_in_one_line(config, option, message):
         main(["compare", "--config", str(config), option])
     assert message in str(stopped.value).replace('"', "")
     assert str(stopped.value).startswith("dmn: ")
+
+
+@pytest.mark.parametrize("missing", ["pandas", "pyarrow", "jinja2"])
+def test_a_missing_library_is_told_before_anything_is_scored(missing, monkeypatch):
+    for module in [name for name in sys.modules if name.startswith("dmn.compare")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.delitem(sys.modules, "dmn.commands.compare", raising=False)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(SystemExit, match=rf"{missing}.*pip install 'dmn\[compare\]'"):
+        main(["compare", "--config", "scenes"])
 
 
 def test_help_shows_commands_and_configs(capsys):
