@@ -1,11 +1,12 @@
 """Comparing explanations: what is compared, its scores, their statistics, the report."""
 
+from importlib import import_module
+
 from dmn.baselines.base import required
 
 with required("pandas, pyarrow and jinja2"):  # before anything is scored, not when it is written
-    import jinja2  # noqa: F401
-    import pandas  # noqa: F401
-    import pyarrow  # noqa: F401
+    for library in ("pandas", "pyarrow", "jinja2"):
+        import_module(library)
 
 from dmn.compare.comparison import Comparison
 from dmn.compare.images import Images, NoImagesError
