@@ -32,12 +32,11 @@ from dmn.train import (
     StopAtNonFinite,
     Trainer,
     Unfreeze,
-    initialise,
+    adopt,
     log_config,
     progress_bar,
     tracking,
 )
-from dmn.weights import CheckpointError
 from dmn.writing import write_whole
 
 DESCRIPTION = """\
@@ -268,12 +267,9 @@ class DmnCLI(LightningCLI):
             CheckpointError: if the config's network is another one.
         """
         given = self.config_init[self.subcommand]
-        if (name := given["ckpt_path"]) not in checkpoint_names():
-            return
-        fit = initialise(self.model.net, name)
-        if fit.missing + fit.unexpected + fit.replaced:
-            raise CheckpointError(f"{name} is another network than the config's: {fit}")
-        given["ckpt_path"] = None
+        if given["ckpt_path"] in checkpoint_names():
+            adopt(self.model.net, given["ckpt_path"])
+            given["ckpt_path"] = None
 
     before_validate = before_test
 

@@ -107,6 +107,9 @@ def test_another_network_than_the_configs_is_not_tested(tiny):
     told = refused(f"test --config debug --ckpt_path tiny {deeper} {QUICK}")
     assert "tiny is another network than the config's" in told
     assert "missing: g.net.stage1_2" in told
+    other = "--model.net.h.activation convex_concave"
+    told = refused(f"test --config debug --ckpt_path tiny {other} {QUICK}")
+    assert "tiny is another network than the config's: its weights fit, but units" in told
 
 
 @pytest.mark.parametrize("command", ["finetune --init_from", "test --ckpt_path"])

@@ -5,7 +5,7 @@ from dmn.train.constraint import ParameterSummary, ProjectNonnegative, parameter
 from dmn.train.finite import NonFiniteError, StopAtNonFinite
 from dmn.train.freeze import Unfreeze
 from dmn.train.groups import layer_names, layerwise
-from dmn.train.initialise import Fit, initialise
+from dmn.train.initialise import Fit, adopt, initialise
 from dmn.train.penalty import ExplanationPenalty, MissingMasksError
 from dmn.train.progress import EpochLines, RunSummary, progress_bar
 from dmn.train.rank import RankLogger
@@ -51,6 +51,7 @@ __all__ = [
     "Unfreeze",
     "UnknownScoreError",
     "Watcher",
+    "adopt",
     "initialise",
     "layer_names",
     "layerwise",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from dmn.networks import load_network
@@ -93,6 +95,31 @@ def initialise(net: nn.Module, checkpoint: str | Path, fresh_head: bool = False)
         tuple(replaced),
         _project(net),
     )
+
+
+def adopt(net: nn.Module, name: str) -> None:
+    """Give a network the weights of a shipped one, which must be the same function.
+
+    Args:
+        net: The network, e.g. `task.net`; it is left in eval mode.
+        name: Of the shipped network.
+
+    Raises:
+        CheckpointError: if the shipped network is another one.
+    """
+    shipped = load_network(name)
+    fit = initialise(net, name)
+    if fit.missing + fit.unexpected + fit.replaced:
+        raise CheckpointError(f"{name} is another network than the config's: {fit}")
+    assert shipped.size is not None
+    image = torch.linspace(0, 1, math.prod(shipped.size)).view(1, *shipped.size)
+    with torch.no_grad():
+        same = torch.allclose(net.eval()(image), shipped.model(image), 1e-3, 1e-3)
+    if not same:
+        raise CheckpointError(
+            f"{name} is another network than the config's: its weights fit, but units, pools or "
+            f"connections differ; its card, checkpoints/{name}.json, says how it is built"
+        )
 
 
 def _read(checkpoint: str | Path) -> dict[str, Tensor]:
