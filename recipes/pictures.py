@@ -1,6 +1,8 @@
 """Draw the README's pictures: shipped networks explaining test images that nobody selected.
 
-python recipes/pictures.py --out docs
+    python recipes/pictures.py --out docs
+
+They are the first test images; without --out the pictures go to runs/pictures.
 """
 
 import argparse
