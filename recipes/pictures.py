@@ -35,9 +35,8 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
 def shown(name: str, data: MNIST, count: int) -> tuple[Pair, Tensor, Tensor]:
     """Return a shipped network, the first test images, and their classes, which take turns."""
     data.setup("test")
-    batch = next(iter(data.test_dataloader()))
-    x = batch.image[:count]
-    return pair_of(load_network(name).model, x[:1]), x, batch.label[:count]
+    x, labels, _ = next(iter(data.test_dataloader()))
+    return pair_of(load_network(name).model, x[:1]), x[:count], labels[:count]
 
 
 def digits() -> Image.Image:
