@@ -96,6 +96,7 @@ def test_a_network_that_transforms_its_input_comes_back(tmp_path):
 def test_other_memory_formats_are_saved(tmp_path):
     model = network().to(memory_format=torch.channels_last)
     path = save_converted(split(model), tmp_path / "a.safetensors")
+    model.to(memory_format=torch.contiguous_format)  # as it is loaded; formats may round otherwise
     assert torch.equal(load_converted(path, network()).network(images()), model(images()))
 
 
