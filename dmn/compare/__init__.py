@@ -5,8 +5,8 @@ from importlib import import_module
 from dmn.baselines.base import required
 
 with required("pandas, pyarrow and jinja2"):  # before anything is scored, not when it is written
-    for library in ("pandas", "pyarrow", "jinja2"):
-        import_module(library)
+    for _library in ("pandas", "pyarrow", "jinja2"):
+        import_module(_library)
 
 from dmn.compare.comparison import Comparison
 from dmn.compare.images import Images, NoImagesError
