@@ -14,7 +14,7 @@ from dmn.networks import load_network
 from dmn.nn import project
 from dmn.resources import checkpoint_names
 from dmn.train.groups import layer_names
-from dmn.weights import CheckpointError, misfits, read_weights, shorten
+from dmn.weights import CheckpointError, misfits, read_weights, shorten, tell
 
 log = logging.getLogger(__name__)
 
@@ -108,9 +108,10 @@ def adopt(net: nn.Module, name: str) -> None:
         CheckpointError: if the shipped network is another one.
     """
     shipped = load_network(name)
-    fit = initialise(net, name)
-    if fit.missing + fit.unexpected + fit.replaced:
-        raise CheckpointError(f"{name} is another network than the config's: {fit}")
+    state = shipped.model.state_dict()
+    if faults := misfits(net.state_dict(), state):
+        raise CheckpointError(f"{name} is another network than the config's: {tell(faults)}")
+    net.load_state_dict(state)
     assert shipped.size is not None
     image = torch.linspace(0, 1, math.prod(shipped.size)).view(1, *shipped.size)
     with torch.no_grad():
