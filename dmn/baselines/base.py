@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dmn.errors import DmnError
 from dmn.explain import Target, resolve_target
 from dmn.explain.stream import explaining
+from dmn.posthoc.equal import require_equal
 
 
 class MissingPackageError(DmnError, ImportError):
@@ -69,6 +70,7 @@ class Baseline:
 
     def __post_init__(self) -> None:
         self.network = self.prepare()
+        self.compared = self.network is self.model
         self.scores = Contrast(self.network) if self.contrast else self.network
 
     def __repr__(self) -> str:
@@ -81,6 +83,9 @@ class Baseline:
 
         Positive speaks for the target: class index, one an image, or None for the predicted class.
         """
+        if not self.compared:
+            require_equal(self.network, self.model, x)
+            self.compared = True
         with explaining(self.network):
             images = x.detach().clone().requires_grad_()
             chosen = resolve_target(self.network, images, target).clone()

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from dmn.baselines.base import Baseline, required
-from dmn.baselines.rewrite import for_tensor_hooks
+from dmn.baselines.rewrite import WindowsApart, for_tensor_hooks, refuse_without_rule
+from dmn.posthoc import Rule
+from dmn.posthoc.rules import WinnerPool
 
 
 def _captum() -> Any:
@@ -160,6 +162,7 @@ class GuidedBackprop(Captum):
     Raises:
         UntraceableError: where the model cannot be written as a graph.
         UnsupportedError: lists what cannot be hooked.
+        NotEqualError: when first called, if the copy is not the same function.
 
     Source: Springenberg et al., Striving for Simplicity, 2015.
     """
@@ -175,19 +178,33 @@ class GuidedBackprop(Captum):
         return guided
 
 
+_RESCALED = (
+    *(nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus),
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
+)
+
+
+def _has_rescale_rule(target: Any, rule: Rule | str) -> bool:
+    """Tell whether captum has a rule for a module, or needs none as it is linear."""
+    if type(target) in (*_RESCALED, WindowsApart):
+        return True
+    return isinstance(rule, Rule) and not (rule.bent or isinstance(rule, WinnerPool))
+
+
 @dataclass(eq=False, repr=False)
 class DeepLift(Captum):
     """Each unit's difference from what it is at a baseline, handed back in proportion (Rescale).
 
-    The maps sum to the difference of the logits, where ReLU, ELU, LeakyReLU, Sigmoid, Tanh,
-    Softplus and max pooling modules are all that is not linear; the rest passes gradients.
+    The maps sum to the difference of the logits. ReLU, ELU, LeakyReLU, Sigmoid, Tanh, Softplus and
+    max pooling have rules; a network with anything else that is not linear is refused.
 
     Args:
         baseline: Value of every pixel.
 
     Raises:
         UntraceableError: where the model cannot be written as a graph.
-        UnsupportedError: lists what cannot be hooked.
+        UnsupportedError: lists what cannot be hooked, or has no rule.
+        NotEqualError: when first called, if the copy is not the same function.
 
     Source: Shrikumar, Greenside & Kundaje, Learning Important Features, ICML 2017.
     """
@@ -196,7 +213,9 @@ class DeepLift(Captum):
 
     def prepare(self) -> nn.Module:
         """Return a copy with a module for each operation."""
-        return for_tensor_hooks(self.model, windows_apart=True)
+        network = for_tensor_hooks(self.model, windows_apart=True)
+        refuse_without_rule(network, _has_rescale_rule, f"explain {type(self.model).__name__}")
+        return network
 
     def attribute(self, x: Tensor, target: Tensor) -> Tensor:
         """Return contributions (B, C, H, W); see `Baseline.attribute`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import torch
@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from dmn.nn import Add
-from dmn.posthoc import hookable
-from dmn.posthoc.graph import is_query
+from dmn.posthoc import Activation, Rule, Unsupported, UnsupportedError, hookable
+from dmn.posthoc.affine import Affine, ScaleShift, find_affine
+from dmn.posthoc.graph import describe, target_of
+from dmn.posthoc.table import find_rules
 
 
 class Negate(nn.Module):
@@ -23,8 +25,8 @@ class Negate(nn.Module):
         return -x
 
 
-class Average(nn.Module):
-    """A function that averages, as a module.
+class Apply(nn.Module):
+    """A function or a module of one tensor, as a module that rules know by its class.
 
     Args:
         function: Takes a tensor and options, such as `torch.mean`.
@@ -39,8 +41,16 @@ class Average(nn.Module):
         self.function, self.options, self.named = function, options, named
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the averages."""
+        """Return what the function makes of x."""
         return self.function(x, *self.options, **self.named)
+
+
+class Average(Apply):
+    """A function that averages or sums."""
+
+
+class Elementwise(Apply):
+    """A function of each number alone."""
 
 
 class StackedSum(nn.Module):
@@ -99,6 +109,10 @@ class WindowsApart(nn.Module):
         return result
 
 
+OWN = (Negate, Average, Elementwise, ScaleShift, StackedSum, WindowsApart)
+"""Modules of this package's own, which the rules of other libraries are given for."""
+
+
 def for_tensor_hooks(model: nn.Module, windows_apart: bool = False) -> fx.GraphModule:
     """Write a copy whose every module has an input of its own.
 
@@ -123,30 +137,62 @@ def for_tensor_hooks(model: nn.Module, windows_apart: bool = False) -> fx.GraphM
     return network
 
 
-def for_rules(network: fx.GraphModule, total: Callable[[], nn.Module]) -> fx.GraphModule:
-    """Write a hookable network with differences, negatives and averages as modules too.
+def for_rules(
+    network: fx.GraphModule, total: Callable[[], nn.Module], kinds: tuple[Any, ...]
+) -> fx.GraphModule:
+    """Write a hookable network with a module for everything that does more than move numbers.
 
     Args:
         network: Of `hookable` or `canonize`.
         total: Makes a module that sums over the last dimension.
+        kinds: Of modules that stay as they are.
 
     Returns:
-        A copy in which a - b is a + `Negate`(b), and the sum of two tensors a `StackedSum`.
+        A copy in which a - b is a + `Negate`(b), the sum of two tensors a `StackedSum`, constant
+        scales and shifts are `ScaleShift`, averages `Average`, other activations `Elementwise`.
     """
     network = hookable(network)
-    seen: set[fx.Node] = set()  # what depends on the image
+    images = find_rules(network).keys() | {*network.graph.find_nodes(op="placeholder")}
     for node in list(network.graph.nodes):
-        if node.op == "placeholder" or (
-            not is_query(node) and not seen.isdisjoint(node.all_input_nodes)
-        ):
-            seen.add(node)
-            if node.op in ("call_function", "call_method") and node.target in _REWRITES:
-                _REWRITES[node.target](network, node, seen)
+        if node.op in ("call_function", "call_method") and node.target in _SIGNS:
+            _SIGNS[node.target](network, node, images)
+    for affine in find_affine(network):
+        if not all(isinstance(target_of(network, node), kinds) for node in affine.nodes):
+            _scale_and_shift(network, affine)
     network = hookable(network)
-    for name, module in list(network.named_modules()):
-        if isinstance(module, Add):
-            network.set_submodule(name, StackedSum(total()))
+    for node, rule in find_rules(network).items():
+        target = target_of(network, node)
+        if isinstance(target, Add):
+            network.set_submodule(str(node.target), StackedSum(total()))
+        elif not isinstance(target, (*kinds, *OWN)):
+            _wrap(network, node, rule)
+    network.recompile()
     return network
+
+
+def refuse_without_rule(
+    network: fx.GraphModule, has_rule: Callable[[Any, Rule | str], bool], job: str
+) -> None:
+    """Refuse a network with operations that a method would pass over silently.
+
+    Args:
+        network: Of `hookable` or `canonize`.
+        has_rule: Tells whether the method has a rule, given what is called, and what that does to
+            split streams or why it cannot be split.
+        job: What cannot be done.
+
+    Raises:
+        UnsupportedError: lists every operation that depends on the image and has no rule.
+    """
+    refused = [
+        Unsupported(
+            describe(network, node), rule if isinstance(rule, str) else "this method has no rule"
+        )
+        for node, rule in find_rules(network).items()
+        if not has_rule(target_of(network, node), rule)
+    ]
+    if refused:
+        raise UnsupportedError(refused, job)
 
 
 def _calls(network: fx.GraphModule, node: fx.Node, module: nn.Module, x: Any) -> None:
@@ -155,8 +201,8 @@ def _calls(network: fx.GraphModule, node: fx.Node, module: nn.Module, x: Any) ->
     node.op, node.target, node.args, node.kwargs = "call_module", path, (x,), {}
 
 
-def _subtraction(network: fx.GraphModule, node: fx.Node, seen: set[fx.Node]) -> None:
-    if len(node.args) == 2 and not node.kwargs and node.args[1] in seen:
+def _subtraction(network: fx.GraphModule, node: fx.Node, images: Container[fx.Node]) -> None:
+    if len(node.args) == 2 and not node.kwargs and all(one in images for one in node.args):
         left, right = node.args
         with network.graph.inserting_before(node):
             negative = network.graph.call_function(operator.neg, (right,))
@@ -164,19 +210,34 @@ def _subtraction(network: fx.GraphModule, node: fx.Node, seen: set[fx.Node]) -> 
         node.op, node.target, node.args = "call_function", operator.add, (left, negative)
 
 
-def _negation(network: fx.GraphModule, node: fx.Node, seen: set[fx.Node]) -> None:
-    _calls(network, node, Negate(), node.all_input_nodes[0])
+def _negation(network: fx.GraphModule, node: fx.Node, images: Container[fx.Node]) -> None:
+    if node.all_input_nodes[0] in images:
+        _calls(network, node, Negate(), node.all_input_nodes[0])
 
 
-def _average(network: fx.GraphModule, node: fx.Node, seen: set[fx.Node]) -> None:
-    function: Any = torch.mean if node.target == "mean" else node.target
-    named = {key: value for key, value in node.kwargs.items() if key != "input"}
-    x, *options = node.args or node.all_input_nodes
-    _calls(network, node, Average(function, tuple(options), named), x)
-
-
-_REWRITES: dict[Any, Callable[[fx.GraphModule, fx.Node, set[fx.Node]], None]] = {
+_SIGNS: dict[Any, Callable[[fx.GraphModule, fx.Node, Container[fx.Node]], None]] = {
     **dict.fromkeys((operator.sub, torch.sub, "sub"), _subtraction),
     **dict.fromkeys((operator.neg, torch.neg, "neg"), _negation),
-    **dict.fromkeys((F.avg_pool2d, F.adaptive_avg_pool2d, torch.mean, "mean"), _average),
 }
+
+
+def _scale_and_shift(network: fx.GraphModule, affine: Affine) -> None:
+    *before, last = affine.nodes
+    held = (*network.parameters(), *network.buffers(), torch.empty(()))
+    like = next(each for each in held if each.is_floating_point())
+    _calls(network, last, ScaleShift(affine).to(like), affine.source)
+    for node in reversed(before):
+        network.graph.erase_node(node)
+
+
+def _wrap(network: fx.GraphModule, node: fx.Node, rule: Rule | str) -> None:
+    """Call what averages, or acts on each number alone, by a module; leave all else."""
+    wrapper = (
+        Elementwise if isinstance(rule, Activation) else Average if type(rule) is Rule else None
+    )
+    options = {key: value for key, value in node.kwargs.items() if key != "input"}
+    x, *others = node.args or node.all_input_nodes
+    if wrapper and not any(isinstance(value, fx.Node) for value in (*others, *options.values())):
+        target: Any = target_of(network, node)
+        function = getattr(Tensor, target) if isinstance(target, str) else target
+        _calls(network, node, wrapper(function, tuple(others), options), x)

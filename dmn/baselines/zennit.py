@@ -1,8 +1,9 @@
 """Layer-wise relevance propagation, computed by zennit on a copy that its rules fit.
 
 The copy is made once, when a method is: it does not follow the model's later training. Sums,
-differences and averages are modules in it, with rules of their own; what has no rule, such as
-max pooling, passes relevance on by its gradient.
+differences, averages, and constant scales and shifts are modules in it, with rules of their own.
+What only moves numbers, such as max pooling, passes relevance on by its gradient; a network with
+anything else that no rule is for is refused.
 """
 
 from __future__ import annotations
@@ -13,11 +14,20 @@ from typing import Any, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dmn.baselines.base import Baseline, required
-from dmn.baselines.rewrite import Average, Negate, for_rules
+from dmn.baselines.rewrite import (
+    OWN,
+    Average,
+    Elementwise,
+    Negate,
+    for_rules,
+    refuse_without_rule,
+)
 from dmn.nn import Seed, seeds
-from dmn.posthoc import canonize, hookable
+from dmn.posthoc import Rule, canonize, hookable
+from dmn.posthoc.affine import ScaleShift
 
 _Rules = list[Any]  # of kinds of module, and zennit's rule for them
 
@@ -46,7 +56,9 @@ class LRP(Baseline):
 
     Raises:
         UntraceableError: where the model cannot be written as a graph.
-        UnsupportedError: lists what cannot be canonized; without that, what cannot be hooked.
+        UnsupportedError: lists what cannot be canonized; without that, what cannot be hooked; and
+            every operation that no rule is for, such as attention or GroupNorm.
+        NotEqualError: when first called, if the copy is not the same function.
         MissingPackageError: without zennit.
 
     Source: Bach et al., On Pixel-Wise Explanations, PLOS ONE 2015; with canonization Motzkus, Weber
@@ -62,13 +74,24 @@ class LRP(Baseline):
     def __post_init__(self) -> None:
         zennit = _zennit()
         super().__post_init__()
-        rules = [((Negate,), zennit.rules.Pass()), ((Average,), zennit.rules.Norm())]
+        rules = [((Negate, Elementwise), zennit.rules.Pass()), ((Average,), zennit.rules.Norm())]
         self.composite = self.compose(zennit, rules)
 
     def prepare(self) -> nn.Module:
         """Return a copy with a module for each operation that has a rule."""
-        write = canonize if self.canonize else hookable
-        return for_rules(write(self.model), _zennit().layer.Sum)
+        write, types = canonize if self.canonize else hookable, _zennit().types
+        kinds = (types.Linear, types.AvgPool, types.Activation, _BatchNorm)
+
+        def has_rule(target: Any, rule: Rule | str) -> bool:
+            if isinstance(rule, str):  # zennit knows some activations that split does not
+                no_attention = not isinstance(target, nn.MultiheadAttention)
+                return isinstance(target, (types.Activation, *OWN)) and no_attention
+            return rule.moves or isinstance(target, kinds)
+
+        network = for_rules(write(self.model), _zennit().layer.Sum, kinds)
+        job = f"explain {type(self.model).__name__} by {type(self).__name__}"
+        refuse_without_rule(network, has_rule, job)
+        return network
 
     def compose(self, zennit: Any, rules: _Rules) -> Any:
         """Return a composite of zennit's, in which these rules come first."""
@@ -137,6 +160,7 @@ class LRPEpsilonPlus(LRP):
 
     def compose(self, zennit: Any, rules: _Rules) -> Any:
         """Return zennit's composite of this name."""
+        rules = _with_norms(zennit, rules)
         return zennit.composites.EpsilonPlus(layer_map=rules, zero_params=self.zero_params)
 
 
@@ -149,6 +173,7 @@ class LRPEpsilonAlpha2Beta1(LRP):
 
     def compose(self, zennit: Any, rules: _Rules) -> Any:
         """Return zennit's composite of this name."""
+        rules = _with_norms(zennit, rules)
         return zennit.composites.EpsilonAlpha2Beta1(layer_map=rules, zero_params=self.zero_params)
 
 
@@ -156,8 +181,8 @@ class LRPEpsilonAlpha2Beta1(LRP):
 class ExcitationBackprop(LRP):
     """Positive contributions only, in every layer, from 1 at the chosen class: a probability.
 
-    Where it is not folded, BatchNorm hands on its gradient, as in zennit; in the other methods here
-    it hands relevance on as it is.
+    Where they are not folded, BatchNorm and other constant scales hand on their gradient, as in
+    zennit; in the other methods here they hand relevance on as it is.
 
     Source: Zhang et al., Top-down Neural Attention by Excitation Backprop, ECCV 2016.
     """
@@ -165,10 +190,16 @@ class ExcitationBackprop(LRP):
     starts_at_logit: ClassVar[bool] = False
 
     def compose(self, zennit: Any, rules: _Rules) -> Any:
-        """Return zennit's composite of this name."""
+        """Return zennit's composite of this name, which has no rule for activations."""
+        rules = [*rules, ((zennit.types.Activation,), zennit.rules.Pass())]
         return zennit.composites.ExcitationBackprop(layer_map=rules, zero_params=self.zero_params)
+
+
+def _with_norms(zennit: Any, rules: _Rules) -> _Rules:
+    """Add the rule of what scales and shifts by constants: relevance is handed on as it is."""
+    return [*rules, ((ScaleShift, _BatchNorm), zennit.rules.Pass())]
 
 
 def _by_layer(zennit: Any, rules: _Rules, *layers: tuple[Any, Any]) -> Any:
     base = zennit.composites.layer_map_base()
-    return zennit.composites.LayerMapComposite([*rules, *base, *layers])
+    return zennit.composites.LayerMapComposite([*_with_norms(zennit, rules), *base, *layers])

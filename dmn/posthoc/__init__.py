@@ -3,6 +3,7 @@
 from dmn.nn import Add
 from dmn.posthoc.canonize import canonize, canonized, hookable
 from dmn.posthoc.certificate import Certificate
+from dmn.posthoc.equal import NotEqualError
 from dmn.posthoc.files import Converted, ConvertedFileError, load_converted, save_converted
 from dmn.posthoc.graph import Unsupported, UnsupportedError, UntraceableError
 from dmn.posthoc.learned import Example, UnknownObjectiveError, falls, learn_bounds
@@ -16,7 +17,7 @@ from dmn.posthoc.pretrained import (
     load,
 )
 from dmn.posthoc.rules import Activation, Linear, Rule
-from dmn.posthoc.split import NotEqualError, SplitModel, split
+from dmn.posthoc.split import SplitModel, split
 from dmn.posthoc.table import add_rule
 from dmn.posthoc.through import ThroughFront, pair_of
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,23 +19,25 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dmn.nn import Add, ConvexConcave
+from dmn.nn import Add
+from dmn.posthoc.affine import Affine, find_affine
+from dmn.posthoc.equal import require_equal
 from dmn.posthoc.graph import (
     Unsupported,
     UnsupportedError,
     describe,
-    is_query,
     rename,
     target_of,
     trace,
 )
+from dmn.posthoc.table import is_known
+from dmn.posthoc.tracer import is_query
 
 _Layers = dict[str, fx.Node]
-_KEPT = (Add, ConvexConcave)  # dmn's own modules that are operations
 
 
 def hookable(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
-    """Write a copy of a model with a module for each call, ReLU and addition, none in place.
+    """Write a copy of a model with a module for each call, activation and addition, none in place.
 
     Hooks of attribution then see every operation, and each only once; BatchNorm stays.
     A second call of the module `name` is `name_1`; the addition in `block` is `block.add`.
@@ -51,7 +53,7 @@ def hookable(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
         UntraceableError: where the model cannot be written as a graph.
         UnsupportedError: lists what cannot be made out of place, and why.
     """
-    return _written(model, example, lambda network: [], "rewrite")
+    return _written(model, example, lambda network, layers: [], "rewrite")
 
 
 def canonize(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
@@ -104,22 +106,25 @@ def canonized(model: nn.Module, example: Tensor | None = None) -> Iterator[nn.Mo
         model.__dict__.update(outside)
 
 
+@torch.inference_mode(False)
 def _written(
     model: nn.Module,
     example: Tensor | None,
-    fold: Callable[[fx.GraphModule], list[Unsupported]],
+    fold: Callable[[fx.GraphModule, _Layers], list[Unsupported]],
     job: str,
 ) -> fx.GraphModule:
-    network, layers, unsupported = trace(model, lambda module: isinstance(module, _KEPT))
+    network, layers, unsupported = trace(model, is_known)
     if example is not None:
         ShapeProp(network).propagate(example)
     _one_module_for_each_call(network, layers)
     _operations_become_modules(network, layers)
-    if refused := [*unsupported, *fold(network)]:
+    if refused := [*unsupported, *fold(network, layers)]:
         raise UnsupportedError(refused, f"{job} {type(model).__name__}")
     network.delete_all_unused_submodules()
     network.graph.lint()
     network.recompile()
+    if example is not None:
+        require_equal(network, model, example)
     return network.eval().requires_grad_(False)
 
 
@@ -133,31 +138,55 @@ def _one_module_for_each_call(network: fx.GraphModule, layers: _Layers) -> None:
         seen.add(node.target)
 
 
-_OPERATIONS: dict[Any, tuple[type[nn.Module], int]] = {
-    **dict.fromkeys((F.relu, torch.relu, "relu"), (nn.ReLU, 1)),
-    **dict.fromkeys((operator.add, torch.add, "add"), (Add, 2)),
+_WINDOWS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+# Functions as modules: which, of how many tensors, and by which options after them.
+_OPERATIONS: dict[Any, tuple[type[nn.Module], int, tuple[str, ...]]] = {
+    **dict.fromkeys((F.relu, torch.relu, "relu"), (nn.ReLU, 1, ("inplace",))),
+    **dict.fromkeys((operator.add, torch.add, "add"), (Add, 2, ())),
+    **dict.fromkeys((F.sigmoid, torch.sigmoid, "sigmoid"), (nn.Sigmoid, 1, ())),
+    **dict.fromkeys((F.tanh, torch.tanh, "tanh"), (nn.Tanh, 1, ())),
+    F.elu: (nn.ELU, 1, ("alpha", "inplace")),
+    F.leaky_relu: (nn.LeakyReLU, 1, ("negative_slope", "inplace")),
+    F.softplus: (nn.Softplus, 1, ("beta", "threshold")),
+    F.max_pool1d: (nn.MaxPool1d, 1, _WINDOWS),
+    F.max_pool2d: (nn.MaxPool2d, 1, _WINDOWS),
+    F.max_pool3d: (nn.MaxPool3d, 1, _WINDOWS),
 }
 
 
 def _operations_become_modules(network: fx.GraphModule, layers: _Layers) -> None:
-    """Replace the operations of the table, unless they take a constant or an option as well."""
+    """Replace the operations of the table, unless they take a constant or another option."""
     tensors: set[Any] = set()  # that depend on the image; neither sizes nor parameters
     for node in network.graph.nodes:
         if node.op in ("placeholder", "call_module"):
             tensors.add(node)
         elif not is_query(node) and not tensors.isdisjoint(node.all_input_nodes):
             tensors.add(node)
-            kind, operands = _OPERATIONS.get(node.target, (None, 0))
-            given = [*node.args, *(node.kwargs[key] for key in node.kwargs if key != "inplace")]
-            nodes = [value for value in given if isinstance(value, fx.Node) and value in tensors]
-            if kind and len(given) == len(nodes) == operands:
-                stack = node.meta.get("nn_module_stack", {})
-                owner = [path for path, _ in stack.values() if path][-1:]
-                name = ".".join([*owner, getattr(node.target, "__name__", node.target)])
-                path = _free_path(network, layers, node, name)
-                network.add_submodule(path, kind())
-                node.op, node.target, node.args, node.kwargs = "call_module", path, tuple(nodes), {}
-                node.meta["nn_module_stack"] = {**stack, path: (path, kind)}
+            if node.target in _OPERATIONS:
+                _becomes_module(network, layers, node, tensors)
+
+
+def _becomes_module(
+    network: fx.GraphModule, layers: _Layers, node: fx.Node, tensors: set[Any]
+) -> None:
+    kind, count, names = _OPERATIONS[node.target]
+    tensor_names = ("input", "other")[:count]
+    given = {**dict(zip((*tensor_names, *names), node.args, strict=False)), **node.kwargs}
+    operands = [given.pop(name, None) for name in tensor_names]
+    given.pop("inplace", None)
+    options = {name: value for name, value in given.items() if name in names}
+    if len(options) < len(given) or len(node.args) > count + len(names):
+        return
+    nodes = [one for one in operands if isinstance(one, fx.Node) and one in tensors]
+    if len(nodes) < count or any(isinstance(value, fx.Node) for value in options.values()):
+        return
+    stack = node.meta.get("nn_module_stack", {})
+    owner = [path for path, _ in stack.values() if path][-1:]
+    name = ".".join([*owner, str(getattr(node.target, "__name__", node.target))])
+    path = _free_path(network, layers, node, name)
+    network.add_submodule(path, kind(**options))
+    node.op, node.target, node.args, node.kwargs = "call_module", path, tuple(nodes), {}
+    node.meta["nn_module_stack"] = {**stack, path: (path, kind)}
 
 
 def _free_path(network: fx.GraphModule, layers: _Layers, node: fx.Node, path: str) -> str:
@@ -169,7 +198,6 @@ def _free_path(network: fx.GraphModule, layers: _Layers, node: fx.Node, path: st
     return next(name for name in numbered if name not in taken)
 
 
-_RANKS: dict[type[nn.Module], int] = {nn.BatchNorm2d: 4, nn.BatchNorm3d: 5}  # others take several
 _OUTPUT_AXES: dict[type[nn.Module], int] = {  # of the weight, see _scaled
     **dict.fromkeys((nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d), 1),
     **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), 2),
@@ -177,90 +205,96 @@ _OUTPUT_AXES: dict[type[nn.Module], int] = {  # of the weight, see _scaled
 _INPUT_AXIS = 2
 
 
-class _Norm(NamedTuple):
-    """A BatchNorm as x * scale + shift in float64, and the rank of its x where that is known."""
-
-    node: fx.Node
-    scale: Tensor
-    shift: Tensor
-    rank: int | None
-
-
-def _read(node: fx.Node, module: Any) -> _Norm:
-    norm, seen = deepcopy(module).to("cpu", torch.float64), node.meta.get("tensor_meta")
-    scale = (norm.running_var + norm.eps).rsqrt() * (1 if norm.weight is None else norm.weight)
-    shift = (0 if norm.bias is None else norm.bias) - norm.running_mean * scale
-    rank = _RANKS.get(type(module)) or (len(seen.shape) if seen else None)
-    return _Norm(node, scale, shift, rank)
-
-
-def _fold(network: fx.GraphModule) -> list[Unsupported]:
-    """Fold every BatchNorm; returns those that cannot be folded, and why."""
-    norms, refused = [], []
-    for node in network.graph.nodes:
-        target = target_of(network, node)
-        if target in (F.batch_norm, torch.batch_norm):
-            refused.append((node, "is a function; call a BatchNorm module instead"))
-        elif isinstance(target, _BatchNorm) and target.running_mean is None:
-            refused.append((node, "keeps no running statistics, so it depends on the batch"))
-        elif isinstance(target, _BatchNorm):
-            norms.append(_read(node, target))
-    norms = [norm for norm in norms if not _into_preceding(network, norm)]
-    norms = [norm for norm in norms[::-1] if not _into_following(network, norm)][::-1]
-    for norm in norms:
-        if norm.rank is None:
-            refused.append((norm.node, "sees (B, C) or (B, C, L); to tell, pass `example`"))
-        elif not _into_preceding(network, norm):
-            _into_its_own(network, norm, norm.rank)
+def _fold(network: fx.GraphModule, layers: _Layers) -> list[Unsupported]:
+    """Fold what scales and shifts by constants; returns every norm that cannot be, and why."""
+    found = find_affine(network)
+    read = {node for one in found for node in one.nodes}
+    refused = [
+        (node, "keeps no running statistics, so it depends on the batch")
+        for node in network.graph.nodes
+        if node not in read and _is_norm(target_of(network, node))
+    ]
+    found = [one for one in found if not _into_preceding(network, one)]
+    found = [one for one in found[::-1] if not _into_following(network, one)][::-1]
+    for one in found:
+        norm = any(_is_norm(target_of(network, node)) for node in one.nodes)
+        if norm and one.rank is None:
+            refused.append((one.node, "sees (B, C) or (B, C, L); to tell, pass `example`"))
+        elif one.rank and one.by_channel and (norm or len(one.scale) > 1):
+            _into_its_own(network, layers, one, one.rank)
+    network.graph.eliminate_dead_code()
     return [Unsupported(describe(network, node), needs) for node, needs in refused]
 
 
-def _into_preceding(network: fx.GraphModule, norm: _Norm) -> bool:
-    before = norm.node.all_input_nodes[0]
-    if len(before.users) > 1 or not _folds_into(network, before, norm):
+def _is_norm(target: Any) -> bool:
+    return isinstance(target, _BatchNorm) or target in (F.batch_norm, torch.batch_norm)
+
+
+def _into_preceding(network: fx.GraphModule, norm: Affine) -> bool:
+    if len(norm.source.users) > 1 or not _folds_into(network, norm.source, norm):
         return False
-    linear = target_of(network, before)
-    _fit(linear, norm.scale, _OUTPUT_AXES[type(linear)], norm.shift, gain=norm.scale)
-    return _removed(network, norm.node)
+    linear = target_of(network, norm.source)
+    scale, shift = _spread(norm, linear, "out")
+    _fit(linear, scale, _OUTPUT_AXES[type(linear)], shift, gain=scale)
+    return _removed(network, norm)
 
 
-def _into_following(network: fx.GraphModule, norm: _Norm) -> bool:
+def _into_following(network: fx.GraphModule, norm: Affine) -> bool:
     if not all(_folds_into(network, user, norm) for user in norm.node.users):
         return False
     for module in (target_of(network, user) for user in norm.node.users):
-        shift = _scaled(module, norm.shift, _INPUT_AXIS).sum((2, 3)).flatten()
-        _fit(module, norm.scale, _INPUT_AXIS, shift)
-    return _removed(network, norm.node)
+        scale, constant = _spread(norm, module, "in")
+        shift = _scaled(module, constant, _INPUT_AXIS).sum((2, 3)).flatten()
+        _fit(module, scale, _INPUT_AXIS, shift)
+    return _removed(network, norm)
 
 
-def _into_its_own(network: fx.GraphModule, norm: _Norm, rank: int) -> None:
+def _into_its_own(network: fx.GraphModule, layers: _Layers, norm: Affine, rank: int) -> None:
+    if _into_preceding(network, norm):  # what precedes it may have become linear by now
+        return
     path, channels = str(norm.node.target), len(norm.scale)
+    if norm.node.op != "call_module":
+        path = _free_path(network, layers, norm.node, norm.node.name)
     kind: Any = {2: nn.Linear, 3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[rank]
     options = {} if rank == 2 else {"kernel_size": 1, "groups": channels}
     unit = kind(channels, channels, bias=False, device="meta", **options)  # draws no numbers
     one = torch.eye(channels) if rank == 2 else torch.ones(unit.weight.shape)
-    unit.weight = nn.Parameter(one.to(target_of(network, norm.node).running_var))
+    held = (*network.parameters(), *network.buffers())
+    like = next((each for each in held if each.is_floating_point()), one)
+    unit.weight = nn.Parameter(one.to(like))
     _fit(unit, norm.scale, _OUTPUT_AXES[type(unit)], norm.shift)
-    network.set_submodule(path, unit)
+    network.add_submodule(path, unit)
+    node = norm.node
+    node.op, node.target, node.args, node.kwargs = "call_module", path, (norm.source,), {}
+    for before in reversed(norm.nodes[:-1]):
+        node.graph.erase_node(before)
 
 
-def _removed(network: fx.GraphModule, norm: fx.Node) -> bool:
-    linear = norm.all_input_nodes[0]
-    rename(network, norm, linear)
-    norm.replace_all_uses_with(linear)
-    norm.graph.erase_node(norm)
+def _removed(network: fx.GraphModule, norm: Affine) -> bool:
+    rename(network, norm.node, norm.source)
+    norm.node.replace_all_uses_with(norm.source)
+    for node in reversed(norm.nodes):
+        node.graph.erase_node(node)
     return True
 
 
-def _folds_into(network: fx.GraphModule, node: fx.Node, norm: _Norm) -> bool:
+def _spread(norm: Affine, linear: Any, side: str) -> tuple[Tensor, Tensor]:
+    """Return scale and shift for each channel that a linear operation takes or returns."""
+    kind = "features" if isinstance(linear, nn.Linear) else "channels"
+    channels = getattr(linear, f"{side}_{kind}")
+    return norm.scale.expand(channels), norm.shift.expand(channels)
+
+
+def _folds_into(network: fx.GraphModule, node: fx.Node, norm: Affine) -> bool:
     """Tell whether a norm folds into a node next to it, whose weights are its own."""
     linear, follows = target_of(network, node), node in norm.node.users
     read = {str(other.target).rpartition(".")[0] for other in node.graph.find_nodes(op="get_attr")}
-    if type(linear) not in _OUTPUT_AXES or node.target in read:
+    if type(linear) not in _OUTPUT_AXES or node.target in read or not norm.by_channel:
         return False
     if isinstance(linear, nn.Linear):
         side = linear.in_features if follows else linear.out_features
-        return norm.rank == 2 or (norm.rank is None and side == len(norm.scale))
+        channels = len(norm.scale)
+        return norm.rank == 2 or channels == 1 or (norm.rank is None and side == channels)
     transposed = _OUTPUT_AXES[type(linear)] != 1
     padded = linear.padding != "valid" and any(linear.padding) and linear.padding_mode == "zeros"
     # where zeros stand in for inputs, the shift of these does not arrive

@@ -15,16 +15,9 @@ from torchvision.ops import StochasticDepth, stochastic_depth
 
 from dmn.errors import DmnError
 from dmn.posthoc.pieces import PIECES, split_pieces
+from dmn.posthoc.tracer import IN_PLACE_OPERATORS, Tracer, is_number, tensors_by_type
 
-_QUERIES = {"size", "dim", "numel", "ndimension", "stride"}
 _LAYERS = "layers"  # in a network's meta: names of nodes, by name of layer
-_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "is_cuda"}
-_IN_PLACE_OPERATORS = {
-    operator.iadd: operator.add,
-    operator.isub: operator.sub,
-    operator.imul: operator.mul,
-    operator.itruediv: operator.truediv,
-}
 _RESHAPED = (
     *("reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes", "swapdims", "movedim"),
     *("moveaxis", "squeeze", "unsqueeze", "narrow", "select", "t", "ravel"),
@@ -89,6 +82,7 @@ class Traced(NamedTuple):
     unsupported: tuple[Unsupported, ...]
 
 
+@torch.inference_mode(False)  # a copy made inside could not be differentiated outside
 def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool] = lambda module: False) -> Traced:
     """Write a copy of a model, in eval mode, as a graph of out-of-place operations.
 
@@ -112,9 +106,10 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool] = lambda module
             module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
             for name in list(module.parametrizations):
                 parametrize.remove_parametrizations(module, name)
-    tracer = _Tracer(is_leaf)
+    tracer = Tracer(is_leaf)
     try:
-        graph = tracer.trace(copy)
+        with tensors_by_type():
+            graph = tracer.trace(copy)
     except Exception as error:
         where = f"module {tracer.path!r}" if tracer.path else "the model itself"
         raise UntraceableError(
@@ -159,54 +154,7 @@ def describe(network: fx.GraphModule, node: fx.Node) -> str:
     return f"{_path(node) or type(network).__name__} ({called})"
 
 
-def is_query(node: fx.Node) -> bool:
-    """Return whether a node asks for the shape or kind of a tensor, not for its values."""
-    if node.op == "call_function" and node.target is getattr:
-        return node.args[1] in _ATTRIBUTES
-    return node.op == "call_method" and node.target in _QUERIES
-
-
-def _in_place(function: Any) -> Any:
-    return lambda x, y: x.tracer.create_proxy("call_function", function, (x, y), {})
-
-
-class _Proxy(fx.Proxy):
-    """A value in a trace that overwrites by `+=`; torch's own takes that for `+`."""
-
-    __iadd__, __isub__, __imul__, __itruediv__ = map(_in_place, _IN_PLACE_OPERATORS)
-
-
-class _Tracer(fx.Tracer):
-    """Keep whole what has a rule, and remember what each module returned."""
-
-    def __init__(self, is_leaf: Callable[[nn.Module], bool]) -> None:
-        super().__init__()
-        self._is_leaf = is_leaf
-        self.returned: list[tuple[str, fx.Node]] = []
-        self.path = ""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return self._is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
-
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Proxy(node, self)
-
-    def call_module(
-        self,
-        m: nn.Module,
-        forward: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        outer, self.path = self.path, self.path_of_module(m)
-        result = super().call_module(m, forward, args, kwargs)
-        if isinstance(result, fx.Proxy):
-            self.returned.append((self.path, result.node))
-        self.path = outer  # after an error it says where
-        return result
-
-
-def _names(tracer: _Tracer, graph: fx.Graph) -> dict[str, fx.Node]:
+def _names(tracer: Tracer, graph: fx.Graph) -> dict[str, fx.Node]:
     named = [("input", node) for node in graph.nodes if node.op == "placeholder"][:1]
     named += tracer.returned
     called = {node for _, node in named}
@@ -273,8 +221,7 @@ def _overwrite_nothing(network: fx.GraphModule) -> list[Unsupported]:
     in_place = [node for node in calls if _becomes_out_of_place(network, node)]
     numbers: set[fx.Node] = set()  # nothing else sees it when they change
     for node in calls:
-        computed = getattr(node.target, "__module__", "") == "_operator"
-        if is_query(node) or (computed and numbers.issuperset(node.all_input_nodes)):
+        if is_number(node, numbers):
             numbers.add(node)
     for module in network.modules():
         if hasattr(module, "inplace"):
@@ -308,7 +255,7 @@ def _becomes_out_of_place(network: fx.GraphModule, node: fx.Node) -> bool:
     if node.kwargs.get("inplace"):
         node.update_kwarg("inplace", False)
         return True
-    replacement = _IN_PLACE_OPERATORS.get(target) or _without_underscore(target)
+    replacement = IN_PLACE_OPERATORS.get(target) or _without_underscore(target)
     if replacement:
         node.target = replacement
     return bool(replacement)

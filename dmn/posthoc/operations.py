@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torchvision.ops import stochastic_depth
 
 from dmn.posthoc.call import Call, Slot
-from dmn.posthoc.rules import Absolute, Activation, ChannelAffine, Linear, MaxPool, Rule
+from dmn.posthoc.rules import Absolute, Activation, ChannelAffine, Linear, MaxPool, Move, Rule
 
 
 class Operation(NamedTuple):
@@ -128,11 +128,17 @@ def _joined(call: Call, *s: Tensor) -> Tensor:
     return call(*s) - call(*map(torch.zeros_like, s))
 
 
-SHIFT = Absolute(_shifted, constant=True)
+def _per_channel(call: Call, s: Tensor) -> Tensor:
+    """Return the standard deviations that `transforms.Normalize` divides by."""
+    return torch.as_tensor(call.option("std", 2)).to(s).view(-1, 1, 1)
+
+
+SHIFT = Absolute(_shifted, constant=True, moves=True)
 SCALE = Absolute(lambda call, s: s * _size(_constant(call)))
 DIVIDE = Absolute(lambda call, s: s / _size(_constant(call)))
 NEGATE = Absolute(lambda call, s: s)
-JOINED = Absolute(_joined, constant=True)
+JOINED = Absolute(_joined, constant=True, moves=True)
+NORMALIZE = Absolute(lambda call, s: s / _per_channel(call, s), constant=True)
 SUM = Absolute(lambda call, *s: s[0] + s[1])
 
 
@@ -145,7 +151,7 @@ def join(operation: Operation) -> Rule:
     """Tell streams joined with constants from streams alone."""
     parts = operation.args[0] if operation.args else operation.kwargs["tensors"]
     alone = isinstance(parts, fx.Node) or all(map(operation.is_stream, parts))
-    return SAME if alone else JOINED
+    return MOVE if alone else JOINED
 
 
 def sum_or_shift(operation: Operation) -> Rule | str:
@@ -308,7 +314,7 @@ def _unless_indices(operation: Operation, rule: Rule) -> Rule | str:
 def pad(operation: Operation) -> Rule:
     """Tell padding by a constant from padding by what is there."""
     constant = operation.option("mode", 2, "constant") == "constant"
-    return CONSTANT_PAD if constant and operation.option("value", 3) else SAME
+    return CONSTANT_PAD if constant and operation.option("value", 3) else MOVE
 
 
 def _zero_pad(call: Call, s: Tensor) -> Tensor:
@@ -317,18 +323,20 @@ def _zero_pad(call: Call, s: Tensor) -> Tensor:
 
 
 def interpolate(operation: Operation) -> Rule | str:
-    """Allow what averages."""
-    if operation.option("mode", 3, "nearest") == "bicubic":
+    """Allow what repeats or averages."""
+    mode = operation.option("mode", 3, "nearest")
+    if mode == "bicubic":
         return "bicubic interpolation has negative weights: use bilinear"
-    return SAME
+    return MOVE if mode.startswith("nearest") else SAME
 
 
 def unless_training(operation: Operation) -> Rule | str:
     """Allow what is random in training only."""
     position = 3 if operation.target is stochastic_depth else 2
     training = operation.option("training", position, operation.target is not stochastic_depth)
-    return "random in training mode: pass training=self.training" if training else SAME
+    return "random in training mode: pass training=self.training" if training else MOVE
 
 
 SAME = Rule()
-CONSTANT_PAD = Absolute(_zero_pad, constant=True)
+MOVE = Move()
+CONSTANT_PAD = Absolute(_zero_pad, constant=True, moves=True)

@@ -50,12 +50,15 @@ class Rule:
         bent: It is not linear: the shift acts before it, and s is recentred after it.
         alike: It does the same to p and to n.
         gate: It is ReLU, each number or 0.
+        moves: Each number that comes out is one that went in, or a constant more: what is handed
+            back by its gradient is neither lost nor made.
     """
 
     weighted = False
     bent = False
     alike = True
     gate = False
+    moves = False
 
     def under(self, pool: Pool) -> Rule:
         """Return the rule for one of the forms of max pooling."""
@@ -101,18 +104,27 @@ class Rule:
         return call.vjp(a)
 
 
+class Move(Rule):
+    """An operation that moves numbers and changes none: shapes, slices, concatenation."""
+
+    moves = True
+
+
 class Absolute(Rule):
     """An affine operation: s feels the absolute values of its weights and of its constants.
 
     Args:
         linear: What it does to s but for the constants, given the call and the streams.
         constant: Whether there are constants, which are what it makes of zeros.
+        moves: Whether it only moves numbers and adds constants.
     """
 
     alike = False
 
-    def __init__(self, linear: Callable[..., Tensor], constant: bool = False) -> None:
-        self.linear, self.constant = linear, constant
+    def __init__(
+        self, linear: Callable[..., Tensor], constant: bool = False, moves: bool = False
+    ) -> None:
+        self.linear, self.constant, self.moves = linear, constant, moves
 
     def sums(
         self, call: Call, u: Sequence[Tensor], out: Tensor, s: Sequence[Tensor], unit: float
@@ -257,6 +269,8 @@ class WinnerPool(Rule):
     Args:
         indexed: The pooling function that also returns where, given the call and u.
     """
+
+    moves = True
 
     def __init__(self, indexed: Callable[[Call, Tensor], tuple[Tensor, Tensor]]) -> None:
         self.indexed = indexed

@@ -8,14 +8,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torchvision import transforms
 from torchvision.ops import stochastic_depth
+from torchvision.transforms import v2
 
 from dmn.nn import Add, ConvexConcave
 from dmn.posthoc import operations as of
+from dmn.posthoc.graph import target_of
 from dmn.posthoc.operations import Entry, Operation
 from dmn.posthoc.pieces import piece
 from dmn.posthoc.rules import Linear, Rule
+from dmn.posthoc.tracer import is_query
 
 
 def _none(reason: str) -> Callable[[Operation], Rule | str]:
@@ -59,17 +63,18 @@ _ROWS: tuple[tuple[Entry, str], ...] = (
     (of.SAME, "AvgPool1d AvgPool2d AvgPool3d avg_pool1d avg_pool2d avg_pool3d"),
     (of.SAME, "AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d"),
     (of.SAME, "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean sum"),
-    (of.SAME, "ZeroPad1d ZeroPad2d ZeroPad3d ReflectionPad1d ReflectionPad2d ReflectionPad3d"),
-    (of.SAME, "ReplicationPad1d ReplicationPad2d ReplicationPad3d"),
-    (of.SAME, "CircularPad1d CircularPad2d CircularPad3d"),
-    (of.SAME, "UpsamplingNearest2d UpsamplingBilinear2d"),
-    (of.SAME, "Identity Flatten flatten Unflatten unflatten view reshape view_as reshape_as"),
-    (of.SAME, "permute transpose swapaxes swapdims movedim squeeze unsqueeze expand expand_as"),
+    (of.SAME, "UpsamplingBilinear2d"),
+    (of.MOVE, "ZeroPad1d ZeroPad2d ZeroPad3d ReflectionPad1d ReflectionPad2d ReflectionPad3d"),
+    (of.MOVE, "ReplicationPad1d ReplicationPad2d ReplicationPad3d"),
+    (of.MOVE, "CircularPad1d CircularPad2d CircularPad3d"),
+    (of.MOVE, "UpsamplingNearest2d"),
+    (of.MOVE, "Identity Flatten flatten Unflatten unflatten view reshape view_as reshape_as"),
+    (of.MOVE, "permute transpose swapaxes swapdims movedim squeeze unsqueeze expand expand_as"),
     (of.join, "cat concat concatenate stack"),
-    (of.SAME, "contiguous clone"),
-    (of.SAME, "getitem narrow select repeat roll flip"),
-    (of.SAME, "ChannelShuffle channel_shuffle PixelShuffle pixel_shuffle"),
-    (of.SAME, "PixelUnshuffle pixel_unshuffle"),
+    (of.MOVE, "contiguous clone"),
+    (of.MOVE, "getitem narrow select repeat roll flip"),
+    (of.MOVE, "ChannelShuffle channel_shuffle PixelShuffle pixel_shuffle"),
+    (of.MOVE, "PixelUnshuffle pixel_unshuffle"),
     (_ATTENTION, "MultiheadAttention scaled_dot_product_attention matmul bmm einsum"),
     (_STATISTICS, "LayerNorm layer_norm GroupNorm group_norm RMSNorm rms_norm"),
     (_STATISTICS, "InstanceNorm1d InstanceNorm2d InstanceNorm3d instance_norm normalize"),
@@ -101,7 +106,8 @@ RULES: dict[Any, Entry] = {
 }
 RULES[Add] = of.SUM
 RULES[ConvexConcave] = of.BOUNDED  # slopes in [0, 1]
-RULES[piece] = of.SAME
+RULES[piece] = of.MOVE
+RULES[transforms.Normalize] = RULES[v2.Normalize] = of.NORMALIZE
 RULES[stochastic_depth] = of.unless_training
 
 
@@ -127,6 +133,21 @@ def add_rule(target: Any, rule: Rule) -> None:
 def is_known(module: nn.Module) -> bool:
     """Return whether a module's own class has a rule, so that it is kept whole."""
     return type(module) in RULES
+
+
+def find_rules(network: fx.GraphModule) -> dict[fx.Node, Rule | str]:
+    """Return the rule of every node that depends on the image, or what stands in the way of one."""
+    streams: set[fx.Node] = set()
+    rules: dict[fx.Node, Rule | str] = {}
+    for node in network.graph.nodes:
+        if node.op == "placeholder" and not node.args:
+            streams.add(node)
+        if node.op == "output" or is_query(node) or not streams.intersection(node.all_input_nodes):
+            continue
+        streams.add(node)
+        target = target_of(network, node)
+        rules[node] = find_rule(Operation(target, node.args, node.kwargs, frozenset(streams)))
+    return rules
 
 
 def find_rule(operation: Operation) -> Rule | str:

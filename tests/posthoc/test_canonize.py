@@ -447,7 +447,7 @@ class Refused(nn.Module):
 
     def forward(self, x):
         x = self.untracked[1](self.untracked[0](x)).sin()
-        x = F.batch_norm(self.norm(self.conv(x)), self.mean, self.variance)
+        x = F.batch_norm(self.norm(self.conv(x)), self.mean, self.variance, training=True)
         view = x.flatten(2)
         x.relu_()
         return self.unknown(view.mean(2)) + x.mean((2, 3))

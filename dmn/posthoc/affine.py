@@ -1,0 +1,256 @@
+"""Constant scales and shifts, however they are written: norms, Normalize, arithmetic."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision import transforms
+from torchvision.transforms import v2
+
+from dmn.posthoc.graph import target_of
+from dmn.posthoc.tracer import is_number
+
+_ScaleShift = tuple[Any, Any]
+
+
+class Affine(NamedTuple):
+    """x * scale + shift by constants, in float64.
+
+    Attributes:
+        nodes: The operations that do it, in order.
+        position: Of what goes in, among the inputs of the first.
+        scale: One number, one for each channel (C,), or of any shape that broadcasts.
+        shift: Likewise.
+        by_channel: Whether both have one number or one for each channel.
+        rank: Of x, where that is known.
+    """
+
+    nodes: tuple[fx.Node, ...]
+    position: int
+    scale: Tensor
+    shift: Tensor
+    by_channel: bool
+    rank: int | None
+
+    @property
+    def node(self) -> fx.Node:
+        """The operation that returns the result."""
+        return self.nodes[-1]
+
+    @property
+    def source(self) -> fx.Node:
+        """What goes in, as the graph is now."""
+        return self.nodes[0].all_input_nodes[self.position]
+
+    def after(self, first: Affine) -> Affine | None:
+        """Return this after another one, as one; None where that is not one for each channel."""
+        ranks = {first.rank, self.rank} - {None}
+        if not (first.by_channel and self.by_channel and len(ranks) <= 1):
+            return None
+        scale, shift = first.scale * self.scale, first.shift * self.scale + self.shift
+        rank = next(iter(ranks), None)
+        return Affine((*first.nodes, *self.nodes), first.position, scale, shift, True, rank)
+
+
+class ScaleShift(nn.Module):
+    """x * scale + shift, as a module.
+
+    Args:
+        affine: Which.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, affine: Affine) -> None:
+        super().__init__()
+        self.by_channel = affine.by_channel
+        self.register_buffer("scale", affine.scale)
+        self.register_buffer("shift", affine.shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x * scale + shift."""
+        if not self.by_channel:
+            return x * self.scale + self.shift
+        shape = (-1, *[1] * (x.dim() - 2))
+        return x * self.scale.view(shape) + self.shift.view(shape)
+
+
+def find_affine(network: fx.GraphModule) -> list[Affine]:
+    """Find what scales and shifts by constants alone, as long chains as there are.
+
+    Args:
+        network: In eval mode. A norm without running statistics is not among what is found.
+    """
+    constants = _constants(network)
+    numbers: set[fx.Node] = set()
+    found: dict[fx.Node, Affine] = {}  # by the node that returns the result
+    for node in network.graph.nodes:
+        if is_number(node, numbers):
+            numbers.add(node)
+        if node in constants or node in numbers or not node.op.startswith("call"):
+            continue
+        if (one := _read(network, node, constants)) is None:
+            continue
+        before = found.get(one.source)
+        whole = one.after(before) if before and len(one.source.users) == 1 else None
+        if before and whole:
+            del found[before.node]
+        found[node] = whole or one
+    return list(found.values())
+
+
+def _constants(network: fx.GraphModule) -> dict[fx.Node, Any]:
+    """Return the value of what depends on parameters and buffers alone."""
+    values: dict[fx.Node, Any] = {}
+    for node in network.graph.nodes:
+        inputs = node.all_input_nodes
+        if node.op == "get_attr":
+            values[node] = operator.attrgetter(str(node.target))(network)
+        elif node.op in ("call_function", "call_method") and inputs and values.keys() >= {*inputs}:
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+            if node.op == "call_method":
+                values[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            else:
+                values[node] = node.target(*args, **kwargs)
+    return values
+
+
+def _read(network: fx.GraphModule, node: fx.Node, constants: dict[fx.Node, Any]) -> Affine | None:
+    """Read one operation, if it scales and shifts by constants."""
+    target = target_of(network, node)
+    images = [place for place, one in enumerate(node.all_input_nodes) if one not in constants]
+    if len(images) != 1:
+        return None
+    source = node.all_input_nodes[images[0]]
+    for kinds, reader, rank in _MODULES:
+        if isinstance(target, kinds):
+            made = reader(target)
+            return made and Affine((node,), images[0], *made, True, rank or _rank(source))
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda one: constants.get(one, one))
+    if target in (F.batch_norm, torch.batch_norm):
+        made = _function_norm(target, args, kwargs)
+        return made and Affine((node,), images[0], *made, True, _owner(node) or _rank(source))
+    made = _arithmetic(target, args, kwargs)
+    return made and _by_channel(node, images[0], *made)
+
+
+def _norm(module: Any) -> _ScaleShift | None:
+    if module.running_mean is None:
+        return None
+    norm = deepcopy(module).to("cpu", torch.float64)
+    numbers = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    return _statistics(*numbers, eps=norm.eps)
+
+
+def _statistics(mean: Any, variance: Any, weight: Any, bias: Any, *, eps: float) -> _ScaleShift:
+    scale = (variance + eps).rsqrt() * (1 if weight is None else weight)
+    return scale, (0 if bias is None else bias) - mean * scale
+
+
+def _normalize(module: Any) -> _ScaleShift:
+    mean, std = (torch.as_tensor(each, dtype=torch.float64) for each in (module.mean, module.std))
+    return 1 / std, -mean / std
+
+
+_RANKS = {nn.BatchNorm2d: 4, nn.BatchNorm3d: 5}  # of what they take; others take several
+_MODULES: tuple[tuple[Any, Callable[[Any], _ScaleShift | None], int | None], ...] = (
+    *((norm, _norm, rank) for norm, rank in _RANKS.items()),
+    (_BatchNorm, _norm, None),
+    ((transforms.Normalize, v2.Normalize), _normalize, 4),
+)
+_ORDERS = {  # of the arguments after the first
+    F.batch_norm: ("running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
+    torch.batch_norm: ("weight", "bias", "running_mean", "running_var", "training", "", "eps"),
+}
+
+
+def _function_norm(target: Any, args: tuple[Any, ...], kwargs: Any) -> _ScaleShift | None:
+    """Read a batch norm that is a function of its statistics."""
+    given = {**dict(zip(_ORDERS[target], args[1:], strict=False)), **kwargs}
+    names = ("running_mean", "running_var", "weight", "bias")
+    numbers = {name: given.get(name) for name in names}
+    known = not any(isinstance(number, fx.Node) for number in numbers.values())
+    if given.get("training") or numbers["running_mean"] is None or not known:
+        return None
+    exact = (None if each is None else _double(each) for each in numbers.values())
+    return _statistics(*exact, eps=given.get("eps", 1e-5))
+
+
+def _spelled(name: str, form: Callable[..., _ScaleShift | None]) -> Iterator[tuple[Any, Any]]:
+    for target in (getattr(operator, name, None), getattr(torch, name, None), name):
+        if target is not None:
+            yield target, form
+
+
+# From the constant, and whether it comes first.
+_FORMS: dict[Any, Callable[[Tensor, bool], _ScaleShift | None]] = {
+    target: form
+    for names, form in (
+        ("add", lambda c, first: (1, c)),
+        ("mul multiply", lambda c, first: (c, 0)),
+        ("sub subtract", lambda c, first: (-1, c) if first else (1, -c)),
+        ("rsub", lambda c, first: (1, -c) if first else (-1, c)),
+        ("div divide truediv true_divide", lambda c, first: None if first else (1 / c, 0)),
+    )
+    for name in names.split()
+    for target, form in _spelled(name, form)
+}
+
+
+def _arithmetic(target: Any, args: tuple[Any, ...], kwargs: Any) -> _ScaleShift | None:
+    """Read a sum, difference, product or quotient of an image and a constant."""
+    operands = [*args, *(value for key, value in kwargs.items() if key in ("input", "other"))]
+    if target not in _FORMS or len(operands) != 2 or len(operands) < len(args) + len(kwargs):
+        return None
+    first = not isinstance(operands[0], fx.Node)
+    constant = operands[0 if first else 1]
+    if not isinstance(constant, (int, float, Tensor)):
+        return None
+    return _FORMS[target](_double(constant), first)
+
+
+def _double(constant: Any) -> Tensor:
+    return torch.as_tensor(constant).detach().to("cpu", torch.float64)
+
+
+def _by_channel(node: fx.Node, position: int, scale: Any, shift: Any) -> Affine:
+    """Tell one number for each channel, the second axis of x, from other shapes."""
+    scale, shift = (torch.as_tensor(each, dtype=torch.float64) for each in (scale, shift))
+    source = node.all_input_nodes[position]
+    shape, shapes = _shape(source), [each.shape for each in (scale, shift) if each.numel() > 1]
+    if not shapes:
+        return Affine((node,), position, scale.reshape(1), shift.reshape(1), True, _rank(source))
+    channels, trailing = max(shapes[0]), len(shapes[0]) - 1 - shapes[0].index(max(shapes[0]))
+    sizes = [(channels, *[1] * trailing), (1, channels, *[1] * trailing)]
+    rank = 2 + trailing
+    # (C,) may be of any last axis, and one channel may become several: only the shape of x tells
+    known = trailing > 0 if shape is None else (len(shape), shape[1]) == (rank, channels)
+    if known and all(each in sizes for each in shapes):
+        return Affine((node,), position, scale.reshape(-1), shift.reshape(-1), True, rank)
+    return Affine((node,), position, scale, shift, False, _rank(source))
+
+
+def _shape(node: fx.Node) -> torch.Size | None:
+    """Return the shape of a tensor, where an example has told it."""
+    seen = node.meta.get("tensor_meta")
+    return seen.shape if seen else None
+
+
+def _rank(node: fx.Node) -> int | None:
+    shape = _shape(node)
+    return None if shape is None else len(shape)
+
+
+def _owner(node: fx.Node) -> int | None:
+    """Return the rank that the module takes which called a function, if that is a norm itself."""
+    owners = [kind for _, kind in node.meta.get("nn_module_stack", {}).values()][-1:]
+    kinds = [kind for kind in owners if isinstance(kind, type)]
+    return next((_RANKS[norm] for norm in _RANKS for kind in kinds if issubclass(kind, norm)), None)
