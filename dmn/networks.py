@@ -91,6 +91,7 @@ class Network:
         return x * _channels(self.std, 1.0).to(x) + _channels(self.mean, 0.0).to(x)
 
 
+@torch.inference_mode(False)  # weights made inside could not be differentiated
 def load_network(name: str, weights: str | None = None) -> Network:
     """Load a trained network, ready to classify and to be explained.
 

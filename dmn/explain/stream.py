@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from dmn.errors import DmnError
 from dmn.nn import ACTIVATIONS, Pair, Pass, UnknownLayerError, seeds
 
 
@@ -28,12 +29,24 @@ def eval_mode(model: nn.Module | Pair) -> Iterator[None]:
             module.training = True
 
 
+class InferenceWeightsError(DmnError, RuntimeError):
+    """A network that was made in inference mode, of which torch keeps no gradients."""
+
+
 @contextmanager
 def explaining(model: nn.Module) -> Iterator[None]:
     """Hold a model in eval mode with gradients on, whatever holds outside, and restore it.
 
     Monotonicity, and so every map, is a property of eval mode only.
+
+    Raises:
+        InferenceWeightsError: if the model's weights were made in inference mode.
     """
+    if any(weight.is_inference() for weight in model.parameters()):
+        raise InferenceWeightsError(
+            f"{type(model).__name__} was made in inference mode, and cannot be differentiated; "
+            "build or load it outside of torch.inference_mode()"
+        )
     with eval_mode(model), torch.inference_mode(False), torch.enable_grad():
         yield
 

@@ -15,6 +15,8 @@ from torchvision import transforms
 from torchvision.transforms import v2
 
 from dmn.posthoc.graph import target_of
+from dmn.posthoc.rules import Activation
+from dmn.posthoc.table import find_rules
 from dmn.posthoc.tracer import is_number
 
 _ScaleShift = tuple[Any, Any]
@@ -78,9 +80,9 @@ class ScaleShift(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return x * scale + shift."""
         if not self.by_channel:
-            return x * self.scale + self.shift
+            return torch.addcmul(self.shift, x, self.scale)
         shape = (-1, *[1] * (x.dim() - 2))
-        return x * self.scale.view(shape) + self.shift.view(shape)
+        return torch.addcmul(self.shift.view(shape), x, self.scale.view(shape))
 
 
 def find_affine(network: fx.GraphModule) -> list[Affine]:
@@ -89,7 +91,7 @@ def find_affine(network: fx.GraphModule) -> list[Affine]:
     Args:
         network: In eval mode. A norm without running statistics is not among what is found.
     """
-    constants = _constants(network)
+    constants, ranks = _constants(network), _ranks(network)
     numbers: set[fx.Node] = set()
     found: dict[fx.Node, Affine] = {}  # by the node that returns the result
     for node in network.graph.nodes:
@@ -97,7 +99,7 @@ def find_affine(network: fx.GraphModule) -> list[Affine]:
             numbers.add(node)
         if node in constants or node in numbers or not node.op.startswith("call"):
             continue
-        if (one := _read(network, node, constants)) is None:
+        if (one := _read(network, node, constants, ranks)) is None:
             continue
         before = found.get(one.source)
         whole = one.after(before) if before and len(one.source.users) == 1 else None
@@ -123,23 +125,44 @@ def _constants(network: fx.GraphModule) -> dict[fx.Node, Any]:
     return values
 
 
-def _read(network: fx.GraphModule, node: fx.Node, constants: dict[fx.Node, Any]) -> Affine | None:
+def _ranks(network: fx.GraphModule) -> dict[fx.Node, int]:
+    """Return the rank of tensors: as an example has told it, or an operation such as Conv2d."""
+    ranks: dict[fx.Node, int] = {}
+    for node, rule in find_rules(network).items():
+        target, before = target_of(network, node), node.all_input_nodes[0]
+        name = str(getattr(target, "__name__", type(target).__name__))
+        if shape := _shape(node):
+            ranks[node] = len(shape)
+        elif name.endswith(("2d", "3d")):
+            ranks[node] = 2 + int(name[-2])
+        elif isinstance(rule, Activation) or isinstance(target, (nn.Identity, nn.Dropout)):
+            ranks.update({node: ranks[before]} if before in ranks else {})
+    return ranks
+
+
+def _read(
+    network: fx.GraphModule,
+    node: fx.Node,
+    constants: dict[fx.Node, Any],
+    ranks: dict[fx.Node, int],
+) -> Affine | None:
     """Read one operation, if it scales and shifts by constants."""
     target = target_of(network, node)
     images = [place for place, one in enumerate(node.all_input_nodes) if one not in constants]
     if len(images) != 1:
         return None
     source = node.all_input_nodes[images[0]]
+    seen = ranks.get(source) or len(_shape(source) or ()) or None
     for kinds, reader, rank in _MODULES:
         if isinstance(target, kinds):
             made = reader(target)
-            return made and Affine((node,), images[0], *made, True, rank or _rank(source))
+            return made and Affine((node,), images[0], *made, True, rank or seen)
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda one: constants.get(one, one))
-    if target in (F.batch_norm, torch.batch_norm):
-        made = _function_norm(target, args, kwargs)
-        return made and Affine((node,), images[0], *made, True, _owner(node) or _rank(source))
+    if target is F.batch_norm:
+        made = _function_norm(args, kwargs)
+        return made and Affine((node,), images[0], *made, True, _owner(node) or seen)
     made = _arithmetic(target, args, kwargs)
-    return made and _by_channel(node, images[0], *made)
+    return made and _by_channel(node, images[0], *made, seen)
 
 
 def _norm(module: Any) -> _ScaleShift | None:
@@ -166,17 +189,14 @@ _MODULES: tuple[tuple[Any, Callable[[Any], _ScaleShift | None], int | None], ...
     (_BatchNorm, _norm, None),
     ((transforms.Normalize, v2.Normalize), _normalize, 4),
 )
-_ORDERS = {  # of the arguments after the first
-    F.batch_norm: ("running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
-    torch.batch_norm: ("weight", "bias", "running_mean", "running_var", "training", "", "eps"),
-}
+_STATISTICS = ("running_mean", "running_var", "weight", "bias")  # arguments after the first
+_OPTIONS = ("training", "momentum", "eps")
 
 
-def _function_norm(target: Any, args: tuple[Any, ...], kwargs: Any) -> _ScaleShift | None:
+def _function_norm(args: tuple[Any, ...], kwargs: Any) -> _ScaleShift | None:
     """Read a batch norm that is a function of its statistics."""
-    given = {**dict(zip(_ORDERS[target], args[1:], strict=False)), **kwargs}
-    names = ("running_mean", "running_var", "weight", "bias")
-    numbers = {name: given.get(name) for name in names}
+    given = {**dict(zip((*_STATISTICS, *_OPTIONS), args[1:], strict=False)), **kwargs}
+    numbers = {name: given.get(name) for name in _STATISTICS}
     known = not any(isinstance(number, fx.Node) for number in numbers.values())
     if given.get("training") or numbers["running_mean"] is None or not known:
         return None
@@ -221,32 +241,27 @@ def _double(constant: Any) -> Tensor:
     return torch.as_tensor(constant).detach().to("cpu", torch.float64)
 
 
-def _by_channel(node: fx.Node, position: int, scale: Any, shift: Any) -> Affine:
+def _by_channel(node: fx.Node, position: int, scale: Any, shift: Any, rank: int | None) -> Affine:
     """Tell one number for each channel, the second axis of x, from other shapes."""
     scale, shift = (torch.as_tensor(each, dtype=torch.float64) for each in (scale, shift))
-    source = node.all_input_nodes[position]
-    shape, shapes = _shape(source), [each.shape for each in (scale, shift) if each.numel() > 1]
+    shapes = [each.shape for each in (scale, shift) if each.numel() > 1]
     if not shapes:
-        return Affine((node,), position, scale.reshape(1), shift.reshape(1), True, _rank(source))
+        return Affine((node,), position, scale.reshape(1), shift.reshape(1), True, rank)
     channels, trailing = max(shapes[0]), len(shapes[0]) - 1 - shapes[0].index(max(shapes[0]))
     sizes = [(channels, *[1] * trailing), (1, channels, *[1] * trailing)]
-    rank = 2 + trailing
     # (C,) may be of any last axis, and one channel may become several: only the shape of x tells
-    known = trailing > 0 if shape is None else (len(shape), shape[1]) == (rank, channels)
-    if known and all(each in sizes for each in shapes):
-        return Affine((node,), position, scale.reshape(-1), shift.reshape(-1), True, rank)
-    return Affine((node,), position, scale, shift, False, _rank(source))
+    known = trailing > 0 if rank is None else rank == 2 + trailing
+    wide = (_shape(node.all_input_nodes[position]) or (0, channels))[1] == channels
+    if known and wide and all(each in sizes for each in shapes):
+        flat = (scale.reshape(-1), shift.reshape(-1))
+        return Affine((node,), position, *flat, True, 2 + trailing)
+    return Affine((node,), position, scale, shift, False, rank)
 
 
 def _shape(node: fx.Node) -> torch.Size | None:
     """Return the shape of a tensor, where an example has told it."""
     seen = node.meta.get("tensor_meta")
     return seen.shape if seen else None
-
-
-def _rank(node: fx.Node) -> int | None:
-    shape = _shape(node)
-    return None if shape is None else len(shape)
 
 
 def _owner(node: fx.Node) -> int | None:

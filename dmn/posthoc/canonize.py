@@ -30,7 +30,7 @@ from dmn.posthoc.graph import (
     target_of,
     trace,
 )
-from dmn.posthoc.table import is_known
+from dmn.posthoc.table import find_rules, is_known
 from dmn.posthoc.tracer import is_query
 
 _Layers = dict[str, fx.Node]
@@ -138,7 +138,7 @@ def _one_module_for_each_call(network: fx.GraphModule, layers: _Layers) -> None:
         seen.add(node.target)
 
 
-_WINDOWS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+_WINDOWS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
 # Functions as modules: which, of how many tensors, and by which options after them.
 _OPERATIONS: dict[Any, tuple[type[nn.Module], int, tuple[str, ...]]] = {
     **dict.fromkeys((F.relu, torch.relu, "relu"), (nn.ReLU, 1, ("inplace",))),
@@ -148,9 +148,9 @@ _OPERATIONS: dict[Any, tuple[type[nn.Module], int, tuple[str, ...]]] = {
     F.elu: (nn.ELU, 1, ("alpha", "inplace")),
     F.leaky_relu: (nn.LeakyReLU, 1, ("negative_slope", "inplace")),
     F.softplus: (nn.Softplus, 1, ("beta", "threshold")),
-    F.max_pool1d: (nn.MaxPool1d, 1, _WINDOWS),
-    F.max_pool2d: (nn.MaxPool2d, 1, _WINDOWS),
-    F.max_pool3d: (nn.MaxPool3d, 1, _WINDOWS),
+    **dict.fromkeys((F.max_pool1d, torch.max_pool1d), (nn.MaxPool1d, 1, _WINDOWS)),
+    **dict.fromkeys((F.max_pool2d, torch.max_pool2d), (nn.MaxPool2d, 1, _WINDOWS)),
+    **dict.fromkeys((F.max_pool3d, torch.max_pool3d), (nn.MaxPool3d, 1, _WINDOWS)),
 }
 
 
@@ -207,13 +207,12 @@ _INPUT_AXIS = 2
 
 def _fold(network: fx.GraphModule, layers: _Layers) -> list[Unsupported]:
     """Fold what scales and shifts by constants; returns every norm that cannot be, and why."""
-    found = find_affine(network)
-    read = {node for one in found for node in one.nodes}
     refused = [
-        (node, "keeps no running statistics, so it depends on the batch")
-        for node in network.graph.nodes
-        if node not in read and _is_norm(target_of(network, node))
+        (node, rule)
+        for node, rule in find_rules(network).items()
+        if isinstance(rule, str) and _is_norm(target_of(network, node))
     ]
+    found = find_affine(network)
     found = [one for one in found if not _into_preceding(network, one)]
     found = [one for one in found[::-1] if not _into_following(network, one)][::-1]
     for one in found:

@@ -15,7 +15,6 @@ class NotEqualError(DmnError, RuntimeError):
     """A rewritten network that does not predict what the original does; says by how much."""
 
 
-@torch.no_grad()
 def require_equal(made: nn.Module, original: nn.Module, x: Tensor, *, exact: bool = False) -> None:
     """Compare a rewritten network with its original on images, and refuse it if it differs.
 
@@ -32,7 +31,8 @@ def require_equal(made: nn.Module, original: nn.Module, x: Tensor, *, exact: boo
     Raises:
         NotEqualError: names the network and the largest difference.
     """
-    with torch.inference_mode(False), eval_mode(original):
+    plain = torch.autocast(x.device.type, enabled=False)
+    with torch.inference_mode(False), torch.no_grad(), plain, eval_mode(original):
         x = x.detach().clone()  # outside inference mode, whatever mode it was made in
         expected = original(x)
         try:

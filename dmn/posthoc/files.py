@@ -92,6 +92,7 @@ def save_converted(
     return write_whole(path, safetensors.torch.save(weights, metadata))
 
 
+@torch.inference_mode(False)
 def load_converted(path: str | Path, model: nn.Module | None = None) -> Converted:
     """Load a converted network.
 

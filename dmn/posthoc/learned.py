@@ -42,6 +42,7 @@ class Example(NamedTuple):
 
 
 @torch.enable_grad()
+@torch.inference_mode(False)
 def learn_bounds(
     explainer: SplitExplainer,
     examples: Collection[Example],

@@ -22,14 +22,17 @@ class SplitAnew:
 
     Raises:
         UnsupportedError: when called; lists every operation without a rule.
+        NotEqualError: when first called, if the split network is not the same function.
     """
 
     def __init__(self, net: nn.Module, explainer: Callable[[Any], Explainer]) -> None:
         self._net, self._explainer = net, explainer
+        self._compared = False
 
     def __repr__(self) -> str:
         return repr(self._explainer(pair_of(self._net)))
 
     def __call__(self, x: Tensor, target: Target = None) -> Tensor:
         """Explain images (B, C, H, W); returns maps (B, 1, H, W), float32."""
-        return self._explainer(pair_of(self._net))(x, target)
+        example, self._compared = (() if self._compared else (x,)), True
+        return self._explainer(pair_of(self._net, *example))(x, target)

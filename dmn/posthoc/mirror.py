@@ -28,6 +28,7 @@ class _WrittenOut(Monotone, nn.Sequential):
     """Modules of nonnegative weights, one after the other."""
 
 
+@torch.inference_mode(False)
 def mirror(model: nn.Module) -> fx.GraphModule:
     """Write an ordinary network with nonnegative weights: from [x, -x] it makes [f(x), -f(x)].
 
@@ -59,6 +60,7 @@ def mirror(model: nn.Module) -> fx.GraphModule:
     return network.eval().requires_grad_(False)
 
 
+@torch.inference_mode(False)
 def written_out(model: DifferenceOfMonotone) -> DifferenceOfMonotone:
     """Write a difference network that has a front as one that has none, of nonnegative weights.
 

@@ -60,6 +60,7 @@ class Pretrained:
     source: str
 
 
+@torch.inference_mode(False)  # weights made inside could not be differentiated
 def load(
     name: str, weights: str | Path | None = None, *, num_classes: int | None = None
 ) -> Pretrained:

@@ -137,6 +137,7 @@ class SplitModel(nn.Module):
         named = self.network.named_parameters()
         return [parameter for name, parameter in named if name.endswith(SLACK)]
 
+    @torch.inference_mode(False)
     def loosen(self) -> None:
         """Carry s by V = |W| (1 + slack) in place of |W|, and freeze W; the slacks start at 0.
 

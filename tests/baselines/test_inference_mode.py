@@ -1,0 +1,104 @@
+"""What is made or loaded inside inference mode, as in Lightning's validation, can be explained."""
+
+import pytest
+import torch
+from rival_networks import NETWORKS, options
+from small_pairs import fronted_pair, tiny_pair
+
+import dmn
+from dmn.baselines import BASELINES
+from dmn.explain import SplitCAM, SplitGrad, SplitLRP
+from dmn.explain.stream import InferenceWeightsError
+from dmn.posthoc import (
+    SplitAnew,
+    ThroughFront,
+    canonize,
+    hookable,
+    load,
+    load_converted,
+    mirror,
+    save_converted,
+    split,
+    written_out,
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_converted(split(NETWORKS["resnet"]()), tmp_path / "split.safetensors")
+    return tmp_path
+
+
+MADE = {
+    "split": lambda folder: split(NETWORKS["resnet"]()),
+    "canonize": lambda folder: canonize(NETWORKS["resnet"]()),
+    "hookable": lambda folder: hookable(NETWORKS["resnet"]()),
+    "mirror": lambda folder: mirror(NETWORKS["vgg"]()),
+    "written_out": lambda folder: written_out(fronted_pair()),
+    "posthoc.load": lambda folder: load("squeezenet1_1", num_classes=3).model,
+    "load_converted": lambda folder: (
+        load_converted(folder / "split.safetensors", NETWORKS["resnet"]()).network
+    ),
+    "dmn.load": lambda folder: dmn.load("mnist_paired").model,
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_weights_are_made_to_be_differentiated(name, folder):
+    with torch.inference_mode():
+        made = MADE[name](folder)
+        held = [*made.parameters(), *made.buffers()]
+    assert held
+    assert not any(each.is_inference() for each in held)
+
+
+SPLIT = {"splitcam": SplitCAM, "splitgrad": SplitGrad, "splitlrp": SplitLRP}
+
+
+@pytest.mark.parametrize("method", SPLIT)
+def test_split_explainers_made_inside_give_the_same_maps(method, images):
+    model, kind = NETWORKS["resnet"](), SPLIT[method]
+    outside = kind(split(model))(images, 1)
+    with torch.inference_mode():
+        for maps in (
+            kind(split(model))(images, 1),
+            kind(split(model, images.clone()))(images.clone(), torch.ones(5, dtype=torch.long)),
+            SplitAnew(model, kind)(images.clone(), 1),
+        ):
+            assert torch.equal(maps, outside)
+
+
+def test_a_front_read_inside_gives_the_same_map():
+    net, x = fronted_pair(), torch.rand(2, 3, 16, 16, dtype=torch.float64)
+    outside = SplitCAM(ThroughFront(net), "input")(x, 1)
+    with torch.inference_mode():
+        assert torch.equal(SplitCAM(ThroughFront(net), "input")(x.clone(), 1), outside)
+
+
+@pytest.mark.parametrize("method", BASELINES)
+@pytest.mark.parametrize("network", ["resnet", "difference"])
+def test_baselines_made_inside_give_the_same_maps(method, network, images):
+    model = NETWORKS[network]()
+    outside = BASELINES[method](model, **options(method, network))(images, 1)
+    with torch.inference_mode():
+        inside = BASELINES[method](model, **options(method, network))
+        assert torch.equal(inside(images.clone(), 1), outside)
+        if network == "resnet":
+            ready = canonize(model)
+            assert BASELINES[method](ready, **options(method, "canonized"))(images, 1).any()
+
+
+@pytest.mark.parametrize("method", ["Gradient", "GradCAM", "splitcam"])
+def test_a_network_made_inside_is_refused_by_what_differentiates_it(method, images):
+    with torch.inference_mode():
+        if method == "splitcam":
+            model = tiny_pair()
+            with pytest.raises(InferenceWeightsError, match=r"outside of torch\.inference_mode"):
+                model.explain(images, 1)
+        else:
+            model = NETWORKS["resnet"]()
+            explainer = BASELINES[method](model, **options(method, "resnet"))
+            with pytest.raises(InferenceWeightsError, match="ResNet was made in inference mode"):
+                explainer(images, 1)
+        copied = split(NETWORKS["resnet"]())  # of which the weights are copied outside
+    assert copied.explain(images, 1).any()

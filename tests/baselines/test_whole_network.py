@@ -1,0 +1,344 @@
+"""Every map is that of the whole network, whatever a trace or a missing rule could lose, or none.
+
+Each part below stands in random networks of its own, with a plain form of it: the same function in
+torch's own modules. Gradients, a rescaled copy and the plain form say what the map must be.
+"""
+
+from copy import deepcopy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_pairs import randomise
+from torch import Tensor, nn
+from torchvision import transforms
+from torchvision.ops import FrozenBatchNorm2d
+from torchvision.transforms import v2
+
+from dmn.baselines import BASELINES
+from dmn.explain import SplitCAM, SplitGrad, SplitLRP
+from dmn.posthoc import (
+    NotEqualError,
+    UnsupportedError,
+    canonize,
+    hookable,
+    split,
+)
+
+CHANNELS, SIZE, TARGET = 4, 12, torch.tensor([0, 2])
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+RULES = ("LRPEpsilon", "LRPEpsilonPlus", "LRPGamma", "LRPEpsilonAlpha2Beta1", "ExcitationBackprop")
+OPTIONS = {
+    **{name: {"layer": "body.0"} for name in ("GradCAM", "GradCAM++", "LayerCAM")},
+    "IntegratedGradients": {"steps": 4},
+    "GradientSHAP": {"samples": 2},
+    "SmoothGrad": {"samples": 2},
+    "Occlusion": {"window": 0.5},
+    "FeatureAblation": {"cells": 2},
+}
+
+
+class Call(nn.Module):
+    """A function of the image, and of constants that are the module's own."""
+
+    def __init__(self, function, **constants):
+        super().__init__()
+        self.function = function
+        for name, value in constants.items():
+            self.register_buffer(name, value)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def constants(*values):
+    return [torch.tensor(value, dtype=torch.float64).view(3, 1, 1) for value in values]
+
+
+def normalizing():
+    """The plain form of Normalize: a norm whose statistics are its numbers."""
+    norm = nn.BatchNorm2d(3, eps=0.0, affine=False)
+    numbers = torch.tensor([MEAN, STD], dtype=torch.float64)
+    norm.running_mean, norm.running_var = numbers[0], numbers[1] ** 2
+    return norm
+
+
+def norm():
+    return randomise(nn.BatchNorm2d(CHANNELS, eps=0.03)).double()
+
+
+def branch(is_one):
+    m, s = constants(MEAN, STD)
+    return Call(lambda own, x: (x - own.m) / own.s if is_one(x) else x, m=m, s=s)
+
+
+def frozen(plain):
+    result = FrozenBatchNorm2d(CHANNELS, eps=plain.eps)
+    result.load_state_dict(plain.state_dict())
+    return result
+
+
+class NormWithActivation(nn.BatchNorm2d):
+    """As in timm: a norm that calls a function on its statistics, and then an activation."""
+
+    def forward(self, x):
+        return F.batch_norm(
+            x,
+            *(self.running_mean, self.running_var, self.weight, self.bias),
+            training=self.training,
+            eps=self.eps,
+        ).relu()
+
+
+def with_activation(plain):
+    result = NormWithActivation(CHANNELS, eps=plain.eps)
+    result.load_state_dict(plain.state_dict())
+    return result
+
+
+def functional_norm(plain):
+    names = ("running_mean", "running_var", "weight", "bias")
+    return Call(
+        lambda own, x: F.batch_norm(x, *(getattr(own, name) for name in names), eps=plain.eps),
+        **{name: getattr(plain, name).detach() for name in names},
+    )
+
+
+def scaling(plain):
+    """The plain norm as a product and a sum."""
+    scale = (plain.weight / (plain.running_var + plain.eps).sqrt()).detach().view(1, -1, 1, 1)
+    shift = plain.bias.detach().view(-1, 1, 1) - plain.running_mean.view(-1, 1, 1) * scale[0]
+    return Call(lambda own, x: own.shift + torch.mul(x, own.scale), scale=scale, shift=shift)
+
+
+# In front of the network: what may be lost, made anew, and its plain form.
+FRONT = {
+    "transforms.Normalize": (lambda: transforms.Normalize(MEAN, STD), normalizing),
+    "v2.Normalize": (lambda: v2.Normalize(MEAN, STD), normalizing),
+    "torch.is_tensor": (lambda: branch(torch.is_tensor), normalizing),
+    "isinstance": (lambda: branch(lambda x: isinstance(x, Tensor)), normalizing),
+    "isinstance of several": (
+        lambda: branch(lambda x: not isinstance(x, (list, int)) and isinstance(x, Tensor)),
+        normalizing,
+    ),
+    "isinstance of a union": (
+        lambda: branch(lambda x: isinstance(x, Tensor | None)),
+        normalizing,
+    ),
+}
+# In the midst of it: what may be lost, made of the plain form, and that.
+MIDST = {
+    "F.batch_norm": (functional_norm, norm),
+    "FrozenBatchNorm2d": (frozen, norm),
+    "product and sum": (scaling, norm),
+    "norm with activation": (
+        lambda n: with_activation(n[0]),
+        lambda: nn.Sequential(norm(), nn.ReLU()),
+    ),
+    "F.leaky_relu": (
+        lambda _: Call(lambda own, x: F.leaky_relu(x, 0.3)),
+        lambda: nn.LeakyReLU(0.3),
+    ),
+    "torch.tanh": (lambda _: Call(lambda own, x: torch.tanh(x)), nn.Tanh),
+    "sigmoid": (lambda _: Call(lambda own, x: x.sigmoid()), nn.Sigmoid),
+    "F.elu": (lambda _: Call(lambda own, x: F.elu(x, alpha=0.7)), lambda: nn.ELU(0.7)),
+    "F.gelu": (lambda _: Call(lambda own, x: F.gelu(x)), nn.GELU),
+    "F.max_pool2d": (
+        lambda _: Call(lambda own, x: F.max_pool2d(x, 3, 2)),
+        lambda: nn.MaxPool2d(3, 2),
+    ),
+    "F.avg_pool2d": (lambda _: Call(lambda own, x: F.avg_pool2d(x, 2)), lambda: nn.AvgPool2d(2)),
+}
+# What no rule of relevance is for.
+REFUSED = {
+    "GroupNorm": lambda: nn.GroupNorm(2, CHANNELS),
+    "InstanceNorm": lambda: nn.InstanceNorm2d(CHANNELS),
+    "LocalResponseNorm": lambda: nn.LocalResponseNorm(2),
+    "torch.batch_norm": lambda: Call(
+        lambda own, x: torch.batch_norm(x, None, None, own.m, own.v, False, 0.1, 1e-5, False),
+        m=torch.zeros(CHANNELS),
+        v=torch.ones(CHANNELS),
+    ),
+    "norm of the batch": lambda: nn.BatchNorm2d(CHANNELS, track_running_stats=False),
+    "F.batch_norm of the batch": lambda: Call(
+        lambda own, x: F.batch_norm(x, None, None, training=True)
+    ),
+    "product": lambda: Call(lambda own, x: x * x),
+    "gate": lambda: Call(lambda own, x: x * x.mean((2, 3), keepdim=True).sigmoid()),
+    "matmul": lambda: Call(lambda own, x: x @ x),
+    "softmax": lambda: nn.Softmax(1),
+    "sine": lambda: Call(lambda own, x: torch.sin(x)),
+}
+# What a trace holds otherwise than it was meant, without an error.
+LOST = {
+    "a branch on the very type": lambda: Call(lambda own, x: x * 2 if type(x) is Tensor else x),
+    "a random number": lambda: Call(lambda own, x: x + torch.rand(())),
+    "an attribute": lambda: Call(lambda own, x: x if hasattr(x, "anything") else x * 2),
+}
+
+
+class Network(nn.Module):
+    """Two convolutions, with a part in front, and one in the midst."""
+
+    def __init__(self, front, midst, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        first = nn.Conv2d(3, CHANNELS, 3, padding=seed % 2)
+        nn.init.uniform_(first.bias, 0.2, 0.8)  # or none of so few units may be active
+        self.front, self.midst = front, midst
+        self.body = nn.Sequential(first, nn.ReLU() if seed % 4 > 1 else nn.Identity())
+        second = nn.Conv2d(CHANNELS, 5, 3, padding=seed % 3 // 2)
+        nn.init.uniform_(second.bias, 0.2, 0.8)
+        self.rest = nn.Sequential(nn.ReLU(), second, nn.ReLU())
+        self.fc = nn.Linear(5, 3)
+        self.double().eval()
+
+    def forward(self, x):
+        x = self.rest(self.midst(self.body(self.front(x))))
+        return self.fc(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+
+
+def networks(name, seed):
+    """Return a network with a part that may be lost, and its plain form."""
+    torch.manual_seed(seed + 100)
+    if name in FRONT:
+        part, plain = (make() for make in FRONT[name])
+        return [Network(front, nn.Identity(), seed) for front in (part, plain)]
+    make, plain = MIDST[name]
+    plain = plain()
+    return [Network(nn.Identity(), midst, seed) for midst in (make(plain), plain)]
+
+
+def images(seed):
+    random = torch.Generator().manual_seed(seed)
+    return torch.rand(2, 3, SIZE, SIZE, generator=random, dtype=torch.float64)
+
+
+def gradient(model, x):
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(model(x).gather(1, TARGET[:, None]).sum(), x)[0]
+
+
+class _Guided(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.clamp(min=0) * (ctx.saved_tensors[0] > 0)
+
+
+def guided(model):
+    """Return a copy whose ReLU modules hand back what is positive only."""
+    copy = deepcopy(model)
+    for name, module in list(copy.named_modules()):
+        if isinstance(module, nn.ReLU):
+            copy.set_submodule(name, Call(lambda own, x: _Guided.apply(x)))
+    return copy
+
+
+def assert_close(maps, expected, rtol=1e-4):
+    scale = float(expected.abs().max())
+    assert scale > 0
+    assert torch.allclose(maps.double(), expected.double(), rtol=rtol, atol=rtol * scale / 10)
+
+
+def makers(model, seed):
+    """Return what makes each explainer, by name."""
+    made = {
+        name: lambda method=method, name=name: method(model, **OPTIONS.get(name, {}))
+        for name, method in BASELINES.items()
+    }
+    for name in RULES:
+        made[f"{name} without canonization"] = lambda name=name: BASELINES[name](
+            model, canonize=False
+        )
+    for kind in (SplitCAM, SplitGrad, SplitLRP):
+        for example in ((), (images(seed),)):
+            made[f"{kind.__name__}, {len(example)} examples"] = lambda kind=kind, example=example: (
+                kind(split(model, *example), stream="g", alpha=0.2 * (kind is not SplitLRP))
+            )
+    return made
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("name", [*FRONT, *MIDST])
+def test_every_map_is_that_of_the_plain_form(name, seed):
+    x = images(seed)
+    model, plain = networks(name, seed)
+    assert torch.allclose(model(x), plain(x), rtol=1e-12)
+    others = makers(plain, seed)
+    for method, make in makers(model, seed).items():
+        if (name, method) == ("F.gelu", "DeepLift"):
+            with pytest.raises(UnsupportedError, match="gelu"):
+                make()
+        elif "CAM" in method and "Split" not in method:
+            # of negative gradients a class activation map is zero
+            assert torch.allclose(make()(x, TARGET), others[method]()(x, TARGET), 1e-4, 1e-7)
+        else:
+            assert_close(make()(x, TARGET), others[method]()(x, TARGET))
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("name", [*FRONT, *MIDST])
+def test_maps_are_those_of_the_whole_network_by_gradients(name, seed):
+    """By what the methods must be, without the plain form's own maps."""
+    x = images(seed)
+    model, plain = networks(name, seed)
+    expected = gradient(model, x).mean(1, keepdim=True)
+    assert_close(SplitGrad(split(model), part="p")(x, TARGET), expected)
+    expected = gradient(guided(plain), x).sum(1, keepdim=True)
+    assert_close(BASELINES["GuidedBackprop"](model)(x, TARGET), expected)
+    if name != "F.gelu":
+        total = BASELINES["DeepLift"](model)(x, TARGET).double().sum((1, 2, 3))
+        rise = (model(x) - model(torch.zeros_like(x))).gather(1, TARGET[:, None])[:, 0]
+        assert torch.allclose(total, rise, rtol=1e-4)
+    smooth = ("gelu", "tanh", "sigmoid", "F.elu")
+    if not name.endswith(smooth):
+        product = (gradient(model, x) * x).sum(1, keepdim=True)
+        assert_close(BASELINES["LRPEpsilon"](model, 1e-12)(x, TARGET), product, 2e-3)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_has_no_rule_is_refused_by_all_that_need_one(name, seed):
+    model, x = Network(nn.Identity(), REFUSED[name](), seed), images(seed)
+    for method, make in makers(model, seed).items():
+        if method.startswith((*RULES, "DeepLift", "Split")):
+            with pytest.raises(UnsupportedError, match="of its operations have no rule\n  midst"):
+                make()
+        elif method == "GuidedBackprop":
+            expected = gradient(guided(model), x).sum(1, keepdim=True)
+            assert_close(make()(x, TARGET), expected)
+        else:
+            assert make()(x, TARGET).isfinite().all()
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_what_a_trace_loses_is_refused_at_the_first_images(name):
+    model, x = Network(nn.Identity(), LOST[name](), 0), images(0)
+    for method, make in makers(model, 0).items():
+        if method.startswith((*RULES, "DeepLift", "GuidedBackprop")):
+            with pytest.raises(NotEqualError, match="differs from it by"):
+                make()(x, TARGET)
+        elif method.endswith("1 examples"):
+            with pytest.raises(NotEqualError, match="differs from it by"):
+                make()
+    for rewrite in (canonize, hookable, split):
+        with pytest.raises(NotEqualError, match="the rewritten Network differs"):
+            rewrite(model, x)
+
+
+def test_a_copy_that_fails_is_refused():
+    """One channel becomes three by a mean of three, which no shape tells without images."""
+    mean = torch.rand(3, 1, 1)
+    body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = nn.Sequential(
+        Call(lambda own, x: x - own.mean, mean=mean), body, nn.Linear(4, 3)
+    ).eval()
+    x = torch.rand(2, 1, SIZE, SIZE)
+    assert torch.allclose(canonize(model, x)(x), model(x), atol=1e-6)
+    with pytest.raises(NotEqualError, match="fails"):
+        BASELINES["LRPEpsilon"](model)(x, 1)
