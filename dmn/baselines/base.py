@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field, fields
 
+import torch
 from torch import Tensor, nn
 
 from dmn.errors import DmnError
 from dmn.explain import Target, resolve_target
 from dmn.explain.stream import explaining
-from dmn.posthoc.equal import require_equal
+from dmn.nn import check_target
 
 
 class MissingPackageError(DmnError, ImportError):
@@ -36,21 +37,27 @@ def required(package: str) -> Iterator[None]:
         ) from error
 
 
-class Contrast(nn.Module):
-    """Each logit less the mean of all.
+class Logits(nn.Module):
+    """What is explained: the logits, or each less the mean of all.
 
     Args:
         model: Returns logits (B, K).
+        contrast: Subtract the mean.
+
+    Attributes:
+        asked: The classes explained, on the CPU; what the network does not have is refused.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, contrast: bool) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.contrast = model, contrast
+        self.asked = torch.empty(0, dtype=torch.long)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return contrasted logits (B, K)."""
+        """Return logits (B, K)."""
         logits: Tensor = self.model(x)
-        return logits - logits.mean(dim=1, keepdim=True)
+        check_target(logits, self.asked, self.contrast)
+        return logits - logits.mean(dim=1, keepdim=True) if self.contrast else logits
 
 
 @dataclass(eq=False, repr=False)
@@ -70,8 +77,7 @@ class Baseline:
 
     def __post_init__(self) -> None:
         self.network = self.prepare()
-        self.compared = self.network is self.model
-        self.scores = Contrast(self.network) if self.contrast else self.network
+        self.scores = Logits(self.network, self.contrast)
 
     def __repr__(self) -> str:
         options = [(each.name, getattr(self, each.name), each) for each in fields(self)]
@@ -89,6 +95,7 @@ class Baseline:
         with explaining(self.network):
             images = x.detach().clone().requires_grad_()
             chosen = resolve_target(self.network, images, target).clone()
+            self.scores.asked = chosen.cpu()
             maps = self.attribute(images, chosen).detach().sum(dim=1, keepdim=True)
         return (maps.abs() if self.absolute else maps).float()
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dmn.explain.base import Explainer
 from dmn.explain.draws import generators
-from dmn.explain.target import Target
+from dmn.explain.target import Target, class_indices
 
 
 class RandomMap:
@@ -24,7 +24,7 @@ class RandomMap:
 
     def __call__(self, x: Tensor, target: Target = None) -> Tensor:
         """Return noise in [0, 1), (B, 1, H, W); the target only says which."""
-        targets = torch.as_tensor(-1 if target is None else target).expand(len(x)).tolist()
+        targets = [-1] * len(x) if target is None else class_indices(x, target).tolist()
         noise = [
             rng.random((1, *x.shape[-2:]), dtype=np.float32)
             for image, each in zip(x, targets, strict=True)

@@ -23,6 +23,10 @@ class UnknownLayerError(DmnError, KeyError):
     """A layer that the pair does not have, or that holds no image; names those that it has."""
 
 
+class TargetError(DmnError, ValueError):
+    """A class that the network does not have, or one that must not be alone; says what there is."""
+
+
 class Pass(NamedTuple):
     """How sensitivities are carried back; maps that agree on it share one pass.
 
@@ -150,6 +154,25 @@ def check_layers(asked: Iterable[str], known: Container[str], shown: Iterable[st
             raise UnknownLayerError(f"no layer {layer!r}; there are {', '.join(shown)}")
 
 
+def check_target(logits: Tensor, target: Tensor, contrast: bool = False) -> None:
+    """Refuse classes that a network does not have.
+
+    Args:
+        logits: (B, K), of which only the shape counts.
+        target: Class indices, any number of them.
+        contrast: Whether other classes are needed too.
+
+    Raises:
+        TargetError: names the index and the range, or says that there is no other class.
+    """
+    classes = logits.shape[1]
+    if contrast and classes == 1:
+        raise TargetError("contrast needs two classes, and the network has one logit: leave it out")
+    if len(wrong := target[(target < 0) | (target >= classes)]):
+        there_are = f"there are 0 to {classes - 1}" if classes > 1 else "its one logit is class 0"
+        raise TargetError(f"the network has no class {int(wrong[0])}; {there_are}")
+
+
 def seeds(logits: Tensor, target: Tensor, seed: Seed) -> Tensor:
     """Return where a pass starts: the weight of each logit, (B, K).
 
@@ -157,7 +180,11 @@ def seeds(logits: Tensor, target: Tensor, seed: Seed) -> Tensor:
         logits: (B, K), of which only shape, type and device count.
         target: Class indices (B,).
         seed: One logit, that less the mean, or the mean.
+
+    Raises:
+        TargetError: for an index out of range, and for a mean of one logit.
     """
+    check_target(logits, target, contrast=seed != "class")
     chosen = torch.zeros_like(logits).scatter_(1, target[:, None], 1.0)
     return {
         "class": chosen,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dmn.errors import DmnError
 from dmn.explain.stream import eval_mode
 from dmn.models import DifferenceOfMonotone
-from dmn.nn import Stream, UnknownLayerError, check_layers
+from dmn.nn import Stream, UnknownLayerError, check_layers, seeds
 from dmn.posthoc.learned import OBJECTIVES
 from dmn.train.terms import Term
 
@@ -111,7 +111,7 @@ def _evidence(side: nn.Module, x: Tensor, y: Tensor, path: str) -> Tensor:
         raise UnknownLayerError(
             f"layer {path.removeprefix('net.')!r} holds no image, {tuple(values.shape)}"
         )
-    chosen = logits.gather(1, y[:, None]).sum()
+    chosen = (logits * seeds(logits, y, "class")).sum()
     (sensitivities,) = torch.autograd.grad(chosen, values, create_graph=True)
     return (values * sensitivities).sum(dim=1, keepdim=True)
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from dmn.baselines import BASELINES, MissingPackageError
 from dmn.explain import Explainer
+from dmn.nn import TargetError
 
 EVERY = pytest.mark.parametrize("method", BASELINES)
 
@@ -96,6 +97,38 @@ def test_absolute_and_contrast(method, images):
         model[2].weight += torch.randn(144, dtype=torch.float64)
     rival = BASELINES[method](model, **chosen, contrast=True)
     assert torch.allclose(rival(images, 1), before, rtol=1e-4, atol=1e-5 * before.abs().max())
+
+
+@pytest.mark.torture("{method} is asked for no class of the network", "refused; nothing is left")
+@EVERY
+def test_what_is_no_class_is_refused_and_leaves_no_trace(method, images, happened):
+    model = NETWORKS["vgg"]()
+    explainer = BASELINES[method](model, **options(method, "vgg"))
+    wanted, before = explainer(images, [1, 2, 0, 1, 2]), state(model)
+    classes = model(images).shape[1]
+    wrong = {
+        classes: f"no class {classes}; there are 0 to {classes - 1}",
+        -1: "target -1 is negative",
+        1.0: r"target is 1\.0; give the index",
+        (0, 1): r"shape \(2,\), of 5 images",
+    }
+    for target, told in wrong.items():
+        with pytest.raises(TargetError, match=told) as caught:
+            explainer(images, target)
+        happened(str(caught.value))
+    assert_same(before, state(model))
+    assert torch.equal(explainer(images, torch.tensor([1, 2, 0, 1, 2])), wanted)
+
+
+@EVERY
+def test_one_logit_is_explained_and_has_none_to_be_contrasted_with(method, images):
+    chosen = {"layer": "0"} if "CAM" in method else options(method, "vgg")
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 1)).double()
+    maps = BASELINES[method](model, **chosen)(images)
+    assert maps.abs().max() > 0
+    assert torch.equal(maps, BASELINES[method](model, **chosen)(images, 0))
+    with pytest.raises(TargetError, match="contrast needs two classes, and the network has one"):
+        BASELINES[method](model, **chosen, contrast=True)(images)
 
 
 @EVERY
