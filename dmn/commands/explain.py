@@ -19,6 +19,7 @@ from dmn.explain import Explainer, UnknownMethodError
 from dmn.explain.layers import last_stage
 from dmn.explain.render import overlay, panel, png
 from dmn.explain.split import SPLIT_METHODS
+from dmn.explain.target import probabilities
 from dmn.networks import Network, load_network
 from dmn.nn import Stream
 from dmn.options import require
@@ -172,8 +173,8 @@ def _class(network: Network, target: str) -> int:
 @torch.no_grad()
 def _classify(network: Network, x: Tensor, top: int) -> tuple[list[int], list[str]]:
     """Return the most probable classes of an image, and what is to be said of them."""
-    probabilities = network.model(x).softmax(dim=1)[0]
-    shares, indices = (each.tolist() for each in probabilities.topk(min(top, len(probabilities))))
+    chances = probabilities(network.model(x))[0]
+    shares, indices = (each.tolist() for each in chances.topk(min(top, len(chances))))
     names = [network.classes[index] for index in indices]
     return indices, [f"{name} {_percent(p)}" for name, p in zip(names, shares, strict=True)]
 

@@ -15,12 +15,20 @@ from torch import Tensor, nn
 
 from dmn.errors import DmnError
 from dmn.explain import Explainer
+from dmn.nn import check_target
 
 Array = NDArray[Any]
 
 
 class MapShapeError(DmnError, ValueError):
-    """Maps that do not fit the images; names both shapes."""
+    """Maps or masks that do not fit the images, or images that are none; names both shapes."""
+
+
+def as_array(tensor: Tensor) -> Array:
+    """Copy a tensor to numpy, which has no bfloat16, and whose sums overflow in half precision."""
+    narrow = tensor.is_floating_point() and tensor.dtype.itemsize < 4
+    array: Array = (tensor.float() if narrow else tensor).detach().cpu().numpy()
+    return array
 
 
 @dataclass
@@ -99,7 +107,17 @@ class Batch:
     @cached_property
     def classes(self) -> int:
         """Number of classes."""
-        return int(self.model(self.x[:1]).shape[-1])
+        return self.logits(self.x[:1]).shape[1]
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Ask the model about images, (B, K).
+
+        Raises:
+            TargetError: if a class explained is none of the model's.
+        """
+        logits: Tensor = self.model(x)
+        check_target(logits, self.y)
+        return logits
 
     def take(self, rows: Array) -> Batch:
         """Return the images of these indices only."""
@@ -110,7 +128,7 @@ class Batch:
         )
 
     def explain(self, x: Tensor, y: Tensor) -> Tensor:
-        """Explain other images, or other classes, (B, 1, H, W).
+        """Explain other images, or other classes, (B, 1, H, W), float32.
 
         Raises:
             MapShapeError: names the shape of the maps and the one they should have.
@@ -118,4 +136,4 @@ class Batch:
         maps = self.explainer(x, y)
         if maps.shape != (wanted := (len(x), 1, *x.shape[-2:])):
             raise MapShapeError(f"maps of shape {tuple(maps.shape)}; {wanted} would do")
-        return maps.detach()
+        return maps.detach().float()

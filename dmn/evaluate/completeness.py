@@ -16,7 +16,7 @@ def completeness_gap(batch: Batch) -> Scores:
     """
     own = batch.y.unsqueeze(1)
     logit, logit_of_zero = (
-        batch.model(x).gather(1, own).squeeze(1).double()
+        batch.logits(x).gather(1, own).squeeze(1).double()
         for x in (batch.x, torch.zeros_like(batch.x))
     )
     change = logit - logit_of_zero

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dmn.errors import DmnError
 from dmn.evaluate.batch import Array, Batch, Scores
+from dmn.explain.target import probabilities
 
 SIDE = 2
 TILES = SIDE * SIDE
@@ -36,11 +37,10 @@ def arrange(batch: Batch, scores: Scores) -> Array:
     Returns:
         Indices (M, TILES).
     """
-    chosen = [batch.model(x).double().softmax(dim=1) for x in torch.split(batch.x, TILES**2)]
-    probabilities = torch.cat(chosen).cpu()
+    logits = torch.cat([batch.logits(x).double() for x in torch.split(batch.x, TILES**2)]).cpu()
     y = batch.y.cpu()
-    sure = probabilities.gather(1, y.unsqueeze(1)).squeeze(1)
-    correct = probabilities.argmax(dim=1) == y
+    sure = probabilities(logits).gather(1, y.unsqueeze(1)).squeeze(1)
+    correct = logits.argmax(dim=1) == y
     scores.note(np.flatnonzero(~correct), "not classified as this class")
     left: dict[int, list[int]] = defaultdict(list)
     for row in sure.argsort(stable=True).tolist():

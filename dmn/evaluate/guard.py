@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dmn.evaluate.batch import Array, Batch
+from dmn.evaluate.batch import Array, Batch, as_array
 from dmn.explain.draws import generators
+from dmn.explain.target import probabilities
 
 
 def ask(
@@ -41,7 +42,7 @@ def ask(
         if normalise:
             maps = maps / maps.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
         ramp = torch.linspace(0, 1, maps[0].numel(), device=maps.device)
-        return torch.cat([maps, ramp.view_as(maps[:1])]).cpu().numpy()
+        return as_array(torch.cat([maps, ramp.view_as(maps[:1])]))
 
     def explain(model: Any, inputs: Array, targets: Array, **_: Any) -> Array:
         images = torch.from_numpy(np.ascontiguousarray(inputs[:-1])).to(batch.x)
@@ -49,7 +50,7 @@ def ask(
         return prepare(batch.explain(images, asked))
 
     result = metric(
-        model=_Witnessed(batch.model, batch.x.dtype, softmax).eval(),
+        model=_Witnessed(batch, softmax).eval(),
         x_batch=_witnessed(batch.x),
         y_batch=_witnessed(batch.y),
         a_batch=prepare(batch.maps),
@@ -69,16 +70,14 @@ class _Witnessed(nn.Module):
     Quantus takes any softmax module that was registered last (of attention, say) for the output's.
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype, softmax: bool) -> None:
+    def __init__(self, batch: Batch, softmax: bool) -> None:
         super().__init__()
-        self._models = [model]  # in a list, lest its modules become this one's
-        self._dtype = dtype
-        self._softmax = softmax
+        self._batch, self._softmax = batch, softmax
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = self._models[0](x[:-1].to(self._dtype))
-        outputs = logits.softmax(dim=-1) if self._softmax else logits
-        return torch.cat([outputs, outputs[:1]])
+        logits = self._batch.logits(x[:-1].to(self._batch.x.dtype))
+        outputs = probabilities(logits) if self._softmax else logits
+        return torch.cat([outputs, outputs[:1]]).float()
 
 
 def noise(seed: int) -> Callable[..., Array]:
@@ -120,4 +119,4 @@ def other_classes(batch: Batch) -> Tensor:
 
 def _witnessed(values: Tensor) -> Array:
     """Repeat the first row at the end."""
-    return torch.cat([values, values[:1]]).cpu().numpy()
+    return as_array(torch.cat([values, values[:1]]))

@@ -9,16 +9,17 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from dmn.evaluate.batch import Array
 from dmn.evaluate.metrics import metric_specs
 from dmn.evaluate.score import score
-from dmn.explain import Explainer
+from dmn.explain import Explainer, Target
 
 
 class ExplanationMeter(Metric):
     """Mean scores of an explainer's maps over many batches and processes.
 
     Args:
-        metrics: Keys of `METRICS`.
+        metrics: Keys of `METRICS`, or one of them.
         seed: Of the metrics' own draws, at least 0.
         **options: Of `score`: `batch_size`, `seconds` (of each metric and update).
 
@@ -31,7 +32,7 @@ class ExplanationMeter(Metric):
     count: Tensor
     dropped: Tensor
 
-    def __init__(self, metrics: Iterable[str], seed: int = 0, **options: Any) -> None:
+    def __init__(self, metrics: str | Iterable[str], seed: int = 0, **options: Any) -> None:
         super().__init__()
         self.metrics = list(metric_specs(metrics))
         self.seed = seed
@@ -45,8 +46,8 @@ class ExplanationMeter(Metric):
         model: nn.Module,
         explainer: Explainer,
         x: Tensor,
-        y: Tensor,
-        masks: Tensor | None = None,
+        y: Target,
+        masks: Tensor | Array | None = None,
     ) -> None:
         """Score a batch; arguments as of `score`, which says what is dropped and why."""
         results = score(self.metrics, model, explainer, x, y, masks, self.seed, **self.options)

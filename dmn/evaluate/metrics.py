@@ -14,10 +14,12 @@ from typing import Any, Literal
 import numpy as np
 
 from dmn.errors import DmnError
-from dmn.evaluate.batch import Array, Batch, Scores
+from dmn.evaluate.batch import Array, Batch, Scores, as_array
 from dmn.evaluate.completeness import completeness_gap
 from dmn.evaluate.grid import TILES, arrange, grid_pointing_game
 from dmn.evaluate.guard import ask, noise, other_classes, subsets
+from dmn.explain.target import probabilities
+from dmn.nn import TargetError
 
 Category = Literal[
     "faithfulness", "robustness", "localisation", "complexity", "randomisation", "axiomatic"
@@ -70,7 +72,7 @@ class QuantusMetric:
     Attributes:
         name: Of its class.
         options: Makes its arguments from what is asked.
-        softmax: Whether it sees probabilities, rather than logits.
+        softmax: Whether it sees probabilities (the sigmoid of a single logit) rather than logits.
         normalise: Whether maps are divided by their largest absolute value first, one by one.
         curve: Whether it returns the class's probability after each step, whose area is the score.
         classes: Those to explain in place of what it draws by the place in the batch.
@@ -101,8 +103,8 @@ class QuantusMetric:
             _forget_models()
         if not self.curve:
             return Scores(said)
-        start = batch.model(batch.x).softmax(dim=-1).gather(1, batch.y.unsqueeze(1))
-        return Scores(area_under_curve(said), curves=np.hstack([start.cpu().numpy(), said]))
+        start = probabilities(batch.logits(batch.x)).gather(1, batch.y.unsqueeze(1))
+        return Scores(area_under_curve(said), curves=np.hstack([as_array(start), said]))
 
 
 def area_under_curve(curves: Array) -> Array:
@@ -125,16 +127,16 @@ def features_in_step(shape: Iterable[int]) -> int:
     )
 
 
-def metric_specs(names: Iterable[str]) -> dict[str, MetricSpec]:
+def metric_specs(names: str | Iterable[str]) -> dict[str, MetricSpec]:
     """Look metrics up in the table.
 
     Args:
-        names: Keys of `METRICS`.
+        names: Keys of `METRICS`, or one of them.
 
     Raises:
         UnknownMetricError: names the metrics that there are.
     """
-    chosen = list(names)
+    chosen = [names] if isinstance(names, str) else list(names)
     if unknown := [name for name in chosen if name not in METRICS]:
         raise UnknownMetricError(f"no metric {', '.join(unknown)}; there are {', '.join(METRICS)}")
     return {name: METRICS[name] for name in chosen}
@@ -176,6 +178,8 @@ def _noise(batch: Batch) -> Options:
 
 
 def _classes(batch: Batch) -> Options:
+    if batch.classes == 1:
+        raise TargetError("this score needs two classes, and the network has one logit")
     return {"num_classes": batch.classes}
 
 

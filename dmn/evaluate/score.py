@@ -13,19 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dmn.evaluate.batch import Array, Batch, Scores
+from dmn.evaluate.batch import Array, Batch, MapShapeError, Scores
 from dmn.evaluate.metrics import MetricSpec, metric_specs
 from dmn.explain import Explainer
 from dmn.explain.stream import eval_mode
+from dmn.explain.target import Target, class_indices
 
 
 def score(
-    metrics: Iterable[str],
+    metrics: str | Iterable[str],
     model: nn.Module,
     explainer: Explainer,
     x: Tensor,
-    y: Tensor,
-    masks: Tensor | None = None,
+    y: Target,
+    masks: Tensor | Array | None = None,
     seed: int = 0,
     *,
     batch_size: int = 64,
@@ -37,12 +38,14 @@ def score(
     grid pointing game, which lays several out together.
 
     Args:
-        metrics: Keys of `METRICS`.
-        model: The classifier (B, C, H, W) → logits (B, K); held in eval mode meanwhile.
+        metrics: Keys of `METRICS`, or one of them.
+        model: The classifier (B, C, H, W) → logits (B, K); held in eval mode meanwhile. A single
+            logit has the sigmoid for its probability, and class 0.
         explainer: Called once for the maps, and again by metrics that perturb images or classes.
         x: Images (N, C, H, W).
-        y: The classes explained, (N,).
-        masks: Where the evidence ought to be, 0 or 1, (N, 1, H, W); for localisation.
+        y: The classes explained, (N,), as of an explainer: a tensor, array or list.
+        masks: Where the evidence ought to be, 0 or 1, (N, 1, H, W); for localisation. A tensor or
+            an array.
         seed: Of the metrics' own draws, at least 0; the global random state is left as it was.
         batch_size: Images at once, at most; bounds the memory.
         seconds: Each metric's time; when it is spent, the images left have no score. None is no
@@ -53,16 +56,24 @@ def score(
 
     Raises:
         UnknownMetricError: names the metrics that there are.
+        TargetError: for another number of classes than of images, or what is no class index.
+        MapShapeError: for masks of another shape than the images, or images that are no tensor.
     """
     specs = metric_specs(metrics)
+    if not isinstance(x, Tensor):
+        raise MapShapeError(f"images are of type {type(x).__name__}; give a tensor (N, C, H, W)")
     unknown = torch.full((len(x), 1, *x.shape[-2:]), math.nan, device=x.device)
-    masks = None if masks is None else masks.to(x.device, torch.float32)
-    batch = Batch(model, explainer, x, y.to(x.device), masks, unknown, seed)
+    if masks is not None:
+        masks = torch.as_tensor(masks, dtype=torch.float32, device=x.device)
+        if masks.shape != unknown.shape:
+            shapes = f"{tuple(masks.shape)}, of images {tuple(x.shape)}"
+            raise MapShapeError(f"masks of shape {shapes}; {tuple(unknown.shape)} would do")
+    batch = Batch(model, explainer, x, class_indices(x, y), masks, unknown, seed)
     explained = Scores(np.full(len(x), np.nan))
 
     def explain(rows: Array) -> None:
         part = batch.take(rows)
-        batch.maps[torch.from_numpy(rows)] = batch.explain(part.x, part.y).float()
+        batch.maps[torch.from_numpy(rows)] = batch.explain(part.x, part.y)
 
     with eval_mode(model), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one for each pixel flip that changes nothing

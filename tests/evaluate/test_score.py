@@ -9,8 +9,10 @@ import torch
 from known_maps import ALONE, SIZE, Column, InkIn
 
 from dmn.evaluate import METRICS, Scores, score
+from dmn.evaluate.batch import MapShapeError
 from dmn.evaluate.metrics import features_in_step
 from dmn.explain import RandomMap
+from dmn.nn import TargetError
 
 
 class Fixed(Column):
@@ -262,6 +264,154 @@ def test_a_budget_of_time_leaves_the_rest_unscored(digits, monkeypatch):
 def test_unknown_metrics_are_refused(digits):
     with pytest.raises(KeyError, match="NoSuchMetric"):
         scored(Column(), digits, ["NoSuchMetric"])
+
+
+def test_one_metric_may_be_named_by_itself(digits):
+    assert list(scored(Column(), digits, "Sparseness")) == ["Sparseness"]
+    with pytest.raises(KeyError, match="no metric Sparse; there are"):
+        scored(Column(), digits, "Sparse")
+
+
+def test_lists_and_arrays_are_taken_as_tensors_are(digits):
+    x, y, masks = digits
+    wanted = scored(Column(), digits)
+    for others in ((y.tolist(), masks.numpy()), (y.numpy(), masks.bool()), (y.int(), masks.int())):
+        given = scored(Column(), (x, *others))
+        for name in ALONE:
+            assert np.array_equal(given[name].values, wanted[name].values)
+
+
+@pytest.mark.torture("scores are asked for with {what}", "refused by name, before anything is done")
+@pytest.mark.parametrize(
+    "what",
+    [
+        "images in an array",
+        "a class too few",
+        "float classes",
+        "a mask too few",
+        "masks without channel",
+        "masks of another size",
+    ],
+)
+def test_what_does_not_fit_the_images_is_refused(what, digits, happened):
+    x, y, masks = digits
+    wrong, told, error = {
+        "images in an array": ((x.numpy(), y), "images are of type ndarray; give a", MapShapeError),
+        "a class too few": ((x, y[:5]), r"shape \(5,\), of 6 images", TargetError),
+        "float classes": ((x, y.float()), r"target is of torch\.float32", TargetError),
+        "a mask too few": ((x, y, masks[:5]), r"\(6, 1, 8, 8\) would do", MapShapeError),
+        "masks without channel": (
+            (x, y, masks[:, 0]),
+            r"masks of shape \(6, 8, 8\)",
+            MapShapeError,
+        ),
+        "masks of another size": ((x, y, masks[..., 1:]), r"\(6, 1, 8, 7\)", MapShapeError),
+    }[what]
+    with pytest.raises(error, match=told) as caught:
+        score(ALONE, InkIn(), lambda *_: pytest.fail("explained all the same"), *wrong)
+    happened(str(caught.value))
+
+
+def test_a_class_that_the_model_does_not_have_is_the_reason_for_no_score(digits):
+    x, y, masks = digits
+    classes = InkIn()(x).shape[1]
+    y[2] = classes
+    asking = ["PixelFlipping", "Selectivity", "FaithfulnessCorrelation", "Completeness"]
+    told = f"TargetError: the network has no class {classes}; there are 0 to {classes - 1}"
+    for result in scored(RandomMap(), (x, y, masks), asking).values():
+        assert result.remarks == {told: 1}
+        assert np.isfinite(np.delete(result.values, 2)).all()
+    game = scored(RandomMap(), (x, y, masks), ["GridPointingGame"])["GridPointingGame"]
+    assert game.remarks == {told: 6}  # images of a mosaic are chosen together
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_every_metric_scores_in_half_precision(digits, dtype):
+    x, y, masks = digits
+    model = InkIn().to(dtype).eval()
+
+    class Narrow(Column):
+        def __call__(self, x, target=None):
+            return super().__call__(x, target).to(dtype)
+
+    full = scored(Column(), digits, METRICS)
+    for explainer in (Narrow(), RandomMap()):
+        results = score(METRICS, model, explainer, x.to(dtype), y, masks)
+        for name, result in results.items():
+            assert result.n == full[name].n, (name, result.remarks)
+            assert result.values.dtype == np.float64
+    narrow = score(["PixelFlipping", "Sparseness"], model, Narrow(), x.to(dtype), y, masks)
+    for name, result in narrow.items():
+        assert np.allclose(result.values, full[name].values, atol=0.02), name
+
+
+class OneLogit(torch.nn.Module):
+    def __init__(self, factor=1.0):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return self.factor * (x[..., 0].sum(dim=(1, 2)) - 2)[:, None]
+
+
+def test_one_logit_is_scored_by_its_sigmoid_as_two_logits_by_their_softmax(digits):
+    class TwoLogits(OneLogit):
+        def forward(self, x):
+            logit = super().forward(x)
+            return torch.cat([logit, torch.zeros_like(logit)], dim=1)
+
+    x, _, masks = digits
+    asking = ["PixelFlipping", "Selectivity", "FaithfulnessCorrelation", "Completeness"]
+    zeros = torch.zeros(6, dtype=torch.long)
+    explainer = Fixed(torch.rand(6, 1, SIZE, SIZE))
+    one, two = (
+        score(asking, model, explainer, x, zeros, masks) for model in (OneLogit(), TwoLogits())
+    )
+    for name in asking:
+        assert np.allclose(one[name].values, two[name].values), name
+        assert one[name].n == 6
+        assert np.ptp(one[name].values) > 0
+    assert np.allclose(one["PixelFlipping"].curves, two["PixelFlipping"].curves)
+
+
+def test_one_logit_has_no_other_class_to_compare_with(digits):
+    x, _, masks = digits
+    asking = ["RandomLogit", "GridPointingGame"]
+    logit, game = score(asking, OneLogit(), Column(), x, [0] * 6, masks).values()
+    assert logit.remarks == {
+        "TargetError: this score needs two classes, and the network has one logit": 6
+    }
+    assert game.remarks == {"left over by mosaics of 4 classes": 6}
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("beside", [0.0, -1.0, 1.0])
+def test_a_map_is_scored_only_if_all_of_it_is_finite_and_some_of_it_positive(value, beside, digits):
+    """One pixel of a value, among others: zeros and negatives together, infinity beside numbers."""
+    maps = Column()(*digits[:2])
+    maps[1] = beside
+    maps[1, 0, 0, 0] = value
+    result = scored(Fixed(maps), digits, ["Sparseness"])["Sparseness"]
+    reason = (
+        "map is not finite"
+        if not math.isfinite(value)
+        else "map is constant"
+        if value == beside
+        else "map is nowhere positive"
+        if beside <= 0
+        else ""
+    )
+    assert result.reasons[1] == reason
+    assert result.n == 6 - bool(reason)
+
+
+def test_masks_are_of_0_and_1_and_not_empty(digits):
+    x, y, masks = digits
+    masks[0, 0, 0, 0], masks[1, 0, 0, 0], masks[2, 0, 0, 0] = 0.5, math.nan, -1
+    masks[3] = 0
+    masks[4] = 1
+    result = scored(Column(), (x, y, masks), ["PointingGame"])["PointingGame"]
+    assert result.reasons == [*["mask is not of 0 and 1"] * 3, "mask is empty", "", ""]
 
 
 def test_scores_average_what_there_is():
