@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -32,7 +33,7 @@ class CAM(Baseline):
 
     Raises:
         UnknownLayerError: names modules that there are; when called, for a layer that does not run
-            or holds no image.
+            or holds no image (B, C, h, w).
         MissingPackageError: without torchcam.
     """
 
@@ -50,7 +51,8 @@ class CAM(Baseline):
         """Return class activation maps (B, 1, H, W); see `Baseline.attribute`."""
         with self.extract(self.model, self.layer) as cam:
             # after torchcam's own hooks, so that nothing overwrites what these have kept
-            with self.model.get_submodule(self.layer).register_forward_hook(self._copy):
+            copy = partial(self._copy, x.shape[-2:])
+            with self.model.get_submodule(self.layer).register_forward_hook(copy):
                 logits = self.scores(x)
             if cam.hook_a[0] is None:
                 raise UnknownLayerError(f"layer {self.layer!r} does not run; name one that does")
@@ -62,10 +64,28 @@ class CAM(Baseline):
         """Return maps (B, h, w): torchcam's, or of activations and gradients (B, C, h, w)."""
         return maps
 
-    def _copy(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def _copy(
+        self, size: torch.Size, module: nn.Module, args: tuple[Tensor, ...], output: Tensor
+    ) -> Tensor:
         if output.dim() != 4:
             raise UnknownLayerError(f"layer {self.layer!r} holds no image, {tuple(output.shape)}")
+        if _channels_last(output.shape, size):
+            raise UnknownLayerError(
+                f"layer {self.layer!r} holds an image with its channels last, "
+                f"{tuple(output.shape)}; name one that has them first"
+            )
         return output.clone()
+
+
+def _channels_last(shape: torch.Size, size: torch.Size) -> bool:
+    """Return whether only the first two sides of (B, a, b, c) are in proportion to the image's."""
+    height, width = size
+
+    def proportional(rows: int, columns: int) -> bool:
+        return abs(rows * width - columns * height) < max(height, width)  # by less than a pixel
+
+    _, a, b, c = shape
+    return proportional(a, b) and not proportional(b, c)
 
 
 class GradCAM(CAM):

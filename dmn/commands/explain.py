@@ -21,7 +21,7 @@ from dmn.explain.render import overlay, panel, png
 from dmn.explain.split import SPLIT_METHODS
 from dmn.explain.target import probabilities
 from dmn.networks import Network, load_network
-from dmn.nn import Stream
+from dmn.nn import Stream, UnknownLayerError
 from dmn.options import require
 from dmn.pictures import read_picture
 from dmn.posthoc import ThroughFront, pair_of
@@ -118,6 +118,7 @@ def explain(
         UnreadableImageError: names the file.
         UnknownMethodError: names the methods that there are.
         UnknownTargetError: names classes that are close.
+        UnknownLayerError: if a class activation map has no layer to be read at.
         OptionError: names the option that cannot be as it is, and says what can.
     """
     require("--top", top, 1)
@@ -203,6 +204,11 @@ def _explainers(
         options: dict[str, Any] = {"contrast": contrast}
         if name not in SPLIT_METHODS:
             if "layer" in inspect.signature(BASELINES[name]).parameters:
+                if stage == "input":
+                    raise UnknownLayerError(
+                        f"{name} reads a layer of the network that holds an image, and the last "
+                        "one holds none: name another by --layer, or other methods by --method"
+                    )
                 options["layer"] = f"g.net.{stage}" if own else stage
             made[name] = BASELINES[name](model, **options)
             continue

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from dmn.explain.stream import eval_mode
 
@@ -17,11 +18,13 @@ Seen = list[tuple[str, nn.Module, torch.Size]]
 def last_stage(model: nn.Module, x: Tensor) -> str:
     """Name the layer that class activation maps are usually read at.
 
-    It is the last one whose output is still as large as that of the convolution that runs last:
-    "layer4" of a ResNet-18, "features.29" of a VGG16.
+    It is the last layer with weights whose output still tells places apart, together with all that
+    follows and keeps the places: "layer4" of a ResNet-18, "features.29" of a VGG16, "permute" of a
+    Swin.
 
     Args:
-        model: Any network; of one without convolutions it is "input".
+        model: Any network. It is "input" of one where places are told apart by tokens to the end,
+            as in a ViT, or nowhere.
         x: Images (B, C, H, W); one will do.
     """
     seen: Seen = []
@@ -29,15 +32,25 @@ def last_stage(model: nn.Module, x: Tensor) -> str:
         for name, module in model.named_modules():
             hooks.enter_context(module.register_forward_hook(partial(_note, seen, name)))
         model(x)
-    convolutions = [i for i, (_, module, _) in enumerate(seen) if isinstance(module, nn.Conv2d)]
-    if not convolutions:
+    spatial = [i for i, (_, it, size) in enumerate(seen) if _has_weights(it) and _has_places(size)]
+    if not spatial or len(seen[spatial[-1]][2]) != 4:
         return "input"
-    layer, _, size = seen[convolutions[-1]]
-    for name, module, other in seen[convolutions[-1] :]:
-        if other[2:] != size[2:] or isinstance(module, nn.AdaptiveAvgPool2d) or not name:
+    layer, _, size = seen[spatial[-1]]
+    for name, _, other in seen[spatial[-1] :]:
+        moved = other.numel() == size.numel()  # such as channels, to come first
+        if not name or len(other) != 4 or not (moved or other[2:] == size[2:]):
             break
-        layer = name
+        layer, size = name, other
     return layer
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters(recurse=False)) or is_parametrized(module)
+
+
+def _has_places(shape: torch.Size) -> bool:
+    """Return whether there are both channels and places, in whatever order."""
+    return sum(length > 1 for length in shape[1:]) > 1
 
 
 def _note(seen: Seen, name: str, module: nn.Module, args: Any, output: Any) -> None:

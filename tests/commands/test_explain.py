@@ -13,8 +13,9 @@ from PIL import Image
 from dmn.cli import main
 from dmn.commands.explain import CELL, METHODS, explain
 from dmn.explain.render import GAP, LABEL
-from dmn.models import DifferenceOfMonotone, MonotoneConvNet, PlainCNN, Trunk
-from dmn.networks import Network, save_network
+from dmn.models import DifferenceOfMonotone, MonotoneConvNet, MonotoneMLP, PlainCNN, Trunk
+from dmn.networks import Network, load_network, save_network
+from dmn.pictures import read_picture
 
 SIDE = {"in_channels": 2, "widths": [4, 6], "units": 1, "grid": 2, "num_classes": 3}
 NETS = {
@@ -25,6 +26,16 @@ NETS = {
         },
     },
     "cnn": {"class_path": "dmn.models.PlainCNN", "init_args": {"in_channels": 3, "widths": [4, 6]}},
+}
+ONE = {"in_channels": 3, "widths": [4, 6], "num_classes": 1}
+NETS["one"] = {"class_path": "dmn.models.PlainCNN", "init_args": ONE}
+FLAT = {"in_features": 512, "hidden": [4], "num_classes": 3}
+NETS["mlp"] = {
+    "class_path": "dmn.models.DifferenceOfMonotone",
+    "init_args": {
+        "margin": 0,
+        **{side: {"class_path": "dmn.models.MonotoneMLP", "init_args": FLAT} for side in "gh"},
+    },
 }
 FRONT = {
     "class_path": "dmn.models.Trunk",
@@ -53,6 +64,12 @@ def models(tmp_path_factory):
         "pair": (pair, named, (1, 16, 16)),
         "fronted": (fronted, named, (3, 32, 32)),
         "cnn": (PlainCNN(3, (4, 6)), tuple("0123456789"), (3, 32, 32)),
+        "one": (PlainCNN(**ONE), ("ship",), (3, 32, 32)),
+        "mlp": (
+            DifferenceOfMonotone(MonotoneMLP(**FLAT), MonotoneMLP(**FLAT), margin=0),
+            named,
+            (1, 16, 16),
+        ),
     }
     for name, (model, classes, size) in made.items():
         card = {"net": NETS[name]}
@@ -152,6 +169,29 @@ def test_classes_are_found_by_name_first_and_by_index(run):
         with Image.open("explained.png") as picture:
             pictures.append(np.asarray(picture)[:, -3 * (CELL + GAP) :])
     assert all(np.array_equal(pictures[0], picture) for picture in pictures)
+
+
+def test_one_logit_is_as_probable_as_its_sigmoid(run, models, capsys):
+    network = load_network(str(models / "one.safetensors"))
+    with torch.no_grad():
+        share = network.model(network.transform(read_picture("a.png"))[None]).sigmoid().item()
+    run("one", "a.png")
+    assert capsys.readouterr().out.splitlines()[0] == f"a.png: ship {100 * share:.0f} %"
+    for method in ("splitcam", "splitlrp", "Gradient", "LRPEpsilon"):
+        with pytest.raises(SystemExit, match="dmn: contrast needs two classes, and the network"):
+            run("one", "a.png", "--contrast", "--method", method)
+    with pytest.raises(SystemExit, match="dmn: no class '1'; there are ship and others"):
+        run("one", "a.png", "--target", "1")
+
+
+@pytest.mark.parametrize("method", ["GradCAM", "GradCAM++", "LayerCAM"])
+def test_activation_maps_ask_for_a_layer_where_none_holds_an_image_at_the_end(method, run):
+    wanted = rf"dmn: {re.escape(method)} reads a layer .*: name another by --layer"
+    with pytest.raises(SystemExit, match=wanted):
+        run("mlp", "a.png", "--method", method)
+    with pytest.raises(SystemExit, match=wanted):
+        run("cnn", "a.png", "--method", method, "--layer", "input")
+    run("mlp", "a.png", "--method", "splitcam", "Gradient")
 
 
 def test_random_weights_are_pointed_out(run, models, capsys):
