@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from dmn.errors import DmnError
 from dmn.pictures import Picture, decode
 
 Sample = tuple[Any, int]  # a source, such as a path, and its class
+LITTER = ("__MACOSX", "@eaDir")  # folders that archives and file servers put copies in
+END = 4096  # bytes at the end of a picture, which differ from most other pictures'
 
 
 class LayoutError(DmnError, ValueError):
@@ -28,13 +31,19 @@ class MaskError(DmnError, ValueError):
 
 
 def folders(folder: Path) -> list[str]:
-    """Name the folders in a folder, sorted; none where that is none itself."""
+    """Name the folders in a folder, sorted, but hidden ones; none where that is none itself."""
     inside = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [it.name for it in inside if it.is_dir() and not it.name.startswith(".")]
+    return [it.name for it in inside if it.is_dir() and not _is_hidden(it.name)]
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in LITTER
 
 
 def list_images(folder: Path, classes: Sequence[str], of_each: bool) -> list[Sample]:
     """List the images in class folders, by class and name: paths and indices of classes.
+
+    What is hidden is no image, nor is what lies in a hidden folder.
 
     Args:
         folder: Holds the class folders; links are followed.
@@ -60,11 +69,13 @@ def list_images(folder: Path, classes: Sequence[str], of_each: bool) -> list[Sam
 def _images_below(folder: Path) -> list[str]:
     found = []
     for place, inside, names in os.walk(folder, followlinks=True):
+        inside[:] = (name for name in inside if not _is_hidden(name))
         real = Path(place).resolve()
         for link in (Path(place, name) for name in inside if os.path.islink(f"{place}/{name}")):
             if link.resolve() in (real, *real.parents):
                 raise LayoutError(f"{link} leads back to {link.resolve()}; remove that link")
-        found.append((place, sorted(it for it in names if it.lower().endswith(IMG_EXTENSIONS))))
+        shown = (name for name in names if not _is_hidden(name))
+        found.append((place, sorted(it for it in shown if it.lower().endswith(IMG_EXTENSIONS))))
     return [os.path.join(place, name) for place, names in sorted(found) for name in names]
 
 
@@ -109,23 +120,74 @@ def turns(samples: Sequence[Sample]) -> list[Sample]:
     return [samples[index] for index in sorted(range(len(samples)), key=keys.__getitem__)]
 
 
-def divide(samples: Sequence[Sample], shares: Sequence[float], seed: int) -> list[list[Sample]]:
+def copies(paths: Sequence[str]) -> dict[int, int]:
+    """Find the files that hold the same bytes as an earlier one.
+
+    Only those are read whole that have the size and the end of another; one that cannot be read is
+    no copy.
+
+    Args:
+        paths: Of the files.
+
+    Returns:
+        Index of a copy → that of the first file like it.
+    """
+    alike = [list(range(len(paths)))]
+    for trait in (os.path.getsize, _end, _digest):
+        groups: defaultdict[tuple[int, Any], list[int]] = defaultdict(list)
+        for number, group in enumerate(alike):
+            for index in group:
+                groups[number, _readable(trait, paths[index])].append(index)
+        alike = [group for group in groups.values() if len(group) > 1]
+    return {index: first for first, *others in alike for index in others}
+
+
+def _readable(trait: Callable[[str], Any], path: str) -> Any:
+    try:
+        return trait(path)
+    except OSError:  # told where the image is needed
+        return path
+
+
+def _end(path: str) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(max(0, os.path.getsize(path) - END))
+        return file.read()
+
+
+def _digest(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def divide(
+    samples: Sequence[Sample],
+    shares: Sequence[float],
+    seed: int,
+    follow: Mapping[int, int] | None = None,
+) -> list[list[Sample]]:
     """Divide samples at random, each class by the same shares.
 
     Args:
         samples: Sources and classes.
         shares: Of the parts but the last, which is what remains; they sum to at most 1.
         seed: Fixes the division; not negative.
+        follow: Index of a sample → that of another, to whose part it goes without being counted.
 
     Returns:
         One part a share, and the rest; each in the samples' order.
     """
+    follow = follow or {}
     members: defaultdict[int, list[int]] = defaultdict(list)
     for index in np.random.default_rng(seed).permutation(len(samples)):
-        members[samples[index][1]].append(int(index))
+        if index not in follow:
+            members[samples[index][1]].append(int(index))
     parts: list[list[int]] = [[] for _ in (*shares, "the rest")]
     for own in members.values():
         edges = [0, *(round(len(own) * total) for total in accumulate(shares)), len(own)]
         for part, (start, end) in zip(parts, pairwise(edges), strict=True):
             part += own[start:end]
+    for part in parts:
+        held = set(part)
+        part += [index for index, first in follow.items() if first in held]
     return [[samples[index] for index in sorted(part)] for part in parts]

@@ -12,6 +12,7 @@ import numpy as np
 from dmn.data.files import (
     LayoutError,
     Sample,
+    copies,
     divide,
     folders,
     list_images,
@@ -31,7 +32,10 @@ class Folder(ImageModule):
     """Images in class folders: root/class/..., or root/train/class/... and its like.
 
     A part that has no folder of its own (validation, val or valid; test) is a share of the
-    training images, the same of every class.
+    training images, the same of every class. Copies of the same file, under whatever names, then
+    stay in one part, and count as one; parts with folders of their own are taken as they are.
+    Hidden files and folders, whose names begin with a dot, are left out; so are the folders
+    `__MACOSX` and `@eaDir`.
 
     Args:
         root: The folder.
@@ -91,7 +95,9 @@ class Folder(ImageModule):
                 "test/class/name.jpg"
             )
         shares = [0.0 if part in parts else share for part, share in self.shares.items()]
-        *drawn, train = divide(list_images(whole, self.classes, True), shares, self.seed)
+        listed = list_images(whole, self.classes, True)
+        same = copies([path for path, _ in listed]) if any(shares) else {}
+        *drawn, train = divide(listed, shares, self.seed, same)
         samples = dict(zip(self.shares, drawn, strict=True))
         samples |= {
             part: list_images(folder, self.classes, False) for part, folder in parts.items()

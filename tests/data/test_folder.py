@@ -4,11 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from pytorch_lightning import Trainer
 
-from dmn.data import Batch, DataUnavailableError, Folder, Labelled
-from dmn.data.files import MaskError, divide, turns
+from dmn.data import Batch, DataUnavailableError, Folder, Labelled, files
+from dmn.data.files import MaskError, copies, divide, turns
 from dmn.data.images import Images
 from dmn.data.sampling import EpochSampler
 from dmn.errors import DmnError
@@ -282,6 +284,97 @@ def test_folders_that_are_amiss_are_named(kind, tmp_path, happened):
     with pytest.raises(DmnError, match=LAYOUTS[kind]) as told:
         everything(module(root, masks=str(masks)).validation)
     happened(str(told.value).replace(str(tmp_path), ""))
+
+
+HIDDEN = {
+    "a file of macOS": "a/._000.png",
+    "a hidden folder": "a/.ipynb_checkpoints/000-checkpoint.png",
+    "a folder in a hidden folder": "b/.trash/old/1.png",
+    "a folder of thumbnails": "a/@eaDir/000.png/thumb.png",
+    "what macOS puts in archives": "__MACOSX/a/._000.png",
+    "a hidden class": ".git/1.png",
+}
+
+
+@pytest.mark.torture("{what} lies among the images", "left out: it is no image, and no class")
+@pytest.mark.parametrize("what", HIDDEN)
+def test_what_is_hidden_is_no_image_and_no_class(what, tmp_path):
+    root = tmp_path / ".cache" / "__MACOSX"  # above the root it does not matter
+    fill(root, {"a": 10, "b": 10})
+    before = module(root)
+    save(root / HIDDEN[what], seed=7)
+    (root / HIDDEN[what]).with_suffix(".jpg").write_bytes(b"no image")
+    data = module(root)
+    assert data.classes == ("a", "b")
+    for part in ("train", "validation", "test"):
+        assert getattr(data, part).samples == getattr(before, part).samples
+
+
+@pytest.mark.torture("a picture lies there {times} times", "all copies are in one part")
+@pytest.mark.parametrize("times", [2, 5])
+@pytest.mark.parametrize("seed", range(4))
+def test_copies_of_a_picture_stay_in_one_part(times, seed, tmp_path):
+    fill(tmp_path, {"a": 10, "b": 20})
+    for number in range(10):
+        for time in range(1, times):
+            name = tmp_path / "ab"[(number + time) % 2] / f"{number:03} ({time}).png"
+            name.write_bytes((tmp_path / "a" / f"{number:03}.png").read_bytes())
+    data = module(tmp_path, seed=seed)
+    parts = [paths(getattr(data, part)) for part in ("train", "validation", "test")]
+    held = [{Path(path).read_bytes() for path in part} for part in parts]
+    assert sum(map(len, held)) == len(set.union(*held)) == 30
+    assert sum(map(len, parts)) == 30 + 10 * (times - 1)
+    assert data.test.samples == module(tmp_path, seed=seed).test.samples
+
+
+def test_copies_are_found_by_content_and_few_files_are_read_whole(tmp_path, monkeypatch):
+    end = bytes(files.END)
+    contents = [
+        b"a",
+        b"b",
+        b"a",
+        b"",
+        b"x" + end,
+        b"y" + end,
+        b"x" + end,
+        b"",
+        b"y" + end[1:],
+        b"a",
+    ]
+    for number, content in enumerate(contents):
+        (tmp_path / str(number)).write_bytes(content)
+    read, digest = [], files._digest
+    monkeypatch.setattr(files, "_digest", lambda path: read.append(Path(path).name) or digest(path))
+    listed = [str(tmp_path / str(number)) for number in range(len(contents))]
+    for broken in ("broken", "too"):
+        (tmp_path / broken).symlink_to("nowhere")
+        listed.append(str(tmp_path / broken))
+    assert copies(listed) == {2: 0, 9: 0, 7: 3, 6: 4}
+    assert sorted(read) == ["0", "2", "3", "4", "5", "6", "7", "9"]  # alike in size and end
+    assert copies([]) == {}
+
+
+@given(st.lists(st.integers(0, 2), max_size=40), st.integers(0, 99), st.data())
+def test_what_follows_another_is_in_its_part_and_changes_nothing_else(labels, seed, data):
+    samples = [(number, label) for number, label in enumerate(labels)]
+    shares = [0.25, 0.25]
+    parts = divide(samples, shares, seed)
+    assert parts == divide(samples, shares, seed, {})
+    if not samples:
+        return
+    follow = {
+        len(samples) + extra: first
+        for extra, first in enumerate(data.draw(st.lists(st.integers(0, len(samples) - 1))))
+    }
+    more = samples + [(index, data.draw(st.integers(0, 2))) for index in follow]
+    parts = divide(more, shares, seed, follow)
+    assert sorted(sample for part in parts for sample in part) == more
+    for part in parts:
+        held = {index for index, _ in part}
+        assert [index for index, _ in part] == sorted(held)
+        assert all((index in held) == (first in held) for index, first in follow.items())
+    sizes = [sum(index not in follow for index, _ in part) for part in parts]
+    assert sizes == [len(part) for part in divide(samples, shares, seed)]
 
 
 def test_links_to_images_elsewhere_are_followed(flat, tmp_path):
