@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from dmn.data import MNIST, Scenes
-from dmn.data.scenes import PHOTOGRAPHS, SceneSet
+from dmn.data.scenes import BRIGHTEST, PHOTOGRAPHS, SceneSet, _photographs
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,41 @@ def test_photographs_are_disjoint_and_there():
     data.setup("fit")
     for part in PHOTOGRAPHS:
         assert drawn(getattr(data, part), list(range(4))).image.shape == (4, 3, 32, 32)
+
+
+def small(photograph):
+    """Return what a photograph has in common with copies of it of another size."""
+    grey = F.adaptive_avg_pool2d(photograph.mean(dim=0)[None], 16).flatten()
+    return (grey - grey.mean()) / grey.std()
+
+
+def test_no_photograph_of_one_part_is_in_another_under_another_name():
+    every = [(part, small(it)) for part in PHOTOGRAPHS for it in _photographs(part)]
+    for part, one in every:
+        for other, two in every:
+            assert part == other or (one * two).mean() < 0.9
+
+
+@pytest.mark.parametrize("varied", [False, True])
+def test_scenes_are_drawn_on_all_photographs_of_their_own_part_and_on_no_others(
+    varied, monkeypatch
+):
+    """Photographs of one shade each, which is seen around the digits."""
+    counts = {part: len(names) for part, names in PHOTOGRAPHS.items()}
+    first = {"train": 0.1, "validation": 0.4, "test": 0.7}
+    shades = {part: [first[part] + 0.02 * i for i in range(counts[part])] for part in counts}
+    monkeypatch.setattr(
+        "dmn.data.scenes._photographs",
+        lambda part: [torch.full((3, 60, 80), shade) for shade in shades[part]],
+    )
+    data = Scenes(size=32, distractors=0, varied=varied)
+    data.setup("fit")
+    for part in PHOTOGRAPHS:
+        if varied and part == "train":
+            continue  # whose shades are varied
+        corners = drawn(getattr(data, part), list(range(150))).image[:, :, 0, 0]
+        seen = {round(value, 4) for value in (corners / BRIGHTEST).flatten().tolist()}
+        assert seen == {round(shade, 4) for shade in shades[part]}
 
 
 def test_loaders_give_batches():

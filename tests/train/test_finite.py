@@ -1,4 +1,5 @@
 import math
+import re
 import subprocess
 import sys
 
@@ -53,6 +54,39 @@ def test_training_stops_before_it_spoils_a_checkpoint(what, make_trainer, tmp_pa
     saved = torch.load(last, weights_only=True)
     assert saved["epoch"] == 0
     assert all(torch.isfinite(value).all() for value in saved["state_dict"].values())
+
+
+@pytest.mark.torture(
+    "a {what} becomes {value} after the last batch of an epoch",
+    "the training stops before a checkpoint is written, and the number is named",
+)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    ("what", "key"),
+    [("weight", "net.g.net.head.weight"), ("batch statistic", "net.h.net.stem.norm.running_var")],
+)
+def test_one_number_that_is_not_finite_beside_sound_ones_is_enough(
+    what, key, value, make_trainer, happened
+):
+    class Spoiled(pl.Callback):
+        def on_validation_end(self, trainer, pl_module):
+            if trainer.current_epoch == 1:
+                pl_module.state_dict()[key].view(-1)[1] = value
+
+    trainer = make_trainer(StopAtNonFinite(), Spoiled())
+    with pytest.raises(NonFiniteError, match=f"after epoch 1 .* in {re.escape(key)}; a") as caught:
+        trainer.fit(make_task(), Halves())
+    happened(str(caught.value))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_one_pixel_of_any_such_value_is_counted(value, make_trainer):
+    class OnePixel(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            batch[0][3, 0, 4, 4] = value
+
+    with pytest.raises(NonFiniteError, match=r"in batch 0 of epoch 0; 1 of its pixels are not fin"):
+        make_trainer(StopAtNonFinite(), OnePixel()).fit(make_task(), Halves())
 
 
 def test_without_a_checkpoint_there_is_none_to_name(make_trainer):
