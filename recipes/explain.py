@@ -14,6 +14,7 @@ import torch
 from dmn.explain import Explainer, SplitCAM, SplitLRP
 from dmn.explain.layers import last_stage
 from dmn.explain.render import overlay, panel
+from dmn.explain.target import probabilities
 from dmn.networks import load_network
 from dmn.pictures import read_picture
 from dmn.posthoc import pair_of
@@ -38,7 +39,7 @@ def main(args: Sequence[str] | None = None) -> None:
     network = load_network(options.model, options.weights)
     x = torch.stack([network.transform(read_picture(file)) for file in options.images])
     with torch.no_grad():
-        shares, predicted = network.model(x).softmax(dim=1).max(dim=1)
+        shares, predicted = probabilities(network.model(x)).max(dim=1)
     rows = [f"{network.classes[k]}\n{p:.0%}" for k, p in zip(predicted, shares, strict=True)]
 
     # A trained difference of monotone networks is a pair; any other network is split into one.

@@ -13,6 +13,7 @@ from dmn.errors import DmnError
 from dmn.explain import Target, resolve_target
 from dmn.explain.stream import explaining
 from dmn.nn import check_target
+from dmn.posthoc.equal import require_equal
 
 
 class MissingPackageError(DmnError, ImportError):
@@ -68,6 +69,9 @@ class Baseline:
         model: Takes images (B, C, H, W), returns logits (B, K).
         contrast: Remove what speaks for all classes alike: explain the logit less the mean of all.
         absolute: Return magnitudes.
+
+    Raises:
+        TargetError: when called for what is no class, and for the contrast of a single one.
     """
 
     model: nn.Module = field(repr=False)
@@ -77,6 +81,7 @@ class Baseline:
 
     def __post_init__(self) -> None:
         self.network = self.prepare()
+        self.compared = self.network is self.model
         self.scores = Logits(self.network, self.contrast)
 
     def __repr__(self) -> str:

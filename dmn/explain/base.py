@@ -26,4 +26,7 @@ class Explainer(Protocol):
 
         Returns:
             Maps (B, 1, H, W), float32; positive speaks for the target.
+
+        Raises:
+            TargetError: for a target that is no class, or not one an image.
         """

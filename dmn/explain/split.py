@@ -76,6 +76,7 @@ class SplitExplainer:
         UnknownLayerError: names the layers that there are; when called, for one without image.
         UnknownPartError: when called for a part "n" that the layer does not have.
         InapplicableOptionError: when called with an option that the pair has no use for.
+        TargetError: when called for what is no class, and for the contrast of a single one.
     """
 
     backward: ClassVar[Backward] = "gradient"
