@@ -38,16 +38,20 @@ lint: $(INSTALLED)  ## Check style and formatting
 types: $(INSTALLED)  ## Check types
 	$(BIN)/mypy
 
+.PHONY: browser
+browser: $(INSTALLED)  ## Find or install the Chromium that the report's tests drive
+	$(BIN)/python tests/browser.py
+
 .PHONY: test
-test: lint types  ## Lint, types and tests, with coverage
+test: browser lint types  ## Lint, types and tests, with coverage
 	$(PYTEST) --cov --cov-report=term --cov-fail-under=90
 
 .PHONY: test-all
-test-all: $(INSTALLED)  ## Every test, those of large networks included
+test-all: browser  ## Every test, those of large networks included
 	$(PYTEST) -m 'slow or not slow'
 
 .PHONY: test-oldest
-test-oldest: $(INSTALLED)  ## Tests with the oldest versions that pyproject.toml allows
+test-oldest: browser  ## Tests with the oldest versions that pyproject.toml allows
 	$(BIN)/uv venv --quiet --clear --seed --python 3.11 .venv-oldest
 	$(BIN)/uv pip install --quiet --python .venv-oldest --resolution lowest-direct --compile-bytecode --editable '.[dev]'
 	$(subst $(BIN),.venv-oldest/bin,$(PYTEST))
@@ -67,7 +71,7 @@ audit: $(INSTALLED)  ## Ask PyPI which of the constraints have known vulnerabili
 	$(BIN)/uv tool run pip-audit --strict --disable-pip --no-deps --requirement .ci/constraints.txt
 
 .PHONY: torture
-torture: $(INSTALLED)  ## Break things at full length, and print a line a case
+torture: browser  ## Break things at full length, and print a line a case
 	$(PYTEST) -m torture --torture -r fE
 
 .PHONY: clean

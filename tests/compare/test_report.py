@@ -1,13 +1,12 @@
 """The report in a real browser: it sorts, filters, tells, and asks nothing of the network."""
 
 import re
-import shutil
 from dataclasses import replace
 
 import pytest
 import torch
+from browser import launched
 from fabricated import ENTRIES, FAILED, fabricate
-from playwright.sync_api import sync_playwright
 
 from dmn.compare.report import write_report
 from dmn.evaluate import METRICS
@@ -63,12 +62,8 @@ def hostile(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    chromium = shutil.which("chromium")
-    assert chromium, "these tests need Debian's chromium: apt install chromium"
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with launched() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture
