@@ -2,11 +2,18 @@
 
 
 class DmnError(Exception):
-    """Something that cannot be done as asked; the message names what, and says what would work."""
+    """Something that cannot be done as asked; the message names what, and says what would work.
+
+    Each argument is a line of the message.
+    """
+
+    @property
+    def lines(self) -> list[str]:
+        """The message, without what KeyError or a process that loads data adds."""
+        first, *others = map(str, self.args or ("",))
+        if first.startswith(f"Caught {type(self).__name__} in "):  # and then a traceback
+            first = first.rpartition(f"{type(self).__name__}: ")[2].strip()
+        return [first, *others]
 
     def __str__(self) -> str:
-        """Show the message plainly, without what KeyError or a process that loads data adds."""
-        text = str(self.args[0]) if self.args else ""
-        if text.startswith(f"Caught {type(self).__name__} in "):  # and then a traceback
-            text = text.rpartition(f"{type(self).__name__}: ")[2].strip()
-        return text
+        return "\n".join(self.lines)

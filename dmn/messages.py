@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
 import signal
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from pytorch_lightning.utilities.exceptions import (  # type: ignore[attr-defined]
     MisconfigurationException,
@@ -15,6 +18,7 @@ from pytorch_lightning.utilities.exceptions import (  # type: ignore[attr-define
 )
 
 from dmn.errors import DmnError
+from dmn.plain_text import plain, plain_lines
 from dmn.writing import UNWRITABLE
 
 NOISE = (  # Lightning's own
@@ -45,26 +49,44 @@ def refusals_in_one_line() -> Iterator[None]:
 def _refusal(error: BaseException) -> str:
     """Return what is to be said of an error; nothing of one that is a fault of the program."""
     if isinstance(error, DmnError):
-        return str(error)
+        return "\n".join(map(plain, error.lines))
     if isinstance(error.__cause__, DmnError):  # told by jsonargparse, at length
-        return str(error.__cause__)
+        return _refusal(error.__cause__)
     if isinstance(error, MisconfigurationException):  # Lightning's, of what it was asked to do
-        return " ".join(str(error).split())
+        return plain(" ".join(str(error).split()))
     if isinstance(error, OSError) and error.errno in UNWRITABLE:
-        return f"{error.filename or 'a file'}: cannot be written, {error.strerror}"
+        return plain(f"{error.filename or 'a file'}: cannot be written, {error.strerror}")
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return plain(f"{error.filename}: the name is too long for a file; give a shorter one")
     return ""
 
 
 def choose_messages() -> None:
-    """Let the package's own messages through, as plain lines, and keep some of others' out."""
+    """Let the package's own messages through, as plain lines, and keep some of others' out.
+
+    Characters that the terminal's encoding lacks are escaped.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     for message in NOISE:
         warnings.filterwarnings("ignore", f".*{message}")
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_advertisement)
     log = logging.getLogger("dmn")
     log.setLevel(logging.INFO)
     if not log.handlers:
-        log.addHandler(logging.StreamHandler())
+        handler = logging.StreamHandler()
+        handler.setFormatter(_PlainFormatter())
+        log.addHandler(handler)
         log.propagate = False  # other packages give the root logger handlers of their own
+
+
+class _PlainFormatter(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return plain(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        return plain_lines(super().formatException(ei))
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:

@@ -17,6 +17,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from dmn.errors import DmnError
 from dmn.pickles import check_saved
+from dmn.plain_text import plain
 
 PREFIX = "net."  # of the network within a ClassificationTask
 SHOWN = 8
@@ -171,7 +172,7 @@ def shorten(keys: Iterable[str]) -> str:
 
 def _shown(name: str) -> str:
     cut = name if len(name) <= LENGTH else f"{name[:LENGTH]}..."
-    return cut if cut.isprintable() else ascii(cut)
+    return plain(cut)
 
 
 def _is_weight(key: Any, value: Any) -> bool:

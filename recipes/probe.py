@@ -23,6 +23,7 @@ from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d
 
 from dmn import data, load
 from dmn.models import DifferenceOfMonotone
+from dmn.plain_text import cell, plain
 
 
 def blocks(model: nn.Module) -> dict[str, list[nn.Module]]:
@@ -76,8 +77,8 @@ def main(args: list[str] | None = None) -> None:
             linear.fit(fit[block], fit["label"])
             accuracy[block] = linear.score(held[block], held["label"])
         for row in accuracy.items():
-            table.loc[len(table)] = name, *row
-            print(name, *row, flush=True)
+            table.loc[len(table)] = cell(name), *row
+            print(plain(name), *row, flush=True)
     table.to_csv(given.out, index=False)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -11,11 +11,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from dmn.commands import Parser
 from dmn.errors import DmnError
 from dmn.networks import load_network
 from dmn.nn import Pool
 from dmn.options import require
 from dmn.pictures import read_picture
+from dmn.plain_text import plain, plain_lines
 from dmn.posthoc import Pretrained, canonize, load, save_converted, split
 from dmn.resources import checkpoint_names
 
@@ -48,8 +50,8 @@ def main(args: Sequence[str]) -> None:
     convert(**vars(_parser().parse_args(args)))
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         "dmn convert", description=DESCRIPTION, formatter_class=RawDescriptionHelpFormatter
     )
     add = parser.add_argument
@@ -105,7 +107,7 @@ def convert(
         print(f"canonized: {_difference(original, x)}")
     if form != "canonized":
         network = split(network, x, pool=pool, theta=theta, threshold=threshold)
-        print(network.certificate(x))
+        print(plain_lines(str(network.certificate(x))))
     save_converted(
         network,
         target,
@@ -113,7 +115,7 @@ def convert(
         classes=pretrained.classes,
         canonized=form != "split",
     )
-    print(f"saved {target}: {pretrained.source} weights, {len(pretrained.classes)} classes")
+    print(plain(f"saved {target}: {pretrained.source} weights, {len(pretrained.classes)} classes"))
 
 
 def _shipped(name: str) -> Pretrained:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dmn.baselines import BASELINES
+from dmn.commands import Parser
 from dmn.errors import DmnError
 from dmn.explain import Explainer, UnknownMethodError
 from dmn.explain.layers import last_stage
@@ -24,6 +25,7 @@ from dmn.networks import Network, load_network
 from dmn.nn import Stream, UnknownLayerError
 from dmn.options import require
 from dmn.pictures import read_picture
+from dmn.plain_text import plain
 from dmn.posthoc import ThroughFront, pair_of
 from dmn.writing import write_whole
 
@@ -61,8 +63,8 @@ def main(args: Sequence[str]) -> None:
     explain(**vars(_parser().parse_args(args)))
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         "dmn explain",
         description=DESCRIPTION,
         formatter_class=RawDescriptionHelpFormatter,
@@ -130,25 +132,24 @@ def explain(
     network = load_network(model, weights)
     wanted = None if target is None else _class(network, target)
     if network.card.get("weights") == "random":
-        print(f"{model} has random weights, and knows nothing; give it some by --weights")
+        print(plain(f"{model} has random weights, and knows nothing; give it some by --weights"))
     inputs = [network.transform(picture)[None] for picture in pictures]
     explainers = _explainers(network, inputs[0], names, layer, stream, alpha, contrast)
     columns: dict[str, list[Tensor]] = {title: [] for title in ("image", *explainers)}
     rows = []
     for file, x in zip(images, inputs, strict=True):
         indices, said = _classify(network, x, top)
-        name = file.encode(errors="replace").decode()  # of any bytes, as files' names may be
-        print(f"{name}: {', '.join(said)}")
+        print(plain(f"{file}: {', '.join(said)}"))
         index = indices[0] if wanted is None else wanted
-        lines = [Path(name).name, *said, *([] if wanted is None else [f"why {target}?"])]
-        rows.append("\n".join(fill(line, LINE) for line in lines))
+        lines = [Path(file).name, *said, *([] if wanted is None else [f"why {target}?"])]
+        rows.append("\n".join(fill(plain(line), LINE) for line in lines))
         shown = network.restore(x)
         columns["image"].append(1 - shown[0] if invert else shown[0])
         for title, explainer in explainers.items():
             maps = explainer(x, index)
             columns[title].append(overlay(shown, maps, against=title.endswith(" h"))[0])
     write_whole(out, png(panel(columns, rows, LEGEND, CELL)))
-    print(f"saved {out}: {', '.join(explainers)}")
+    print(plain(f"saved {out}: {', '.join(explainers)}"))
 
 
 def _method(name: str) -> str:

@@ -30,6 +30,7 @@ from dmn.compare.summary import ranks, summarise
 from dmn.errors import DmnError
 from dmn.evaluate import METRICS, metric_specs
 from dmn.options import SEEDS, require
+from dmn.plain_text import cell, plain
 from dmn.train import EpochWandbLogger, Run, wandb_folders, wandb_logger
 from dmn.writing import write_whole
 
@@ -132,7 +133,7 @@ class Comparison:
         _show(suite.run(), len(suite))
         scores, cells = suite.scores(), suite.cells()
         summary = summarise(scores, cells, self.seed)
-        _write_tables(folder, {"scores": scores, "cells": cells, "summary": summary})
+        write_tables(folder, {"scores": scores, "cells": cells, "summary": summary})
         write_whole(folder / "settings.json", json.dumps(suite.chosen, indent=2))
         gallery = self._gallery(suite)
         report = write_report(
@@ -153,7 +154,7 @@ class Comparison:
             with logger.failures.tolerated("logging the results"):
                 _track(logger, summary, folder)
         offline = [] if run.online else [f"wandb sync {it}" for it in wandb_folders(folder)[-1:]]
-        print("\n".join([f"see {report}", *offline]))
+        print("\n".join(map(plain, [f"see {report}", *offline])))
         return report
 
     def _score_share(self, cells: Path, fabric: Fabric) -> None:
@@ -240,7 +241,7 @@ def _show(progress: Iterator[str], total: int) -> None:
     """Show how far it is: a bar in a terminal, else a line now and then."""
     if sys.stdout.isatty():
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
@@ -248,21 +249,23 @@ def _show(progress: Iterator[str], total: int) -> None:
         with Progress(*columns) as bar:
             task = bar.add_task("", total=total)
             for done in progress:
-                bar.update(task, advance=1, description=done)
+                bar.update(task, advance=1, description=plain(done))
         return
     start = last = time.perf_counter()
     for count, done in enumerate(progress, start=1):
         now = time.perf_counter()
         if now - last >= SECONDS_A_LINE or count == total:
             left = (now - start) / count * (total - count)
-            print(f"{count}/{total}  {done}  about {left:.0f} s left", flush=True)
+            print(f"{count}/{total}  {plain(done)}  about {left:.0f} s left", flush=True)
             last = now
 
 
-def _write_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> None:
+def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> None:
+    """Write tables as parquet and, names that spreadsheets would compute marked, as CSV."""
     for name, table in tables.items():
         write_whole(folder / f"{name}.parquet", table.to_parquet(index=False))
-        write_whole(folder / f"{name}.csv", table.to_csv(index=False))
+        marked = table.map(lambda value: cell(value) if isinstance(value, str) else value)
+        write_whole(folder / f"{name}.csv", marked.to_csv(index=False))
 
 
 def _track(logger: EpochWandbLogger, summary: pd.DataFrame, folder: Path) -> None:

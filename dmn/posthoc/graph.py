@@ -63,8 +63,8 @@ class UnsupportedError(DmnError, ValueError):
 
     def __init__(self, nodes: Iterable[Unsupported], job: str) -> None:
         self.nodes = tuple(nodes)
-        lines = "\n".join(f"  {node}" for node in self.nodes)
-        super().__init__(f"cannot {job}: {len(self.nodes)} of its operations have no rule\n{lines}")
+        lines = (f"  {node}" for node in self.nodes)
+        super().__init__(f"cannot {job}: {len(self.nodes)} of its operations have no rule", *lines)
 
 
 class Traced(NamedTuple):
@@ -113,9 +113,9 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool] = lambda module
     except Exception as error:
         where = f"module {tracer.path!r}" if tracer.path else "the model itself"
         raise UntraceableError(
-            f"cannot trace {type(model).__name__}, at {where}: {error}\n"
+            f"cannot trace {type(model).__name__}, at {where}: {error}",
             "Its forward must not branch on values; move such a part into a module of its own, "
-            "and register a rule for it."
+            "and register a rule for it.",
         ) from error
     network = fx.GraphModule(copy, graph, type(model).__name__)
     unsupported = _overwrite_nothing(network)

@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar, RichProgre
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from dmn.plain_text import plain
 from dmn.train.tracking import wandb_folders
 from dmn.train.watch import Watcher
 
@@ -75,7 +76,9 @@ class RunSummary(pl.Callback):
     def _print_how_to_resume(self, trainer: pl.Trainer) -> None:
         last = [c.last_model_path for c in _checkpoints(trainer) if c.last_model_path]
         kept = f"the last whole epoch is {last[0]}; resume with --ckpt_path last" if last else ""
-        print(f"\ninterrupted; {kept or 'no epoch was whole yet, there is nothing to resume'}")
+        print(
+            f"\ninterrupted; {plain(kept) or 'no epoch was whole yet, there is nothing to resume'}"
+        )
 
     @rank_zero_only
     def _print(self, trainer: pl.Trainer, folder: Path, seconds: float) -> None:
@@ -95,7 +98,7 @@ class RunSummary(pl.Callback):
         width = max(map(len, lines))
         print()
         for name, value in lines.items():
-            print(f"{name:<{width}}  {value}")
+            print(plain(f"{name:<{width}}  {value}"))
 
 
 def _checkpoints(trainer: pl.Trainer) -> list[ModelCheckpoint]:

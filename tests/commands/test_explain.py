@@ -1,5 +1,6 @@
 """`dmn explain` as its users meet it."""
 
+import json
 import os
 import re
 import shutil
@@ -242,6 +243,28 @@ def test_pictures_may_have_any_name(run):
         shutil.copy("a.png", name)
     run("pair", *names, "--method", "splitcam")
     assert Path("explained.png").exists()
+
+
+@pytest.mark.torture(
+    "files, classes and options called as what a terminal obeys", "escaped wherever printed"
+)
+def test_names_cannot_command_a_terminal(run, models, capsys):
+    evil = "\x1b[2J\x9b31m\u202e"
+    card = models / "pair.json"
+    told = json.loads(card.read_text())
+    strange = {**told, "classes": [f"{name}{evil}" for name in told["classes"]]}
+    shutil.copy("a.png", f"a{evil}.png")
+    card.write_text(json.dumps(strange))
+    run("pair", f"a{evil}.png", "--method", "splitcam", "--out", f"{evil}.png")
+    card.write_text(json.dumps(told))
+    for refused in ([f"none{evil}.png"], ["a.png", f"--{evil}"], ["a.png", "--target", evil]):
+        with pytest.raises(SystemExit) as stopped:
+            run("pair", *refused)
+        print(stopped.value.code)
+    captured = capsys.readouterr()
+    printed = captured.out + captured.err
+    assert not set(evil) & set(printed) - set("[2J31m")
+    assert printed.count("\\x1b[2J\\x9b31m\\u202e") > 7
 
 
 def test_help_reads_like_documentation(capsys):
