@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import PurePath
 
 from dmn.errors import DmnError
 
 ABOVE_ZERO = math.ulp(0.0)  # the least number that is
 SEEDS = 2**32 - 1  # the largest that NumPy takes
+LONGEST = 200  # bytes of a file's name; file systems take 255, with what is added to it
 
 
 class OptionError(DmnError):  # no ValueError, which jsonargparse would take for its own
@@ -33,8 +35,31 @@ def require(option: str, value: float | None, low: float, high: float = math.inf
         raise OptionError(f"{option} is {value}; give {wanted}")
 
 
+def require_names(option: str, path: str) -> None:
+    """Refuse names that files cannot have here.
+
+    Args:
+        option: Its name, as on the command line.
+        path: Of such names.
+
+    Raises:
+        OptionError: names the option.
+    """
+    try:
+        longest = max(map(len, map(os.fsencode, PurePath(path).parts)), default=0)
+    except UnicodeEncodeError as error:
+        raise OptionError(
+            f"{option} is {path!r}, but this locale's files are named in {error.encoding}; set "
+            "LC_ALL=C.UTF-8, or give another name"
+        ) from error
+    if longest > LONGEST:
+        raise OptionError(
+            f"{option} has a name of {longest} bytes; give one of at most {LONGEST}: {path!r}"
+        )
+
+
 def require_below(option: str, path: str) -> None:
-    """Refuse what would lead out of the folder that it is written in.
+    """Refuse what would lead out of the folder that it is written in, or cannot be written.
 
     Args:
         option: Its name, as on the command line.
@@ -43,6 +68,7 @@ def require_below(option: str, path: str) -> None:
     Raises:
         OptionError: names the option.
     """
+    require_names(option, path)
     parts = PurePath(path).parts
     if not parts or PurePath(path).is_absolute() or ".." in parts or not path.isprintable():
         raise OptionError(f"{option} is {path!r}; give a name, or some joined by /, without ..")

@@ -91,8 +91,11 @@ TABLES = ("main", "growth by network", "growth by pixels a side", "growth by ima
 UNITS = {"seconds": "seconds", "above_mib": "MiB above", "peak_mib": "MiB at the peak"}
 MEMORY: dict[str, tuple[Callable[[], Any], ...]] = {  # held now, forget the peak, peak since
     "cpu": (
-        lambda: int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize(),
-        lambda: Path("/proc/self/clear_refs").write_text("5"),
+        lambda: (
+            int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
+            * resource.getpagesize()
+        ),
+        lambda: Path("/proc/self/clear_refs").write_text("5", encoding="utf-8"),
         lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     ),
     "cuda": (cuda.memory_allocated, cuda.reset_peak_memory_stats, cuda.max_memory_allocated),
@@ -265,12 +268,12 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit("nothing could be measured")
     fields = list(dict.fromkeys(field for row in rows.values() for field in row))
     options.out.mkdir(parents=True, exist_ok=True)
-    with (options.out / "benchmark.csv").open("w", newline="") as file:
+    with (options.out / "benchmark.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["model", "size", "batch", "method", *fields])
         for (case, method), row in rows.items():
             writer.writerow([*case, method, *(row.get(field) for field in fields)])
-    (options.out / "benchmark.md").write_text(report(rows, options))
+    (options.out / "benchmark.md").write_text(report(rows, options), encoding="utf-8")
     plot(rows, options)
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -18,9 +15,9 @@ from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from pytorch_lightning.loggers.logger import rank_zero_experiment  # type: ignore[attr-defined]
 from pytorch_lightning.utilities import rank_zero_only
 
-from dmn.options import require_below
+from dmn.options import require_below, require_names
+from dmn.train.rows import WholeWriter
 from dmn.train.soft import Failures, soft
-from dmn.writing import write_whole
 
 FALLBACKS: dict[str, dict[str, str]] = {  # where Weights & Biases cannot be had as asked
     "starting a run": {},
@@ -42,7 +39,7 @@ class Run:
         project: Project in Weights & Biases.
 
     Raises:
-        OptionError: for a name that leads out of `root`.
+        OptionError: for a name that leads out of `root`, and for names that files cannot have.
     """
 
     name: str = "dmn"
@@ -52,6 +49,7 @@ class Run:
 
     def __post_init__(self) -> None:
         require_below("run.name", self.name)
+        require_names("run.root", self.root)
 
 
 class _OneRowAnEpoch(Logger):
@@ -100,38 +98,6 @@ class _OneRowAnEpoch(Logger):
         self.failures.tell()
 
 
-class _WholeWriter(ExperimentWriter):
-    """Write all of `metrics.csv` at once, going on with what a folder has.
-
-    An epoch that a resumed run repeats takes the place of the row it had, and of all after it.
-    """
-
-    def __init__(self, log_dir: str) -> None:
-        super().__init__(log_dir)
-        self._rows: list[dict[str, Any]] = []
-        if os.path.isfile(self.metrics_file_path):
-            with open(self.metrics_file_path, newline="", errors="replace") as file:
-                self._rows = list(csv.DictReader(file))
-
-    def save(self) -> None:
-        """Write the file, whole or not at all; rows that could not be written go with the next."""
-        if not self.metrics:
-            return
-        for row in self.metrics:
-            kept = [old for old in self._rows if not _epoch(old) >= _epoch(row)]
-            self._rows = [*kept, row]
-        self.metrics = []
-        text = io.StringIO()
-        keys = sorted({key for row in self._rows for key in row if key})
-        writer = csv.DictWriter(text, keys, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(self._rows)
-        write_whole(self.metrics_file_path, text.getvalue())
-
-    def _check_log_dir_exists(self) -> None:
-        """Leave what there is."""
-
-
 class EpochCSVLogger(_OneRowAnEpoch, CSVLogger):
     """`metrics.csv`, one row an epoch; a resumed run goes on in the same file."""
 
@@ -139,7 +105,7 @@ class EpochCSVLogger(_OneRowAnEpoch, CSVLogger):
     @rank_zero_experiment
     def experiment(self) -> ExperimentWriter:
         """The writer of the file."""
-        self._experiment: ExperimentWriter | None = self._experiment or _WholeWriter(self.log_dir)
+        self._experiment: ExperimentWriter | None = self._experiment or WholeWriter(self.log_dir)
         return self._experiment
 
     @rank_zero_only
@@ -296,11 +262,3 @@ def _finish() -> None:
     import wandb
 
     wandb.finish()
-
-
-def _epoch(row: dict[str, Any]) -> float:
-    """Return a row's epoch; NaN, which is not after any other, where it has none."""
-    try:
-        return float(row["epoch"])
-    except (KeyError, TypeError, ValueError):
-        return math.nan
