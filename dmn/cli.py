@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib import import_module
@@ -11,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from jsonargparse import DefaultHelpFormatter
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from dmn.config import ConfigFile
+from dmn.config import ConfigFile, HelpFormatter, configs_looked_through
 from dmn.errors import DmnError
 from dmn.messages import choose_messages, refusals_in_one_line
 from dmn.options import SEEDS, require, require_below
-from dmn.resources import checkpoint_names, config_names, config_path
+from dmn.plain_text import PlainErrors
+from dmn.resources import checkpoint_names, config_names, config_path, offer
 from dmn.train import (
     ClassificationTask,
     EpochCheckpoint,
@@ -54,6 +53,7 @@ trained ones into such differences.
   dmn explain cat.jpg --model resnet18         see what speaks for a class: `dmn explain --help`
 
 Configs are files or, from any folder, the names {configs}.
+A file without a suffix is ./NAME; a bare name is always of what is shipped.
 Later configs and dotted options override earlier ones:
   dmn fit --config mnist --config mine.yaml --trainer.max_epochs 5 --quantus.images 32
 """
@@ -126,19 +126,23 @@ def find_checkpoint(name: str | None, run: Run) -> str | None:
     """Turn "best" and "last" into the newest such checkpoint of a run; leave paths as they are.
 
     Args:
-        name: "best", "last", a path, or None.
+        name: "best", "last", a path, the name of a shipped network, or None.
         run: Whose folder is searched.
 
     Raises:
         NoCheckpointError: names the folder, and how to get there.
     """
+    if name is None or name in checkpoint_names():
+        return name
     if name not in ("best", "last"):
+        if told := offer(name):
+            raise NoCheckpointError(f"no checkpoint {name!r}; give best or last{told}")
         return name
     found = list(Path(run.root, run.name).glob(f"version_*/checkpoints/{name}.ckpt"))
     if not found:
         raise NoCheckpointError(
             f"no {name}.ckpt below {Path(run.root, run.name)}; train first with "
-            f"`dmn fit`, or give --run.name, --run.root or the path of a checkpoint"
+            f"`dmn fit`, or give --run.name, --run.root or the path of a checkpoint" + offer(name)
         )
     return str(max(found, key=lambda path: path.stat().st_mtime_ns))
 
@@ -155,13 +159,14 @@ def check_options(config: Any) -> None:
     for option, least in LEAST.items():
         require(option, config.get(option), least)
     require("seed_everything", config.get("seed_everything"), 0, SEEDS)
-    for name in config.get("model.explainers") or {}:
-        require_below("a name in model.explainers", name)
+    for option in ("model.explainers", "model.terms"):
+        for name in config.get(option) or {}:
+            require_below(f"a name in {option}", name)
     require_below("checkpoint.filename", config.get("checkpoint.filename") or "best")
 
 
-class HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Leave the lines of descriptions as they are."""
+class Parser(PlainErrors, LightningArgumentParser):  # type: ignore[misc]
+    """Lightning's parser, whose errors are plain text."""
 
 
 class SaveConfig(SaveConfigCallback):
@@ -200,6 +205,7 @@ class DmnCLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
+            parser_class=Parser,
             parser_kwargs={
                 "description": description,
                 **{
@@ -293,7 +299,7 @@ def main(args: Sequence[str] | None = None) -> None:
     choose_messages()
     given = sys.argv
     try:
-        with refusals_in_one_line(), ExitStack() as opened:
+        with refusals_in_one_line(), configs_looked_through(), ExitStack() as opened:
             arguments = _with_config_paths(given[1:] if args is None else list(args))
             sys.argv = [given[0], *arguments]  # from which Lightning starts further processes
             if arguments[:1] and arguments[0] in COMMANDS:

@@ -35,7 +35,7 @@ from dmn.cards import (
 from dmn.errors import DmnError
 from dmn.nn import is_pair
 from dmn.posthoc import UnknownNameError, load
-from dmn.resources import CHECKPOINTS, checkpoint_names
+from dmn.resources import CHECKPOINTS, checkpoint_names, is_path, offer
 from dmn.weights import CheckpointError, bounded, misfits, read_weights, tell
 from dmn.writing import write_whole
 
@@ -98,7 +98,8 @@ def load_network(name: str, weights: str | None = None) -> Network:
     Args:
         name: A shipped network; the path of a `.safetensors` file with its card beside it; the
             folder of a run, `runs/NAME/version_K`, or a checkpoint in it; or a classifier of
-            torchvision's.
+            torchvision's. A folder in the working directory is `./NAME`, as a bare name is never
+            its.
         weights: Of torchvision's classifiers only: a name such as "DEFAULT", a local file, or None
             for random; see `dmn.posthoc.load`.
 
@@ -116,7 +117,7 @@ def load_network(name: str, weights: str | None = None) -> Network:
         return _from_card(path)
     if weights is None and path.suffix == ".ckpt":
         return _from_run(path)
-    if weights is None and os.path.isfile(path / "config.yaml"):
+    if weights is None and is_path(name) and os.path.isfile(path / "config.yaml"):
         return _from_run(path / "checkpoints" / "best.ckpt")
     return _from_torchvision(name, weights)
 
@@ -192,6 +193,7 @@ def _from_torchvision(name: str, weights: str | None) -> Network:
             f"no network {name!r}{f' with weights {weights!r}' if weights else ''}; give a shipped "
             f"one ({shipped}), a run's folder runs/NAME/version_K, a .safetensors file with its "
             f"card, or a classifier of torchvision's such as resnet18 or vgg16: {error}"
+            + offer(name)
         ) from error
     about: Any = pretrained.transform
     return Network(

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from dmn.errors import DmnError
+from dmn.reading import regular
 
 Picture = Image.Image
 Result = TypeVar("Result")
@@ -51,7 +52,7 @@ def decode(path: str | Path, convert: Callable[[Picture], Result], upright: bool
         warnings.simplefilter("ignore")  # what Pillow says of odd but readable files
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(path) as picture:
+            with Image.open(regular(path)) as picture:
                 _refuse_what_is_odd(picture)
                 if upright:
                     ImageOps.exif_transpose(picture, in_place=True)

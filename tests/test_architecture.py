@@ -9,21 +9,25 @@ import dmn
 
 ROOT = Path(dmn.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
+PROGRAMS = [*FILES, *sorted((ROOT.parent / "recipes").glob("*.py"))]
+OWN = {"resources.py", "scenes.py"}  # which look for files of packages only
 MAY_IMPORT = {
     "__init__": {"networks"},
     "errors": set(),
     "options": set(),
-    "pictures": set(),
+    "plain_text": set(),
+    "reading": set(),
+    "pictures": {"reading"},
     "plain_yaml": set(),
-    "config": {"plain_yaml"},
     "resources": set(),
+    "config": {"plain_yaml", "reading", "resources"},
     "pickles": set(),
-    "weights": {"pickles"},
+    "weights": {"pickles", "plain_text"},
     "writing": set(),
-    "messages": {"writing"},
+    "messages": {"plain_text", "writing"},
     "cards": {"plain_yaml"},
     "nn": set(),
-    "data": {"options", "pictures"},
+    "data": {"options", "pictures", "reading"},
     "explain": {"nn"},
     "models": {"nn", "explain", "options"},
     "evaluate": {"nn", "explain", "models"},
@@ -40,6 +44,7 @@ MAY_IMPORT = {
         "weights",
         "writing",
         "options",
+        "plain_text",
     },
     "baselines": {"nn", "explain", "posthoc"},
     "networks": {"nn", "models", "posthoc", "resources", "cards", "weights", "writing"},
@@ -56,6 +61,8 @@ MAY_IMPORT = {
         "train",
         "writing",
         "options",
+        "plain_text",
+        "reading",
     },
     "commands": {
         "nn",
@@ -71,8 +78,19 @@ MAY_IMPORT = {
         "config",
         "options",
         "pictures",
+        "plain_text",
     },
-    "cli": {"config", "messages", "options", "resources", "train", "weights", "writing"},
+    "cli": {
+        "config",
+        "messages",
+        "options",
+        "plain_text",
+        "resources",
+        "train",
+        "weights",
+        "writing",
+    },
+    "__main__": {"cli"},
 }
 ONLY_IN = {
     "pytorch_lightning": {"data/", "train/", "compare/comparison.py", "cli.py", "messages.py"},
@@ -145,6 +163,27 @@ def test_importing_the_networks_needs_torch_only():
         for path in (ROOT / name).glob("*.py"):
             foreign = {n.split(".")[0] for n in imports(path)} - {"torch", "torchvision", "dmn"}
             assert foreign <= {"__future__", "collections", "itertools", "math", "typing"}, path
+
+
+def calls(path):
+    """Return every call of a method or function in a file, by its name."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            yield getattr(node.func, "attr", getattr(node.func, "id", "")), node
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_text_is_utf_8_whatever_the_locale(path):
+    """And looking for a file whose name is too long does not raise, as methods of Path do."""
+    for name, call in calls(path):
+        given = {keyword.arg for keyword in call.keywords}
+        modes = [each.value for each in call.args if isinstance(each, ast.Constant)]
+        binary = any("b" in str(mode) for mode in modes) and name == "open"
+        read_by_others = isinstance(call.func, ast.Attribute) and name == "open" and not modes
+        if name in ("open", "read_text", "write_text") and not binary and not read_by_others:
+            assert "encoding" in given, f"{path}:{call.lineno}"
+        if name in ("is_file", "is_dir", "exists"):
+            assert ast.unparse(call.func).startswith("os.path") or path.name in OWN, call.lineno
 
 
 def test_files_are_one_idea():

@@ -1,13 +1,17 @@
 """Config files: plain ones are let through, others named with the line at fault."""
 
+import os
 from pathlib import Path
 
 import pytest
+import yaml
 from fuzzing import fuzzed
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonargparse.typing import Path as FoundPath
 
-from dmn.config import ConfigError, check_config
+from dmn.cli import main
+from dmn.config import ConfigError, read_config
 from dmn.resources import CONFIGS
 
 SHIPPED = sorted(CONFIGS.rglob("*.yaml"))
@@ -45,13 +49,13 @@ REFUSED = {
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_configs_are_let_through(path):
-    check_config(path)
+    read_config(path)
 
 
 def test_moderate_aliases_are_let_through(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text("a: &a {x: 1, y: [2, 3]}\nb: {<<: *a, x: 2}\nc: [*a, *a]\n")
-    check_config(path)
+    read_config(path)
 
 
 @pytest.mark.torture("a config with {kind}", "refused by name and line, and nothing in it is run")
@@ -63,16 +67,79 @@ def test_configs_that_are_none_are_named(kind, tmp_path, monkeypatch, happened):
     with pytest.raises(
         ConfigError, match=rf"^a\.yaml: cannot be read as a config \(.*{reason}"
     ) as told:
-        check_config("a.yaml")
+        read_config("a.yaml")
     assert "\n" not in str(told.value)
     assert not Path(RAN).exists()
     happened(str(told.value))
 
 
+def nested(path):
+    """Ways to name a file of the trainer's options."""
+    Path("outer.yaml").write_text(f"trainer: {path}\n")
+    Path("inner.yaml").write_text(f"config: {path}\n")
+    return {
+        "as an option": ["--trainer", str(path)],
+        "in a config": ["--config", "outer.yaml"],
+        "by `config`": ["--config", "inner.yaml"],
+    }
+
+
+@pytest.mark.torture("a key twice in a config named {how}", "refused by file and line")
+@pytest.mark.parametrize("how", ["as an option", "in a config", "by `config`"])
+def test_nested_configs_are_looked_through(how, tmp_path, monkeypatch, happened):
+    monkeypatch.chdir(tmp_path)
+    Path("a.yaml").write_text("max_epochs: 1\nmax_epochs: 2\n")
+    with pytest.raises(SystemExit, match=r"a\.yaml: .*line 2: 'max_epochs' stands twice") as told:
+        main(["fit", "--config", "debug", *nested("a.yaml")[how], "--print_config"])
+    happened(str(told.value).replace(str(tmp_path), ""))
+
+
+@pytest.mark.torture("a pipe instead of a config, named {how}", "refused by its name")
+@pytest.mark.parametrize("how", ["as an option", "in a config", "by `config`"])
+def test_pipes_are_no_configs(how, tmp_path, monkeypatch, happened):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("a.yaml")
+    with pytest.raises(SystemExit, match=r"a\.yaml: .*no regular file") as told:
+        main(["fit", "--config", "debug", *nested("a.yaml")[how], "--print_config"])
+    happened(str(told.value).replace(str(tmp_path), ""))
+
+
+@pytest.mark.torture("a config at an address, named {how}", "refused; nothing is asked for it")
+@pytest.mark.parametrize("how", ["as an option", "in a config", "by `config`"])
+def test_configs_are_not_fetched(how, tmp_path, monkeypatch, capsys, happened):
+    monkeypatch.chdir(tmp_path)
+    asked = []
+    monkeypatch.setattr("fsspec.open", lambda *args, **options: asked.append(args))
+    address = nested("https://127.0.0.1/a.yaml")[how]
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", "debug", *address, "--print_config"])
+    told = capsys.readouterr().err.strip()
+    assert "https://127.0.0.1/a.yaml" in told
+    assert not asked
+    happened(told.splitlines()[-1])
+
+
+def test_nested_configs_are_read_as_utf_8_and_stray_files_are_not(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    read = FoundPath.read_text
+    for name in ("torch.optim.SGD", "auto", "dmn.data.MNIST"):
+        Path(name).write_text("strange")
+    Path("run.yaml").write_text("name: Grüße\n", encoding="utf-8")
+    options = ["--run", "run.yaml", "--model.optimizer", "torch.optim.SGD"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--config", "debug", *options, "--data=dmn.data.MNIST", "--print_config"])
+    assert stopped.value.code == 0
+    told = yaml.safe_load(capsys.readouterr().out)
+    assert told["run"]["name"] == "Grüße"
+    assert told["model"]["optimizer"]["class_path"] == "torch.optim.SGD"
+    assert told["data"]["class_path"] == "dmn.data.MNIST"
+    assert FoundPath.read_text is read
+
+
 def test_a_config_that_is_a_folder_or_missing_is_named(tmp_path):
     for path in (tmp_path, tmp_path / "none.yaml"):
         with pytest.raises(ConfigError, match=str(path)):
-            check_config(path)
+            read_config(path)
 
 
 @st.composite
@@ -101,7 +168,7 @@ def test_whatever_a_config_holds_it_is_let_through_or_refused(tmp_path, full, ha
     def check(content):
         path.write_bytes(content)
         try:
-            check_config(path)
+            read_config(path)
             outcome = "let through"
         except ConfigError as told:
             outcome = "refused" if str(path) in str(told) else "unnamed"

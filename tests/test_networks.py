@@ -1,6 +1,7 @@
 """Networks by name: shipped, of runs, of torchvision; and what is refused."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -184,6 +185,22 @@ def test_torchvision_networks_come_with_their_preprocessing():
 def test_unknown_names_are_told_what_there_is(name, weights, message):
     with pytest.raises(UnknownNetworkError, match=message):
         load_network(name, weights)
+
+
+@pytest.mark.torture(
+    "a folder `squeezenet1_1` where dmn runs, asked for by that name",
+    "torchvision's network is taken; the folder is ./squeezenet1_1",
+)
+def test_a_bare_name_is_of_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("squeezenet1_1", "mine"):
+        Path(name).mkdir()
+        Path(name, "config.yaml").write_text("run: {name: strange}\n")
+    assert load_network("squeezenet1_1").card["weights"] == "random"
+    with pytest.raises(CorruptCheckpointError, match="no run's"):
+        load_network("./squeezenet1_1")
+    with pytest.raises(UnknownNetworkError, match=r"no network 'mine'.*; write \./mine for"):
+        load_network("mine")
 
 
 def shorten(path):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentParser
 
 import dmn.data  # noqa: F401  (whose classes the help names)
 from dmn.compare import Comparison
-from dmn.config import ConfigFile
+from dmn.config import ConfigFile, HelpFormatter
+from dmn.plain_text import PlainErrors
 from dmn.resources import config_names
 from dmn.train import Run
 
@@ -27,8 +27,8 @@ where it was stopped."""
 FOLDER = "compare"  # of the shipped configs
 
 
-class HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Leave the lines of the description as they are."""
+class Parser(PlainErrors, ArgumentParser):  # type: ignore[misc]
+    """A parser whose errors are plain text."""
 
 
 def main(args: Sequence[str]) -> None:
@@ -46,7 +46,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
+    parser = Parser(
         prog="dmn compare",
         usage="dmn compare --config NAME_OR_FILE [--OPTION VALUE ...]",
         description=DESCRIPTION.format(configs=", ".join(config_names(FOLDER))),

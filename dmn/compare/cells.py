@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dmn.reading import regular
 from dmn.writing import WriteError, write_whole
 
 log = logging.getLogger(__name__)
@@ -65,10 +67,10 @@ class CellStore:
     def get(self, key: dict[str, Any]) -> Cell | None:
         """Return the cell of a key, if it was scored before and its file is not damaged."""
         path = self._path(key)
-        if not path.is_file():
+        if not os.path.isfile(path):
             return None
         try:
-            cell = _cell(json.loads(path.read_text())["cell"])
+            cell = _cell(json.loads(regular(path).read_text(encoding="utf-8"))["cell"])
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             log.warning("%s: damaged, and measured again: %r", path, error)
             return None
@@ -83,7 +85,7 @@ class CellStore:
         try:
             write_whole(self._path(key), json.dumps({"key": key, "cell": asdict(cell)}))
         except WriteError:
-            if not self._path(key).is_file():
+            if not os.path.isfile(self._path(key)):
                 raise
 
     def _path(self, key: dict[str, Any]) -> Path:

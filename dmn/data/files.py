@@ -31,13 +31,9 @@ class MaskError(DmnError, ValueError):
 
 
 def folders(folder: Path) -> list[str]:
-    """Name the folders in a folder, sorted, but hidden ones; none where that is none itself."""
-    inside = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [it.name for it in inside if it.is_dir() and not _is_hidden(it.name)]
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name in LITTER
+    """Name the folders in a folder, sorted; none where that is none itself."""
+    inside = sorted(folder.iterdir()) if os.path.isdir(folder) else []
+    return [it.name for it in inside if os.path.isdir(it) and not it.name.startswith(".")]
 
 
 def list_images(folder: Path, classes: Sequence[str], of_each: bool) -> list[Sample]:
@@ -90,7 +86,7 @@ def require_masks(samples: Sequence[Sample], place: Callable[[str], Path]) -> No
         MaskError: names the first mask that is missing.
     """
     for source, _ in samples:
-        if not place(source).is_file():
+        if not os.path.isfile(place(source)):
             raise MaskError(f"{place(source)}: there is no such mask, and {source} needs it")
 
 

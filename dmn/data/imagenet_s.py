@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from functools import partial
@@ -25,6 +26,7 @@ from dmn.data.mnist import DataUnavailableError
 from dmn.errors import DmnError
 from dmn.options import require
 from dmn.pictures import Picture, read_picture
+from dmn.reading import regular
 
 Subset = Literal[50, 300, 919]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as torchvision has them
@@ -127,12 +129,12 @@ class ImageNetS(ImageModule):
             self.train = self._photographs(self._list("train"), self.size, read=_read)
 
     def _scores_test(self) -> bool:
-        present = (self.folder / "test-segmentation").is_dir()
+        present = os.path.isdir(self.folder / "test-segmentation")
         return present if self.test_on is None else self.test_on == "test"
 
     def _at(self, name: str) -> Path:
         path = self.folder / name
-        if not path.is_dir():
+        if not os.path.isdir(path):
             withheld = "; its masks are not published: set data.test_on to validation"
             raise DataUnavailableError(
                 f"{path.resolve()} is not there; data.root is to hold {self.folder.name}, prepared "
@@ -162,7 +164,7 @@ def read_class_index(path: str) -> dict[str, str]:
         ClassIndexError: if it is neither; names the file, and what in it is none.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = regular(path).read_text(encoding="utf-8")
         rows = _json_rows(text) if path.endswith(".json") else _text_rows(text)
     except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
         raise ClassIndexError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -117,7 +118,7 @@ def _find(name: str, weights: str | Path | None) -> tuple[str, Any, Path | None]
     offer = f"{name} has {', '.join(named)}, and takes any {', '.join(_SUFFIXES)} file"
     if path.suffix not in _SUFFIXES:
         raise UnknownNameError(f"no weights {str(weights)!r}; {offer}")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise MissingWeightsError(f"{path}: there is no such file; {offer}")
     published = {Path(value.url).name: value for value in table}
     return path.name, published.get(path.name, table.DEFAULT), path
@@ -127,7 +128,7 @@ def _cached(url: str) -> Path:
     """Return the file of torchvision's weights in torch hub's folder, downloaded if need be."""
     path = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
     start = path.stem.rpartition("-")[2]  # torch hub ends names with the start of the hash
-    if not path.is_file():
+    if not os.path.isfile(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(path), start)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from dmn.networks import load_network
 from dmn.nn import project
-from dmn.resources import checkpoint_names
+from dmn.resources import checkpoint_names, offer
 from dmn.train.groups import layer_names
 from dmn.weights import CheckpointError, misfits, read_weights, shorten, tell
 
@@ -126,9 +127,10 @@ def adopt(net: nn.Module, name: str) -> None:
 def _read(checkpoint: str | Path) -> dict[str, Tensor]:
     if str(checkpoint) in checkpoint_names():
         return load_network(str(checkpoint)).model.state_dict()
-    if not Path(checkpoint).is_file():
+    told = offer(checkpoint) if isinstance(checkpoint, str) else ""
+    if told or not os.path.isfile(checkpoint):
         shipped = ", ".join(checkpoint_names())
-        raise CheckpointError(f"{checkpoint}: there is no such file; shipped are {shipped}")
+        raise CheckpointError(f"{checkpoint}: there is no such file; shipped are {shipped}{told}")
     return read_weights(checkpoint)
 
 
