@@ -3,7 +3,8 @@
     python recipes/sweep.py configs/sweeps/mnist.yaml --table docs/ablation/mnist.csv
     wandb sweep configs/sweeps/mnist.yaml       # the same file, by Weights & Biases' agents
 
-A row is added to the table as each run ends; what is in it is not run again.
+A row is added to the table as each run ends; what is in it is not run again. Runs that fail have no
+row: they are named at the end, and the exit code is 1.
 """
 
 import argparse
@@ -13,15 +14,17 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import product
 from pathlib import Path
 from threading import Lock
 
-import yaml
-
+from dmn.config import read_config
+from dmn.messages import refusals_in_one_line
+from dmn.plain_text import cell, plain
+from dmn.reading import regular
 from dmn.writing import write_whole
 
 COMMAND = [sys.executable, "-c", "from dmn.cli import main; main()"]
@@ -44,55 +47,71 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
 def dmn(*args: str) -> str:
     """Run the command in a process of its own; what it printed."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    done = subprocess.run([*COMMAND, *args], env=environment, stdout=subprocess.PIPE, text=True)
+    environment["PYTHONIOENCODING"] = "utf-8"
+    command = [*COMMAND, *args]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, encoding="utf-8")
     return done.stdout if done.returncode == 0 else ""
 
 
 def read(table: Path) -> list[dict[str, str]]:
     """Read a CSV file's rows."""
-    return list(csv.DictReader(table.read_text().splitlines()))
+    return list(csv.DictReader(regular(table).read_text(encoding="utf-8").splitlines()))
 
 
-def run(
-    options: argparse.Namespace, given: list[str], varied: list[str], values: dict[str, str]
-) -> None:
-    """Train with these values, and add a row."""
-    label = "-".join(Path(values[key]).stem for key in varied)
+def line(cells: Iterable[str]) -> str:
+    """Write a row of a CSV file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(map(cell, cells))
+    return text.getvalue()
+
+
+def run(options: argparse.Namespace, given: list[str], label: str, values: dict[str, str]) -> bool:
+    """Train with these values, and add a row; whether that was done."""
     own = [*given, *(f"--{key}={value}" for key, value in values.items())]
     own += ["--run.root", options.root, "--run.name", f"{options.sweep.stem}/{label}"]
     told = dmn("fit", *own)
     seconds = re.search(r"training took\s+(\d+) s", told)
     if seconds is None:
-        return
+        return False
     (folder,) = re.findall(r"^run\s+(.+?)\s*$", told, re.M)
     rows = read(Path(folder, "metrics.csv"))
     accuracies = [float(row["val/acc"]) for row in rows if row["val/acc"]]
     best = f"{folder}/checkpoints/best.ckpt"
     tested = dmn("test", *own, "--ckpt_path", best) if options.test else ""
     test = re.findall(r"test/acc\W+([\d.]+)", tested)
+    if options.test and not test:
+        return False
     shown = [f"{each:.4f}" for each in (accuracies[-1], max(accuracies), *map(float, test))]
     results = (*shown, *[""] * (3 - len(shown)), seconds[1])
-    row = io.StringIO()
-    csv.writer(row, lineterminator="\n").writerow([*values.values(), *results])
     with writing:
-        write_whole(options.table, options.table.read_text() + row.getvalue())
-    print(label, *results, flush=True)
+        table = options.table.read_text(encoding="utf-8")
+        write_whole(options.table, table + line([*values.values(), *results]))
+    print(plain(label), *results, flush=True)
+    return True
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run what the table lacks."""
     options = parse(args)
-    sweep = yaml.safe_load(options.sweep.read_text())
+    with refusals_in_one_line():
+        sweep = read_config(options.sweep)
     given = [each for each in sweep["command"] if each not in ("${env}", "dmn", "fit", "${args}")]
     grid = {key: told.get("values") or [told["value"]] for key, told in sweep["parameters"].items()}
-    if not options.table.is_file():
-        write_whole(options.table, ",".join([*grid, *RESULTS]) + "\n")
+    if not os.path.isfile(options.table):
+        write_whole(options.table, line([*grid, *RESULTS]))
     done = [tuple(row.values())[: len(grid)] for row in read(options.table)]
     wanted = [tuple(map(str, values)) for values in product(*grid.values())]
-    named = [dict(zip(grid, values, strict=True)) for values in wanted if values not in done]
+    lacking = [values for values in wanted if tuple(map(cell, values)) not in done]
+    named = [dict(zip(grid, values, strict=True)) for values in lacking]
     varied = [key for key, values in grid.items() if len(values) > 1]
+    labels = ["-".join(values[key] for key in varied) for values in named]
     with ThreadPoolExecutor(options.workers) as pool:
-        list(pool.map(partial(run, options, given, varied), named))
+        ended = list(pool.map(partial(run, options, given), labels, named))
+    if failed := [plain(label) for label, done in zip(labels, ended, strict=True) if not done]:
+        sys.exit(
+            f"{len(failed)} of {len(labels)} runs failed, for the reasons above: "
+            f"{', '.join(failed)}; the same command runs them again"
+        )
 
 
 if __name__ == "__main__":

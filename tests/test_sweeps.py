@@ -1,6 +1,7 @@
 """Sweeps: every file's runs parse, the local runner fills its table, and overrides override."""
 
 import csv
+import os
 import re
 import runpy
 from itertools import product
@@ -72,6 +73,61 @@ def test_an_override_changes_what_it_names_only(capsys):
         printed.append({"margin": net["margin"], **net["g"]["init_args"]})
     changed = {key for key, value in printed[0].items() if printed[1][key] != value}
     assert changed == {"margin", "kernel"}
+
+
+def swept(tmp_path, monkeypatch, parameters, dmn):
+    """Run a sweep whose command is replaced by a function; return its exit code."""
+    monkeypatch.chdir(tmp_path)
+    Path("a.yaml").write_text(yaml.safe_dump({"command": ["dmn", "fit"], "parameters": parameters}))
+    main = recipe("sweep")
+    monkeypatch.setitem(main.__globals__, "dmn", dmn)
+    try:
+        main(["a.yaml", "--table", "out/table.csv", "--workers", "1"])
+    except SystemExit as stopped:
+        return str(stopped.code)
+    return ""
+
+
+def trained(*args):
+    """Leave what a training does, in a folder of the name that it is given."""
+    folder = Path(args[args.index("--run.name") + 1], "version_0")
+    folder.mkdir(parents=True)
+    (folder / "metrics.csv").write_text("val/acc\n0.5\n")
+    return f"run  {folder}\ntraining took  3 s\n"
+
+
+RATES = [0.01, 0.02, "1e-3", "=1+1", "-2", "größer"]
+
+
+def test_runs_are_labelled_by_the_whole_text_of_their_values(tmp_path, monkeypatch, capsys):
+    parameters = {"lr": {"values": RATES}, "fold": {"value": 0}}
+    assert swept(tmp_path, monkeypatch, parameters, trained) == ""
+    folders = {path.name for path in Path("a").iterdir()}
+    assert folders == set(map(str, RATES))
+    rates = [row["lr"] for row in table()]
+    assert rates == ["0.01", "0.02", "1e-3", "'=1+1", "-2", "größer"]
+    assert swept(tmp_path, monkeypatch, parameters, None) == ""  # there is nothing left to run
+    assert capsys.readouterr().out.split()[0] == "0.01"
+
+
+@pytest.mark.torture("a sweep some of whose runs fail", "they are counted and named; exit code 1")
+@pytest.mark.parametrize("failing", [{"0.02"}, {"0.01", "0.02"}])
+def test_runs_that_fail_are_told(failing, tmp_path, monkeypatch, happened):
+    def dmn(*args):
+        return "" if any(f"--lr={value}" in args for value in failing) else trained(*args)
+
+    told = swept(tmp_path, monkeypatch, {"lr": {"values": [0.01, 0.02]}}, dmn)
+    assert told.startswith(f"{len(failing)} of 2 runs failed")
+    assert all(value in told for value in failing)
+    assert {row["lr"] for row in table()} == {"0.01", "0.02"} - failing
+    happened(told)
+
+
+def test_a_sweep_that_is_no_file_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("a.yaml")
+    with pytest.raises(SystemExit, match=r"a\.yaml: .*no regular file"):
+        recipe("sweep")(["a.yaml", "--table", "t.csv"])
 
 
 def test_a_sweep_is_run_once_and_gone_on_with(tmp_path, monkeypatch, capfd):
