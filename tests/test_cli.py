@@ -3,6 +3,7 @@
 import csv
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,11 @@ import torch
 import yaml
 from jsonargparse import Namespace
 
-from dmn.cli import LEAST, check_options, find_checkpoint, main
+from dmn.cli import LEAST, NoCheckpointError, check_options, find_checkpoint, main
 from dmn.nn import assert_monotone
 from dmn.options import OptionError
-from dmn.train import Run
+from dmn.train import Run, initialise
+from dmn.weights import CheckpointError
 
 FAST = shlex.split("--quantus.every_n_epochs 0 --heatmaps.every_n_epochs 0")
 
@@ -30,10 +32,10 @@ def run(*args):
     main(shlex.split(args[0]) + list(args[1:]))
 
 
-def shell(*args, **options):
+def shell(*args, env=None, **options):
     """Run the installed command in a process of its own."""
     command = [str(Path(sys.executable).with_name("dmn")), *args]
-    environment = {**os.environ, "WANDB_SILENT": "true"}
+    environment = {**os.environ, "WANDB_SILENT": "true", **(env or {})}
     return subprocess.run(
         command, capture_output=True, text=True, timeout=300, env=environment, **options
     )
@@ -223,6 +225,90 @@ def test_best_and_last_are_the_newest_of_the_run(tmp_path):
     assert find_checkpoint("best", run_of) == str(paths[1])
     assert find_checkpoint("some/path.ckpt", run_of) == "some/path.ckpt"
     assert find_checkpoint(None, run_of) is None
+
+
+@pytest.mark.torture("a file called as a checkpoint might be", "only ./NAME is that file")
+@pytest.mark.parametrize("name", ["best", "last", "mine"])
+def test_a_bare_name_is_of_no_file(name, folder, happened):
+    assert find_checkpoint(f"./{name}", Run()) == f"./{name}"
+    Path(name).write_text("strange")
+    with pytest.raises(NoCheckpointError, match=rf"; write \./{name} for") as told:
+        find_checkpoint(name, Run())
+    with pytest.raises(CheckpointError, match=rf"; write \./{name} for"):
+        initialise(torch.nn.Linear(1, 1), name)
+    Path("scenes").write_text("strange")
+    assert find_checkpoint("scenes", Run()) == "scenes"
+    happened(str(told.value))
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.torture("`dmn {command}`, a name of 300 characters", "refused in one line")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "fit --config LONG",
+        "fit --config LONG.yaml",
+        "fit --config debug --run.name LONG",
+        "fit --config debug --run.root LONG",
+        "fit --config debug --checkpoint.filename LONG",
+        "fit --config debug --ckpt_path LONG",
+        "finetune --config debug --init_from LONG.pt",
+        "test --config debug --ckpt_path LONG.ckpt",
+        "explain LONG.png --model scenes",
+        "convert resnet18 --weights LONG.pth",
+        "convert resnet18 --images LONG.png",
+        "compare --config LONG",
+        "compare --config mnist --run.name LONG",
+    ],
+)
+def test_names_that_are_too_long_are_refused(command, folder, happened):
+    with pytest.raises(SystemExit) as stopped:
+        run(command.replace("LONG", LONG))
+    told = str(stopped.value.code)
+    assert told.startswith("dmn: ")
+    assert LONG in told
+    assert "\n" not in told
+    assert "init_from" in command or not list(folder.iterdir())
+    happened(told.replace(LONG, "LONG"))
+
+
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.torture(
+    "a terminal or a locale of ASCII only", "configs are UTF-8; what cannot be shown is escaped"
+)
+def test_the_locale_changes_no_file(folder):
+    Path("own.yaml").write_text("run: {name: Grüße}\n", encoding="utf-8")
+    fit = ["fit", "--config", "debug", "--config", "own.yaml", *FAST]
+    shown = shell(*fit, cwd=folder, env={"PYTHONIOENCODING": "ascii"})
+    assert shown.returncode == 0, shown.stderr
+    assert "runs/Gr\\xfc\\xdfe/version_0" in shown.stdout
+    assert Path("runs/Grüße/version_0/checkpoints/last.ckpt").exists()
+    named = shell(*fit, cwd=folder, env=ASCII)
+    (told,) = [line for line in named.stderr.splitlines() if line.startswith("dmn: ")]
+    assert "run.name is 'Gr\\xfc\\xdfe', but this locale's files are named in ascii" in told
+    read = shell("compare", "--config", "canonization", "--print_config", cwd=folder, env=ASCII)
+    assert read.returncode == 0, read.stderr
+
+
+def test_an_interrupt_while_importing_is_quiet():
+    """Wherever it comes, as Ctrl-C does."""
+    script = (
+        "import os, signal, sys\n"
+        "class Strike:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == sys.argv[1]: os.kill(os.getpid(), signal.SIGINT)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "sys.meta_path.insert(0, Strike())\n"
+        "from dmn.__main__ import main\n"
+        "main()\n"
+    )
+    for module in ("dmn.cli", "torch", "pytorch_lightning", "dmn.train.task"):
+        done = subprocess.run([sys.executable, "-c", script, module], capture_output=True)
+        assert (done.returncode, done.stderr) == (128 + signal.SIGINT, b""), module
 
 
 WRONG = {
