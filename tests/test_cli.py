@@ -294,8 +294,9 @@ def test_the_locale_changes_no_file(folder):
     assert read.returncode == 0, read.stderr
 
 
-def test_an_interrupt_while_importing_is_quiet():
-    """Wherever it comes, as Ctrl-C does."""
+@pytest.mark.torture("Ctrl-C while dmn is importing {module}", "it ends without a word, by 130")
+@pytest.mark.parametrize("module", ["dmn.cli", "torch", "pytorch_lightning", "dmn.train.task"])
+def test_an_interrupt_while_importing_is_quiet(module):
     script = (
         "import os, signal, sys\n"
         "class Strike:\n"
@@ -306,9 +307,8 @@ def test_an_interrupt_while_importing_is_quiet():
         "from dmn.__main__ import main\n"
         "main()\n"
     )
-    for module in ("dmn.cli", "torch", "pytorch_lightning", "dmn.train.task"):
-        done = subprocess.run([sys.executable, "-c", script, module], capture_output=True)
-        assert (done.returncode, done.stderr) == (128 + signal.SIGINT, b""), module
+    done = subprocess.run([sys.executable, "-c", script, module], capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, b"", b"")
 
 
 WRONG = {

@@ -31,9 +31,13 @@ class MaskError(DmnError, ValueError):
 
 
 def folders(folder: Path) -> list[str]:
-    """Name the folders in a folder, sorted; none where that is none itself."""
+    """Name the folders in a folder, sorted, but hidden ones; none where that is none itself."""
     inside = sorted(folder.iterdir()) if os.path.isdir(folder) else []
-    return [it.name for it in inside if os.path.isdir(it) and not it.name.startswith(".")]
+    return [it.name for it in inside if os.path.isdir(it) and not _is_hidden(it.name)]
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in LITTER
 
 
 def list_images(folder: Path, classes: Sequence[str], of_each: bool) -> list[Sample]:
