@@ -30,7 +30,7 @@ CONVOLUTIONS = {
     "dilated": lambda: nn.Conv2d(4, 4, 3, padding=2, dilation=2),
     "reflected": lambda: nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
     "transposed": lambda: nn.ConvTranspose2d(4, 4, 3, padding=1, groups=2),
-    "norm": lambda: nn.BatchNorm2d(4),
+    "norm": lambda: nn.BatchNorm2d(4, eps=0.1),
     "bare norm": lambda: nn.BatchNorm2d(4, affine=False),
 }
 POOLS = {
