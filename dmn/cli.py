@@ -254,6 +254,9 @@ class DmnCLI(LightningCLI):
         super().parse_arguments(parser, args)
         check_options(self.config[self.config["subcommand"]])
 
+    def _parse_ckpt_path(self) -> None:
+        """Leave the config as it is: Lightning's own takes options from a checkpoint, any class."""
+
     def before_instantiate_classes(self) -> None:
         """Find the checkpoints that are asked for by name."""
         config = self.config[self.subcommand]

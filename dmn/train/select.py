@@ -7,17 +7,17 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from dmn.errors import DmnError
+from dmn.train.checkpoint import OwnCheckpoint
 
 
 class UnknownScoreError(DmnError, KeyError):
     """A score that is not logged, though others are; names those."""
 
 
-class BestExplanation(ModelCheckpoint):
+class BestExplanation(OwnCheckpoint):
     """Keep `best_explained.ckpt`: the best explanation that costs next to no accuracy.
 
     Of all epochs within `within` of the best accuracy so far, the one whose score is best is kept;

@@ -1,10 +1,15 @@
+from collections import Counter
+
 import pytest
 import torch
 from hostile_files import PAYLOADS, Payload
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pytorch_lightning.callbacks import ModelCheckpoint
 from small_disks import run_on_disk
 from train_problem import make_task
 
-from dmn.train import CheckpointFiles, EpochCheckpoint, Trainer
+from dmn.train import BestExplanation, CheckpointFiles, EpochCheckpoint, Trainer
 from dmn.weights import CheckpointError
 
 PLAIN = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
@@ -102,3 +107,102 @@ def test_what_is_no_checkpoint_is_refused(what, data, make_trainer, tmp_path, ha
     with pytest.raises(CheckpointError, match=r"last\.ckpt: ") as refused:
         trainer.fit(make_task(), data, ckpt_path=str(path))
     happened(str(refused.value).replace(str(tmp_path), ""))
+
+
+def tree(folder):
+    """What is in a folder: names, kinds and modes, and what files hold."""
+    return {
+        str(path): (path.lstat().st_mode, path.read_bytes() if path.is_file() else b"")
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
+ELSEWHERE = (
+    *("{own}/../precious", "{own}/../precious/a.txt", "{own}/..", "{own}/link", "{own}/link/a.txt"),
+    *("{top}/precious", "local://{top}/precious", "file://{top}/precious/a.txt", "{own}/sub"),
+    *(
+        "local::{top}/precious",
+        "{own}/best.ckpt/../../precious",
+        "{own}/last.ckpt",
+        "{own}",
+        "",
+        "/",
+    ),
+)
+
+
+@pytest.fixture
+def left_by_a_stranger(data, make_trainer, tmp_path):
+    """A checkpoint, in a run's folder beside things that are no part of the run."""
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "a.txt").write_text("keep")
+    own = tmp_path / "run"
+    keep = checkpoint(own, save_on_train_epoch_end=True)
+    make_trainer(keep, enable_checkpointing=True, max_epochs=1).fit(OneRate(), data)
+    (own / "link").symlink_to(tmp_path / "precious")
+    (own / "sub").mkdir()
+    (own / "sub" / "b.txt").write_text("keep")
+    return own
+
+
+def OneRate():  # noqa: N802
+    """A task that may be trained for any number of steps."""
+    task = make_task(explainers={})
+    task._lr_scheduler = None
+    return task
+
+
+@pytest.mark.torture(
+    "resume from a checkpoint that names other files and folders as its own, in any of its states",
+    "nothing changes outside the run's folder",
+)
+@pytest.mark.parametrize("kind", [EpochCheckpoint, ModelCheckpoint, BestExplanation])
+def test_resuming_changes_nothing_outside_the_runs_folder(
+    kind, left_by_a_stranger, data, tmp_path, full, happened
+):
+    own, counts = left_by_a_stranger, Counter()
+    genuine = torch.load(own / "last.ckpt", weights_only=True)
+    (state,) = (s for key, s in genuine["callbacks"].items() if "EpochCheckpoint" in key)
+    before = tree(tmp_path)
+    places = st.sampled_from(ELSEWHERE) | st.text("./:a~*", max_size=6).map("{{own}}/{}".format)
+    score = st.sampled_from([-torch.inf, torch.inf]).map(torch.tensor)
+
+    @settings(max_examples=150 if full else 20, deadline=None, derandomize=not full, database=None)
+    @given(
+        st.fixed_dictionaries(dict.fromkeys(PATHS, places)),
+        score,
+        st.sampled_from(["max", "min"]),
+        st.sampled_from([1, 2, -1]),
+    )
+    def check(named, score, mode, top):
+        told = {key: path.format(own=own, top=tmp_path) for key, path in named.items()}
+        told["best_k_models"] = {told["kth_best_model_path"]: score}
+        if kind is BestExplanation:
+            keep = BestExplanation("val/loss", mode)
+            keep.dirpath = str(own)
+            told |= {"best_accuracy": 0.0, "kept_accuracy": 0.0}
+        else:
+            options = {"filename": "{epoch}", "save_last": True, "save_top_k": top, "mode": mode}
+            keep = kind(own, monitor="val/loss", **options)
+        genuine["callbacks"] = {keep.state_key: state | told}
+        genuine["hyper_parameters"] = genuine["datamodule_hyper_parameters"] = told
+        genuine["Halves"] = told
+        torch.save(genuine, own / "last.ckpt")
+        quiet = {**PLAIN, "enable_checkpointing": True, "enable_progress_bar": False}
+        trainer = Trainer(
+            max_epochs=3, callbacks=[keep], enable_model_summary=False, limit_val_batches=1, **quiet
+        )
+        try:
+            trainer.fit(OneRate(), data, ckpt_path=str(own / "last.ckpt"))
+            counts["trained"] += 1
+        except (KeyError, TypeError, ValueError) as error:
+            counts[type(error).__name__] += 1
+        after = tree(tmp_path)
+        beside = {path for path in after.keys() | before.keys() if not path.startswith(f"{own}/")}
+        assert all(after[path] == before[path] for path in beside)
+        assert (own / "sub" / "b.txt").read_text() == "keep"  # nor is a folder removed within
+
+    check()
+    happened(str(dict(counts)))
+    assert counts["trained"]
