@@ -8,6 +8,8 @@ import zipfile
 from pathlib import Path
 from typing import IO, Any
 
+from dmn.archives import check_archive
+
 ZIP = b"PK\x03\x04"
 LEGACY_PICKLES = 5  # with which torch's format of before 1.6 begins
 DEEPEST = 200  # that values may be nested; hashing tuples much deeper overflows Python's stack
@@ -35,22 +37,18 @@ def check_saved(path: Path) -> bool:
         zipped = file.read(len(ZIP)) == ZIP
         file.seek(0)
         if zipped:
-            _check_zip(file, path.stat().st_size)
+            check_archive(path)
+            _check_zip(file)
         else:
             for _ in range(LEGACY_PICKLES):
                 _check_pickle(file)
     return zipped
 
 
-def _check_zip(file: IO[bytes], size: int) -> None:
-    """Refuse entries that are compressed, as torch never does, too large, or damaged."""
+def _check_zip(file: IO[bytes]) -> None:
+    """Refuse entries that ask for more than weights, or are damaged."""
     with zipfile.ZipFile(file) as archive:
-        entries = archive.infolist()
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise ValueError("its entries are compressed")
-        if sum(entry.file_size for entry in entries) > size:
-            raise ValueError("its entries are larger than the file")
-        for entry in entries:
+        for entry in archive.infolist():
             if entry.filename.lower().endswith(".pkl"):
                 with archive.open(entry) as pickled:
                     _check_pickle(pickled)
