@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable
 from pathlib import PurePath
 
 from dmn.errors import DmnError
@@ -72,3 +73,22 @@ def require_below(option: str, path: str) -> None:
     parts = PurePath(path).parts
     if not parts or PurePath(path).is_absolute() or ".." in parts or not path.isprintable():
         raise OptionError(f"{option} is {path!r}; give a name, or some joined by /, without ..")
+
+
+def require_output(option: str, path: str, suffix: str, inputs: Iterable[str | None] = ()) -> None:
+    """Refuse to write what others would not read under its name, or in place of what is read.
+
+    Args:
+        option: Its name, as on the command line.
+        path: Of the file that is to be written.
+        suffix: How it has to end.
+        inputs: What is read: files and, which do no harm, names of other things and None.
+
+    Raises:
+        OptionError: names the option, and says what can be.
+    """
+    if PurePath(path).suffix != suffix:
+        raise OptionError(f"{option} is {path!r}; give a name that ends with {suffix}")
+    for each in inputs:
+        if each and os.path.exists(path) and os.path.exists(each) and os.path.samefile(path, each):
+            raise OptionError(f"{option} is {path!r}, which is read as {each!r}; give another name")

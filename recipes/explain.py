@@ -16,6 +16,7 @@ from dmn.explain.layers import last_stage
 from dmn.explain.render import overlay, panel
 from dmn.explain.target import probabilities
 from dmn.networks import load_network
+from dmn.options import require_output
 from dmn.pictures import read_picture
 from dmn.posthoc import pair_of
 
@@ -36,6 +37,7 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
 def main(args: Sequence[str] | None = None) -> None:
     """Load, classify, explain, draw."""
     options = parse(args)
+    require_output("--out", options.out, ".png", options.images)
     network = load_network(options.model, options.weights)
     x = torch.stack([network.transform(read_picture(file)) for file in options.images])
     with torch.no_grad():

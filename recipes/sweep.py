@@ -21,10 +21,9 @@ from itertools import product
 from pathlib import Path
 from threading import Lock
 
-from dmn.config import read_config
-from dmn.messages import refusals_in_one_line
-from dmn.plain_text import cell, plain
-from dmn.reading import regular
+import yaml
+
+from dmn.options import require_output
 from dmn.writing import write_whole
 
 COMMAND = [sys.executable, "-c", "from dmn.cli import main; main()"]
@@ -93,8 +92,8 @@ def run(options: argparse.Namespace, given: list[str], label: str, values: dict[
 def main(args: Sequence[str] | None = None) -> None:
     """Run what the table lacks."""
     options = parse(args)
-    with refusals_in_one_line():
-        sweep = read_config(options.sweep)
+    require_output("--table", str(options.table), ".csv", [str(options.sweep)])
+    sweep = yaml.safe_load(options.sweep.read_text())
     given = [each for each in sweep["command"] if each not in ("${env}", "dmn", "fit", "${args}")]
     grid = {key: told.get("values") or [told["value"]] for key, told in sweep["parameters"].items()}
     if not os.path.isfile(options.table):

@@ -15,11 +15,11 @@ from dmn.commands import Parser
 from dmn.errors import DmnError
 from dmn.networks import load_network
 from dmn.nn import Pool
-from dmn.options import require
+from dmn.options import require, require_output
 from dmn.pictures import read_picture
 from dmn.plain_text import plain, plain_lines
 from dmn.posthoc import Pretrained, canonize, load, save_converted, split
-from dmn.resources import checkpoint_names
+from dmn.resources import CHECKPOINTS, checkpoint_names
 
 DESCRIPTION = """\
 Convert a trained classifier into equal forms that can be explained better.
@@ -98,16 +98,19 @@ def convert(
     require("--threshold", threshold, 0)
     require("--num_classes", num_classes, 1)
     shipped = weights is None and name in checkpoint_names()
+    target = Path(out or f"{name}_{form}.safetensors")
+    read = [weights, *(images or ()), str(CHECKPOINTS / f"{name}.safetensors")]
+    require_output("--out", str(target), ".safetensors", read)
     pretrained = _shipped(name) if shipped else load(name, weights, num_classes=num_classes)
     original = pretrained.model
     x = _images(pretrained, images)
-    target = Path(out or f"{name}_{form}.safetensors")
     network: Any = original if form == "split" else canonize(original, x)
     if form != "split":
         print(f"canonized: {_difference(original, x)}")
     if form != "canonized":
         network = split(network, x, pool=pool, theta=theta, threshold=threshold)
-        print(plain_lines(str(network.certificate(x))))
+        print(network.certificate(x))
+    done = "replaced" if target.exists() else "saved"
     save_converted(
         network,
         target,
@@ -115,7 +118,7 @@ def convert(
         classes=pretrained.classes,
         canonized=form != "split",
     )
-    print(plain(f"saved {target}: {pretrained.source} weights, {len(pretrained.classes)} classes"))
+    print(f"{done} {target}: {pretrained.source} weights, {len(pretrained.classes)} classes")
 
 
 def _shipped(name: str) -> Pretrained:

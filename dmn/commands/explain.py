@@ -22,8 +22,8 @@ from dmn.explain.render import overlay, panel, png
 from dmn.explain.split import SPLIT_METHODS
 from dmn.explain.target import probabilities
 from dmn.networks import Network, load_network
-from dmn.nn import Stream, UnknownLayerError
-from dmn.options import require
+from dmn.nn import Stream
+from dmn.options import require, require_output
 from dmn.pictures import read_picture
 from dmn.plain_text import plain
 from dmn.posthoc import ThroughFront, pair_of
@@ -125,6 +125,7 @@ def explain(
     """
     require("--top", top, 1)
     require("--alpha", alpha, 0, 0.5)
+    require_output("--out", out, ".png", [*images, model, weights])
     names = [_method(name) for name in method or DEFAULTS]
     pictures = [read_picture(file) for file in images]
     if invert:
@@ -148,8 +149,9 @@ def explain(
         for title, explainer in explainers.items():
             maps = explainer(x, index)
             columns[title].append(overlay(shown, maps, against=title.endswith(" h"))[0])
+    done = "replaced" if Path(out).exists() else "saved"
     write_whole(out, png(panel(columns, rows, LEGEND, CELL)))
-    print(plain(f"saved {out}: {', '.join(explainers)}"))
+    print(f"{done} {out}: {', '.join(explainers)}")
 
 
 def _method(name: str) -> str:

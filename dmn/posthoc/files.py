@@ -70,8 +70,11 @@ def save_converted(
         canonized: Whether a split network was canonized first.
 
     Raises:
+        ConvertedFileError: if the path is of another kind, as which the file could not be read.
         WriteError: if it cannot be written.
     """
+    if Path(path).suffix != ".safetensors":
+        raise ConvertedFileError(f"{path}: give a name that ends with .safetensors")
     is_split = isinstance(network, SplitModel)
     held = network.network if isinstance(network, SplitModel) else network
     about = {

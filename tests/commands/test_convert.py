@@ -13,6 +13,7 @@ from PIL import Image
 from dmn.cli import main
 from dmn.commands.convert import convert
 from dmn.posthoc import SplitModel, UnsupportedError, load_converted
+from dmn.resources import CHECKPOINTS
 
 
 @pytest.fixture(autouse=True)
@@ -91,6 +92,42 @@ def test_weights_of_ones_own_are_converted(capsys):
     assert "mine.pth weights, 4 classes" in capsys.readouterr().out
     x = torch.randn(1, 3, 64, 64)
     assert torch.equal(load_converted("squeezenet1_1_split.safetensors").network(x), model(x))
+
+
+@pytest.mark.torture("dmn convert --out {out}", "refused, the weights are as they were")
+@pytest.mark.parametrize(
+    ("out", "told"),
+    [
+        ("mine.safetensors", "which is read as 'mine.safetensors'; give another name"),
+        ("link.safetensors", "which is read as 'mine.safetensors'; give another name"),
+        ("mine.pth", "give a name that ends with .safetensors"),
+        (str(CHECKPOINTS / "scenes_resnet18.safetensors"), "which is read as"),
+    ],
+)
+def test_no_weights_are_written_over_those_that_are_read(out, told, happened):
+    Path("mine.safetensors").write_bytes(b"mine")
+    Path("link.safetensors").symlink_to("mine.safetensors")
+    before = Path(out).read_bytes() if Path(out).exists() else b""
+    own = [] if "scenes" in out else ["--weights", "mine.safetensors"]
+    with pytest.raises(SystemExit, match="dmn: --out is ") as stopped:
+        run("scenes_resnet18" if "scenes" in out else "squeezenet1_1", *own, "--out", out)
+    happened(str(stopped.value))
+    assert told in str(stopped.value)
+    assert (Path(out).read_bytes() if Path(out).exists() else b"") == before
+
+
+def test_a_file_that_is_replaced_is_told(capsys):
+    for told in ("saved", "replaced"):
+        run(
+            "squeezenet1_1",
+            "--num_classes",
+            "2",
+            "--form",
+            "canonized",
+            "--images",
+            photograph("a.png"),
+        )
+        assert f"{told} squeezenet1_1_canonized.safetensors: " in capsys.readouterr().out
 
 
 def test_a_refusal_is_a_complete_list_and_no_traceback():

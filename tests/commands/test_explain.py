@@ -160,7 +160,8 @@ def test_inverting_is_turning_dark_on_white_into_white_on_dark(run, capsys):
     run("pair", "a.png", "--invert")
     inverted = capsys.readouterr().out
     run("pair", "negative.png")
-    assert capsys.readouterr().out == inverted.replace("a.png", "negative.png", 1)
+    same = inverted.replace("a.png", "negative.png", 1).replace("saved", "replaced")
+    assert capsys.readouterr().out == same  # where the first picture was
 
 
 def test_classes_are_found_by_name_first_and_by_index(run):
@@ -234,6 +235,31 @@ def test_options_that_cannot_be_are_named(option, value, run, happened):
         run("pair", "a.png", "--" + option, value)
     assert not Path("explained.png").exists()
     happened(str(stopped.value))
+
+
+OUT = {
+    "a picture": ("a.png", "is 'a.png', which is read as 'a.png'; give another name"),
+    "a picture by another path": ("./sub/../a.png", "which is read as 'a.png'"),
+    "a link to a picture": ("link.png", "which is read as 'a.png'"),
+    "a second name of a picture": ("hard.png", "which is read as 'a.png'"),
+    "a picture that is no PNG": ("b.jpg", "is 'b.jpg'; give a name that ends with .png"),
+    "a device": ("/dev/stdout", "give a name that ends with .png"),
+}
+
+
+@pytest.mark.torture("dmn explain --out {what}", "refused, nothing is written")
+@pytest.mark.parametrize("what", OUT)
+def test_no_picture_is_written_over_one_that_is_read(what, run, happened):
+    out, told = OUT[what]
+    Path("sub").mkdir()
+    Path("link.png").symlink_to("a.png")
+    Path("hard.png").hardlink_to("a.png")
+    before = {path: path.read_bytes() for path in Path().glob("*.*")}
+    with pytest.raises(SystemExit) as stopped:
+        run("pair", "a.png", "b.jpg", "--out", out)
+    happened(str(stopped.value))
+    assert told in str(stopped.value)
+    assert {path: path.read_bytes() for path in Path().glob("*.*")} == before
 
 
 @pytest.mark.torture("pictures whose names are no text, or hold quotes and lines", "explained")

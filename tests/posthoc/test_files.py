@@ -212,3 +212,9 @@ def test_a_file_with_damaged_metadata_is_named(tmp_path, about):
     safetensors.torch.save_file({"weight": torch.zeros(1)}, path, metadata)
     with pytest.raises(ConvertedFileError, match=r"damaged.safetensors is damaged: its metadata"):
         load_converted(path)
+
+
+def test_no_file_is_written_that_could_not_be_read(tmp_path):
+    with pytest.raises(ConvertedFileError, match=r"a\.pth: give a name that ends with \.safetens"):
+        save_converted(split(network()), tmp_path / "a.pth")
+    assert not list(tmp_path.iterdir())
