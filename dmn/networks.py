@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 
 from dmn import models
 from dmn.cards import (
+    LARGEST_IMAGE,
     CorruptCheckpointError,
     check_card,
     content_of,
@@ -270,11 +272,22 @@ def _transform(
 
 
 def _cropped(x: Tensor, height: int, width: int) -> Tensor:
-    """Resize an image so that it just covers a size, and cut its centre out."""
+    """Resize an image so that it just covers a size, and cut its centre out.
+
+    Where the whole image would get too large, its centre is cut out first.
+    """
     scale = max(height / x.shape[1], width / x.shape[2])
     covering = [max(round(x.shape[1] * scale), height), max(round(x.shape[2] * scale), width)]
+    if len(x) * math.prod(covering) > LARGEST_IMAGE:
+        needed = [math.ceil(side / scale) for side in (height, width)]
+        x = _centre(x, min(needed[0], x.shape[1]), min(needed[1], x.shape[2]))
+        covering = [height, width]
     x = F.interpolate(x[None], covering, mode="bilinear", antialias=True)[0]
-    top, left = (covering[0] - height) // 2, (covering[1] - width) // 2
+    return _centre(x, height, width)
+
+
+def _centre(x: Tensor, height: int, width: int) -> Tensor:
+    top, left = (x.shape[1] - height) // 2, (x.shape[2] - width) // 2
     return x[:, top : top + height, left : left + width]
 
 

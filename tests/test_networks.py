@@ -13,12 +13,14 @@ from PIL import Image
 from small_pairs import tiny_pair
 
 from dmn import resources
+from dmn.cards import LARGEST_IMAGE
 from dmn.errors import DmnError
 from dmn.models import PlainCNN
 from dmn.networks import (
     CorruptCheckpointError,
     Network,
     UnknownNetworkError,
+    _cropped,
     _transform,
     load_network,
     save_network,
@@ -476,3 +478,30 @@ def test_arbitrary_cards_are_refused_or_work(saved, full, happened):
     check()
     assert all(counts.values())
     happened(f"{counts['refused']} refused by name, {counts['loaded']} loaded")
+
+
+@pytest.mark.torture(
+    "a card tells of images of {size}", "a picture is cropped first, and takes little memory"
+)
+@pytest.mark.parametrize("size", [(3, 400, 40000), (3, 40000, 400), (1, 60000, 1000)])
+@pytest.mark.parametrize("sides", [(500, 400), (1, 1), (90, 9)])
+def test_no_picture_is_scaled_without_bounds(size, sides, monkeypatch):
+    made = []
+    scale = torch.nn.functional.interpolate
+    monkeypatch.setattr(
+        "dmn.networks.F.interpolate", lambda x, to, **how: made.append(to) or scale(x, to, **how)
+    )
+    assert _transform(size, None, None, Image.new("RGB", sides, "red")).shape == size
+    assert size[0] * made[0][0] * made[0][1] <= LARGEST_IMAGE
+
+
+@given(st.integers(20, 60), st.integers(20, 60), st.integers(8, 16), st.integers(8, 16))
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_cropping_first_gives_about_the_same(height, width, high, wide):
+    rows, columns = (torch.linspace(0, 1, side) for side in (height, width))
+    x = torch.stack([rows[:, None].expand(height, width), columns.expand(height, width)])
+    one = _cropped(x, high, wide)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dmn.networks.LARGEST_IMAGE", 0)
+        other = _cropped(x, high, wide)
+    assert (one - other).abs().max() < 0.1  # of a picture that goes from 0 to 1
