@@ -32,6 +32,7 @@ from dmn.train import (
     Trainer,
     Unfreeze,
     adopt,
+    check_same_run,
     log_config,
     progress_bar,
     tracking,
@@ -173,9 +174,14 @@ class SaveConfig(SaveConfigCallback):
     """Save the whole configuration in the run's folder and in Weights & Biases."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Find the folder, which asks all processes, and save."""
+        """Find the folder, which asks all processes, and save; if it is resumed, not yet."""
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)
-        super().setup(trainer, pl_module, stage)
+        if stage != "fit" or not self.config.get("ckpt_path"):
+            super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save what a run goes on with, once its state is restored."""
+        super().setup(trainer, pl_module, "fit")
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write it, whole or not at all, and hand it to the loggers."""
@@ -258,7 +264,7 @@ class DmnCLI(LightningCLI):
         """Leave the config as it is: Lightning's own takes options from a checkpoint, any class."""
 
     def before_instantiate_classes(self) -> None:
-        """Find the checkpoints that are asked for by name."""
+        """Find the checkpoints that are asked for by name, and refuse to go on with another run."""
         config = self.config[self.subcommand]
         if self.subcommand in ("fit", "finetune") and config["ckpt_path"] in checkpoint_names():
             raise NoCheckpointError(
@@ -268,6 +274,9 @@ class DmnCLI(LightningCLI):
         for key in ("ckpt_path", "init_from"):
             if key in config:
                 config[key] = find_checkpoint(config[key], config["run"])
+        if self.subcommand in ("fit", "finetune") and config["ckpt_path"]:
+            told = self._parser(self.subcommand).dump(config, skip_none=False)
+            check_same_run(Path(config["ckpt_path"]), told)
 
     def before_test(self) -> None:
         """Give the task the weights of a shipped network, which are no checkpoint of Lightning's.

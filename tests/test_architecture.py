@@ -41,6 +41,8 @@ MAY_IMPORT = {
         "posthoc",
         "networks",
         "resources",
+        "cards",
+        "plain_yaml",
         "weights",
         "writing",
         "options",

@@ -9,6 +9,7 @@ from dmn.train.initialise import Fit, adopt, initialise
 from dmn.train.penalty import ExplanationPenalty, MissingMasksError
 from dmn.train.progress import EpochLines, RunSummary, progress_bar
 from dmn.train.rank import RankLogger
+from dmn.train.resume import check_same_run
 from dmn.train.select import BestExplanation, UnknownScoreError
 from dmn.train.task import ClassificationTask, OneCycle
 from dmn.train.terms import Distillation, Term
@@ -52,6 +53,7 @@ __all__ = [
     "UnknownScoreError",
     "Watcher",
     "adopt",
+    "check_same_run",
     "initialise",
     "layer_names",
     "layerwise",

@@ -18,6 +18,7 @@ from dmn.errors import DmnError
 from dmn.explain import Explainer
 from dmn.train.groups import layerwise
 from dmn.train.terms import Term
+from dmn.weights import CheckpointError, misfits, tell
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
@@ -126,6 +127,30 @@ class ClassificationTask(pl.LightningModule):
     def test_step(self, batch: Any, batch_index: int) -> None:
         """Count a test batch."""
         self._step(batch, "test")
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the weights of another network.
+
+        Raises:
+            CheckpointError: names the keys.
+        """
+        if faults := misfits(self.state_dict(), checkpoint["state_dict"]):
+            raise CheckpointError(f"the checkpoint is of another network: {tell(faults)}")
+
+    def on_train_start(self) -> None:
+        """Refuse to go on with the state of another optimizer, which would fail at its first step.
+
+        Raises:
+            CheckpointError: names what the state lacks.
+        """
+        for optimizer in self.trainer.optimizers:
+            groups = optimizer.param_groups
+            if lacking := [key for key in optimizer.defaults if any(key not in g for g in groups)]:
+                raise CheckpointError(
+                    f"the checkpoint is of another optimizer than {type(optimizer).__name__}: it "
+                    f"has no {', '.join(lacking)}; go on with the one that it had, or start from "
+                    "its weights by `dmn finetune --init_from`"
+                )
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer, and the scheduler for the run's number of steps."""

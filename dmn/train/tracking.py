@@ -99,7 +99,26 @@ class _OneRowAnEpoch(Logger):
 
 
 class EpochCSVLogger(_OneRowAnEpoch, CSVLogger):
-    """`metrics.csv`, one row an epoch; a resumed run goes on in the same file."""
+    """`metrics.csv`, one row an epoch; a resumed run goes on in the same file.
+
+    The folder of a new run is made as soon as it is asked for, so that no other run gets it too.
+    """
+
+    @rank_zero_only
+    def _claim(self, version: int) -> int:
+        Path(self.root_dir).mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                Path(self.root_dir, f"version_{version}").mkdir()
+            except FileExistsError:
+                version += 1
+            else:
+                return version
+
+    def _get_next_version(self) -> int:
+        version = super()._get_next_version()
+        claimed = self._claim(version)  # None in all processes but the first
+        return version if claimed is None else claimed
 
     @property
     @rank_zero_experiment
@@ -254,7 +273,12 @@ def _folder_to_continue(checkpoint: Path, runs: Path) -> Path | None:
     """Return the folder of the run whose last checkpoint this is, if it is one of these runs."""
     folder = checkpoint.parent.parent
     is_of_these = checkpoint.name == "last.ckpt" and folder.parent.resolve() == runs.resolve()
-    return folder if is_of_these else None
+    return folder if is_of_these and not _leads_out(folder) else None
+
+
+def _leads_out(folder: Path) -> bool:
+    """Return whether a link in a run's folder would let it be written elsewhere."""
+    return any(each.resolve().parent != folder.resolve() for each in folder.glob("*"))
 
 
 @rank_zero_only

@@ -1,9 +1,11 @@
 import csv
+import multiprocessing
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pytorch_lightning.utilities import rank_zero_only
 from train_problem import make_task
 
 from dmn.train import EpochCSVLogger, HeatmapLogger, QuantusLogger, Run, tracking
@@ -188,3 +190,44 @@ def test_a_resumed_run_goes_on_in_the_same_file(tmp_path):
     table = rows(tmp_path / "run" / "version_0" / "metrics.csv")
     assert [row["epoch"] for row in table] == ["0", "1", "2", "3"]
     assert [row["val/acc"] for row in table] == ["0.0", "0.1", "0.2", "0.3"]
+
+
+def _starts(root, barrier, kept):
+    barrier.wait()
+    kept.put(EpochCSVLogger(root, "exp").log_dir)
+
+
+@pytest.mark.torture("six runs start at once, again and again", "each has a folder of its own")
+def test_runs_that_start_at_once_get_folders_of_their_own(tmp_path, full, happened):
+    forks = multiprocessing.get_context("fork")
+    barrier, kept = forks.Barrier(6), forks.Queue()
+    rounds = 20 if full else 4
+    for _ in range(rounds):
+        runs = [forks.Process(target=_starts, args=(tmp_path, barrier, kept)) for _ in range(6)]
+        for each in runs:
+            each.start()
+        for each in runs:
+            each.join(60)
+            assert each.exitcode == 0
+    folders = {kept.get(timeout=10) for _ in range(6 * rounds)}
+    happened(f"{len(folders)} folders of {6 * rounds} runs")
+    assert folders == {str(tmp_path / "exp" / f"version_{k}") for k in range(6 * rounds)}
+
+
+def test_only_the_first_process_claims_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    assert EpochCSVLogger(tmp_path, "exp").version == 0
+    assert not (tmp_path / "exp").exists()
+
+
+@pytest.mark.torture("a run's folder that is resumed has a link elsewhere", "it is not written in")
+def test_a_folder_with_a_link_elsewhere_is_not_gone_on_in(tmp_path):
+    folder = tmp_path / "exp" / "version_0"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "own").symlink_to("checkpoints")
+    last = folder / "checkpoints" / "last.ckpt"
+    with tracking(Run("exp", str(tmp_path)), resumed=last) as loggers:
+        assert loggers[0].version == "version_0"
+    (folder / "heatmaps").symlink_to(tmp_path)
+    with tracking(Run("exp", str(tmp_path)), resumed=last) as loggers:
+        assert loggers[0].version == 1
