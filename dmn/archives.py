@@ -88,8 +88,8 @@ def _entries(directory: bytes) -> Iterator[_Entry]:
     place = 0
     while place < len(directory):
         told = ENTRY.unpack(directory[place : place + ENTRY.size])
-        mark, _, _, flags, method, _, _, checksum, stored, size, *told = told
-        name, extra, comment, disk, _, _, at = told
+        mark, _, _, flags, method, _, _, checksum, stored, size, *others = told
+        name, extra, comment, disk, _, _, at = others
         _require(mark == b"PK\1\2" and not (comment or disk), "its directory is damaged")
         _require(method == 0, "its entries are compressed")
         place += ENTRY.size
@@ -114,21 +114,23 @@ def _end_of(file: IO[bytes], entry: _Entry) -> int:
     """Return where an entry ends, once it is what the directory says."""
     header = LOCAL.unpack(_read(file, entry.place, LOCAL.size))
     mark, _, flags, method, _, _, checksum, stored, size, name, extra = header
-    place = entry.place + LOCAL.size
-    told = (mark, flags, method, _read(file, place, name))
-    _require(told == (b"PK\3\4", entry.flags, 0, entry.name), "an entry is not what is said of it")
-    _require(entry.stored == entry.size, "an entry is not what is said of it")
+    place: int = entry.place + LOCAL.size
+    told = (mark, flags, method, _read(file, place, name), entry.stored)
+    same = told == (b"PK\3\4", entry.flags, 0, entry.name, entry.size)
     place += name + extra + entry.stored
     numbers = (entry.checksum, entry.stored, entry.size)
-    if not flags & DESCRIBED:
-        small = tuple(min(each, FULL_32) for each in numbers)
-        _require((checksum, stored, size) == small, "an entry is not what is said of it")
-        return place
-    for form in DESCRIPTORS:
-        follows = _read(file, place, form.size)
-        if len(follows) == form.size and form.unpack(follows) == (b"PK\7\x08", *numbers):
-            return place + form.size
-    raise ValueError("an entry is not what is said of it")
+    if flags & DESCRIBED:
+        for form in DESCRIPTORS:
+            follows = _read(file, place, form.size)
+            if len(follows) == form.size and form.unpack(follows) == (b"PK\7\x08", *numbers):
+                place += form.size
+                break
+        else:
+            same = False
+    else:
+        same &= (checksum, stored, size) == tuple(min(each, FULL_32) for each in numbers)
+    _require(same, "an entry is not what is said of it")
+    return place
 
 
 def _read(file: IO[bytes], place: int, length: int) -> bytes:

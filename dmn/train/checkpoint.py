@@ -105,7 +105,7 @@ def _is_address(path: Any) -> bool:
 
 def _folder(path: Any) -> str:
     """Return the folder of a file, with all links resolved; of an address, as it is written."""
-    folder = os.path.dirname(path)
+    folder = os.path.dirname(str(path))
     return folder if _is_address(path) else os.path.realpath(folder)
 
 
