@@ -21,9 +21,11 @@ from itertools import product
 from pathlib import Path
 from threading import Lock
 
-import yaml
-
+from dmn.config import read_config
+from dmn.messages import refusals_in_one_line
 from dmn.options import require_output
+from dmn.plain_text import cell, plain
+from dmn.reading import regular
 from dmn.writing import write_whole
 
 COMMAND = [sys.executable, "-c", "from dmn.cli import main; main()"]
@@ -92,8 +94,9 @@ def run(options: argparse.Namespace, given: list[str], label: str, values: dict[
 def main(args: Sequence[str] | None = None) -> None:
     """Run what the table lacks."""
     options = parse(args)
-    require_output("--table", str(options.table), ".csv", [str(options.sweep)])
-    sweep = yaml.safe_load(options.sweep.read_text())
+    with refusals_in_one_line():
+        require_output("--table", str(options.table), ".csv", [str(options.sweep)])
+        sweep = read_config(options.sweep)
     given = [each for each in sweep["command"] if each not in ("${env}", "dmn", "fit", "${args}")]
     grid = {key: told.get("values") or [told["value"]] for key, told in sweep["parameters"].items()}
     if not os.path.isfile(options.table):

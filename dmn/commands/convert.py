@@ -109,7 +109,7 @@ def convert(
         print(f"canonized: {_difference(original, x)}")
     if form != "canonized":
         network = split(network, x, pool=pool, theta=theta, threshold=threshold)
-        print(network.certificate(x))
+        print(plain_lines(str(network.certificate(x))))
     done = "replaced" if target.exists() else "saved"
     save_converted(
         network,
@@ -118,7 +118,8 @@ def convert(
         classes=pretrained.classes,
         canonized=form != "split",
     )
-    print(f"{done} {target}: {pretrained.source} weights, {len(pretrained.classes)} classes")
+    told = f"{pretrained.source} weights, {len(pretrained.classes)} classes"
+    print(plain(f"{done} {target}: {told}"))
 
 
 def _shipped(name: str) -> Pretrained:

@@ -22,7 +22,7 @@ from dmn.explain.render import overlay, panel, png
 from dmn.explain.split import SPLIT_METHODS
 from dmn.explain.target import probabilities
 from dmn.networks import Network, load_network
-from dmn.nn import Stream
+from dmn.nn import Stream, UnknownLayerError
 from dmn.options import require, require_output
 from dmn.pictures import read_picture
 from dmn.plain_text import plain
@@ -151,7 +151,7 @@ def explain(
             columns[title].append(overlay(shown, maps, against=title.endswith(" h"))[0])
     done = "replaced" if Path(out).exists() else "saved"
     write_whole(out, png(panel(columns, rows, LEGEND, CELL)))
-    print(f"{done} {out}: {', '.join(explainers)}")
+    print(plain(f"{done} {out}: {', '.join(explainers)}"))
 
 
 def _method(name: str) -> str:
