@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import secrets
@@ -13,6 +12,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dmn.errors import DmnError
+
+try:
+    import fcntl
+except ImportError:  # Windows has none: there, what killed writers left stays
+    fcntl = None  # type: ignore[assignment]
 
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 REMEDY = "free some space, or choose a folder that can be written to"
@@ -52,10 +56,13 @@ def write_whole(path: str | Path, content: bytes | str) -> Path:
         _remove_leftovers(path)
         with _part(path) as file:
             if path.is_file() and not path.is_symlink():
-                os.fchmod(file.fileno(), path.stat().st_mode & PERMISSIONS)
+                own = file.name if fcntl is None else file.fileno()
+                os.chmod(own, path.stat().st_mode & PERMISSIONS)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())  # or a power cut could leave the name without the content
+            if fcntl is None:
+                file.close()  # Windows renames no open file
             os.replace(file.name, path)
     except OSError as error:
         raise WriteError(
@@ -71,7 +78,7 @@ def _part(path: Path) -> Iterator[BinaryIO]:
         # exclusive, under a name that nobody can guess: no link that waits there is followed
         with path.with_name(f".{path.name}.{secrets.token_hex(4)}.part").open("xb") as file:
             try:
-                with suppress(OSError):  # some network file systems have no locks
+                with suppress(OSError, AttributeError):  # some file systems have no locks
                     fcntl.flock(file, fcntl.LOCK_EX)
                 if os.fstat(file.fileno()).st_nlink:  # else it was taken for a leftover meanwhile
                     yield file
@@ -83,6 +90,8 @@ def _part(path: Path) -> Iterator[BinaryIO]:
 
 def _remove_leftovers(path: Path) -> None:
     """Remove what is left of writers that were killed: those at work hold a lock."""
+    if fcntl is None:
+        return
     part = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.part")
     for name in filter(part.fullmatch, os.listdir(path.parent)):
         with suppress(OSError):

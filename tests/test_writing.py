@@ -19,6 +19,15 @@ def test_folders_are_made_and_text_is_utf_8(tmp_path):
     assert [it.name for it in path.parent.iterdir()] == ["ä.txt"]
 
 
+def test_files_are_written_where_the_system_has_no_locks(tmp_path, monkeypatch):
+    monkeypatch.setattr("dmn.writing.fcntl", None)  # as on Windows
+    path = write_whole(tmp_path / "file", OLD)
+    path.chmod(0o600)
+    assert write_whole(path, NEW).read_bytes() == NEW
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [it.name for it in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.mark.torture("SIGKILL while a file is written, in os.{call}", "the old file as it was")
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_who_is_killed_leaves_the_old_file(tmp_path, monkeypatch, call):
