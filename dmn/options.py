@@ -87,6 +87,7 @@ def require_output(option: str, path: str, suffix: str, inputs: Iterable[str | N
     Raises:
         OptionError: names the option, and says what can be.
     """
+    require_names(option, path)
     if PurePath(path).suffix != suffix:
         raise OptionError(f"{option} is {path!r}; give a name that ends with {suffix}")
     for each in inputs:
