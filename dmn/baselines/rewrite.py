@@ -202,7 +202,7 @@ def _calls(network: fx.GraphModule, node: fx.Node, module: nn.Module, x: Any) ->
 
 
 def _subtraction(network: fx.GraphModule, node: fx.Node, images: Container[fx.Node]) -> None:
-    if len(node.args) == 2 and not node.kwargs and all(one in images for one in node.args):
+    if len(node.args) == 2 and not node.kwargs and node.args[1] in images:
         left, right = node.args
         with network.graph.inserting_before(node):
             negative = network.graph.call_function(operator.neg, (right,))

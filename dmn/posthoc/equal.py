@@ -39,10 +39,9 @@ def require_equal(made: nn.Module, original: nn.Module, x: Tensor, *, exact: boo
             given = made(x)
         except RuntimeError as error:
             raise _not_equal(original, f"fails ({str(error).partition(chr(10))[0]})") from error
-    if given.shape != expected.shape:
-        raise _not_equal(
-            original, f"returns {tuple(given.shape)} in place of {tuple(expected.shape)}"
-        )
+    kinds = [f"{tuple(each.shape)} of {each.dtype}" for each in (given, expected)]
+    if kinds[0] != kinds[1]:
+        raise _not_equal(original, f"returns {kinds[0]} in place of {kinds[1]}")
     if torch.equal(given, expected):
         return
     size = float(expected.abs().max())

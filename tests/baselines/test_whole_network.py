@@ -331,6 +331,30 @@ def test_what_a_trace_loses_is_refused_at_the_first_images(name):
             rewrite(model, x)
 
 
+@pytest.mark.parametrize("end", [lambda x: x, lambda x: x.float()], ids=["half", "full"])
+def test_an_autocast_inside_is_not_lost(end):
+    """What it computes in half precision a trace computes in full."""
+
+    class Casting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = Network(nn.Identity(), nn.Identity(), 1).float()
+
+        def forward(self, x):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return end(self.net(x))
+
+    model, x = Casting().eval(), images(0).float()
+    for rewrite in (canonize, hookable):
+        with pytest.raises(NotEqualError, match="the rewritten Casting"):
+            rewrite(model, x)
+    with pytest.raises((NotEqualError, UnsupportedError)):  # which has no rule for float()
+        split(model, x)
+    for method in ("LRPEpsilonPlus", "DeepLift", "GuidedBackprop"):
+        with pytest.raises((NotEqualError, UnsupportedError)):
+            BASELINES[method](model)(x, TARGET)
+
+
 def test_a_copy_that_fails_is_refused():
     """One channel becomes three by a mean of three, which no shape tells without images."""
     mean = torch.rand(3, 1, 1)
