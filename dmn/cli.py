@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -274,6 +275,10 @@ class DmnCLI(LightningCLI):
         for key in ("ckpt_path", "init_from"):
             if key in config:
                 config[key] = find_checkpoint(config[key], config["run"])
+        path = config["ckpt_path"]
+        elsewhere = path is None or "://" in path or path in (*checkpoint_names(), "hpc")
+        if not (elsewhere or os.path.isfile(path)):
+            raise NoCheckpointError(f"{path}: there is no such file; give best, last or a path")
         if self.subcommand in ("fit", "finetune") and config["ckpt_path"]:
             told = self._parser(self.subcommand).dump(config, skip_none=False)
             check_same_run(Path(config["ckpt_path"]), told)

@@ -55,7 +55,7 @@ def write_whole(path: str | Path, content: bytes | str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
         with _part(path) as file:
-            if path.is_file() and not path.is_symlink():
+            if os.path.isfile(path) and not os.path.islink(path):
                 own = file.name if fcntl is None else file.fileno()
                 os.chmod(own, path.stat().st_mode & PERMISSIONS)
             file.write(data)

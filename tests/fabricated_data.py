@@ -37,7 +37,7 @@ def imagenet(root):
             folder = root / part / name
             folder.mkdir(parents=True)
             for number in range(count):
-                picture = Image.fromarray(_noise(50, 70, 3))
+                picture = Image.fromarray(np.roll(_noise(50, 70, 3), number, axis=0))
                 picture.save(folder / f"{name}_{number}.JPEG")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from copy import deepcopy
@@ -110,7 +111,7 @@ def convert(
     if form != "canonized":
         network = split(network, x, pool=pool, theta=theta, threshold=threshold)
         print(plain_lines(str(network.certificate(x))))
-    done = "replaced" if target.exists() else "saved"
+    done = "replaced" if os.path.exists(target) else "saved"
     save_converted(
         network,
         target,

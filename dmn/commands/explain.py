@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -149,7 +150,7 @@ def explain(
         for title, explainer in explainers.items():
             maps = explainer(x, index)
             columns[title].append(overlay(shown, maps, against=title.endswith(" h"))[0])
-    done = "replaced" if Path(out).exists() else "saved"
+    done = "replaced" if os.path.exists(out) else "saved"
     write_whole(out, png(panel(columns, rows, LEGEND, CELL)))
     print(plain(f"{done} {out}: {', '.join(explainers)}"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +18,11 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from dmn.errors import DmnError
 from dmn.pictures import Picture, decode
 
+log = logging.getLogger(__name__)
+
 Sample = tuple[Any, int]  # a source, such as a path, and its class
 LITTER = ("__MACOSX", "@eaDir")  # folders that archives and file servers put copies in
+SOUGHT = 100_000  # files among which copies are looked for
 END = 4096  # bytes at the end of a picture, which differ from most other pictures'
 
 
@@ -124,7 +128,7 @@ def copies(paths: Sequence[str]) -> dict[int, int]:
     """Find the files that hold the same bytes as an earlier one.
 
     Only those are read whole that have the size and the end of another; one that cannot be read is
-    no copy.
+    no copy. Among more than `SOUGHT` files none are looked for, which would take minutes.
 
     Args:
         paths: Of the files.
@@ -132,6 +136,9 @@ def copies(paths: Sequence[str]) -> dict[int, int]:
     Returns:
         Index of a copy → that of the first file like it.
     """
+    if len(paths) > SOUGHT:
+        log.warning("copies are not looked for among %d files; keep them out yourself", len(paths))
+        return {}
     alike = [list(range(len(paths)))]
     for trait in (os.path.getsize, _end, _digest):
         groups: defaultdict[tuple[int, Any], list[int]] = defaultdict(list)

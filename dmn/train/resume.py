@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def check_same_run(checkpoint: Path, config: str) -> None:
         CorruptCheckpointError: if the run's configuration cannot be read.
     """
     told_by = checkpoint.parent.parent / "config.yaml"
-    if not told_by.is_file():
+    if not os.path.isfile(told_by):
         return
     both = (read_card(told_by), read_yaml(config.encode()))
     before, now = ({key: each.get(key) for key in KEPT} for each in both)

@@ -310,6 +310,16 @@ def test_what_is_hidden_is_no_image_and_no_class(what, tmp_path):
         assert getattr(data, part).samples == getattr(before, part).samples
 
 
+def test_copies_are_not_looked_for_among_very_many_files(tmp_path, monkeypatch, caplog):
+    paths = [tmp_path / name for name in "abc"]
+    for path in paths:
+        path.write_bytes(b"the same")
+    monkeypatch.setattr("dmn.data.files.SOUGHT", 2)
+    assert copies([str(path) for path in paths]) == {}
+    assert "copies are not looked for among 3 files" in caplog.text
+    assert copies([str(path) for path in paths[:2]]) == {1: 0}
+
+
 @pytest.mark.torture("a picture lies there {times} times", "all copies are in one part")
 @pytest.mark.parametrize("times", [2, 5])
 @pytest.mark.parametrize("seed", range(4))
