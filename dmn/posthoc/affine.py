@@ -249,8 +249,8 @@ def _by_channel(node: fx.Node, position: int, scale: Any, shift: Any, rank: int 
         return Affine((node,), position, scale.reshape(1), shift.reshape(1), True, rank)
     channels, trailing = max(shapes[0]), len(shapes[0]) - 1 - shapes[0].index(max(shapes[0]))
     sizes = [(channels, *[1] * trailing), (1, channels, *[1] * trailing)]
-    # (C,) may be of any last axis, and one channel may become several: only the shape of x tells
-    known = trailing > 0 if rank is None else rank == 2 + trailing
+    # (C,) and (C, 1) may be of other axes, and one channel may become several: x's shape tells
+    known = trailing > 1 if rank is None else rank == 2 + trailing
     wide = (_shape(node.all_input_nodes[position]) or (0, channels))[1] == channels
     if known and wide and all(each in sizes for each in shapes):
         flat = (scale.reshape(-1), shift.reshape(-1))

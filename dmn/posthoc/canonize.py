@@ -297,7 +297,8 @@ def _folds_into(network: fx.GraphModule, node: fx.Node, norm: Affine) -> bool:
     transposed = _OUTPUT_AXES[type(linear)] != 1
     padded = linear.padding != "valid" and any(linear.padding) and linear.padding_mode == "zeros"
     # where zeros stand in for inputs, the shift of these does not arrive
-    return norm.rank != 2 and not (follows and (transposed or padded))
+    suits = norm.rank in (None, linear.weight.dim())
+    return suits and not (follows and (transposed or padded))
 
 
 def _scaled(linear: Any, factor: Tensor, axis: int) -> Tensor:
