@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dmn.posthoc import NotEqualError
+from dmn.posthoc import NotEqualError, canonize, split
 from dmn.posthoc.equal import require_equal
 
 
@@ -83,6 +83,25 @@ def test_other_outputs_are_refused(change, told):
     net, x = network(), images()
     with pytest.raises(NotEqualError, match=told):
         require_equal(Changed(net, change), net, x)
+
+
+class Nearly(nn.Module):
+    """Does not give a trace the last bits."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x):
+        logits = self.net(x)
+        return logits * 1.000001 if type(logits) is torch.Tensor else logits
+
+
+def test_a_split_network_is_equal_to_the_bit_and_a_canonized_one_to_rounding():
+    model, x = Nearly().eval(), images()
+    canonize(model, x)
+    with pytest.raises(NotEqualError):
+        split(model, x)
 
 
 def test_the_original_is_asked_as_it_predicts_and_left_as_it_was():
