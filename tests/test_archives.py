@@ -106,6 +106,8 @@ HOSTILE = {
     "an entry at another place": (edited(saved(), 0, b"\1", 42), "gaps, or entries that overlap"),
     "an entry with a comment": (edited(PYTHON, 0, b"\1", 32), "directory is damaged"),
     "another size where it is": (changed(PYTHON, 22, b"\1"), "not what is said"),
+    "another name where it is": (changed(PYTHON, 30, b"X"), "not what is said"),
+    "a comment that is missing": (changed(saved(), -2, b"\1"), "something follows its end"),
 }
 
 

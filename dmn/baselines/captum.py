@@ -214,7 +214,8 @@ class DeepLift(Captum):
     def prepare(self) -> nn.Module:
         """Return a copy with a module for each operation."""
         network = for_tensor_hooks(self.model, windows_apart=True)
-        refuse_without_rule(network, _has_rescale_rule, f"explain {type(self.model).__name__}")
+        job = f"explain {type(self.model).__name__} by {type(self).__name__}"
+        refuse_without_rule(network, _has_rescale_rule, job)
         return network
 
     def attribute(self, x: Tensor, target: Tensor) -> Tensor:

@@ -42,6 +42,8 @@ def _in_place(function: Any) -> Any:
 class _Proxy(fx.Proxy):
     """A value in a trace that overwrites by `+=`; torch's own takes that for `+`."""
 
+    _is_param = False  # what isinstance(..., nn.Parameter) asks a tensor for
+
     __iadd__, __isub__, __imul__, __itruediv__ = map(_in_place, IN_PLACE_OPERATORS)
 
 

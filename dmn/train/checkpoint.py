@@ -15,6 +15,11 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from dmn.weights import CheckpointError, read_file
 from dmn.writing import write_whole
 
+KINDS: dict[str, type] = {  # of what a checkpoint holds to go on with
+    **dict.fromkeys(("state_dict", "loops", "callbacks"), dict),
+    **dict.fromkeys(("optimizer_states", "lr_schedulers"), list),
+    **dict.fromkeys(("epoch", "global_step"), int),
+}
 FILES = ("best_model_path", "kth_best_model_path", "last_model_path")  # in a callback's state
 
 
@@ -87,6 +92,11 @@ class CheckpointFiles(TorchCheckpointIO):
                 f"{path}: holds no state of a training to go on from; "
                 "start from its weights by `dmn finetune --init_from`"
             )
+        for key, kind in KINDS.items():
+            if not isinstance(held.get(key, kind()), kind):
+                raise CheckpointError(
+                    f"{path}: its {key} is of type {type(held[key]).__name__}, not {kind.__name__}"
+                )
         return held
 
     def remove_checkpoint(self, path: Any) -> None:

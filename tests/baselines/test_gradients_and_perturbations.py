@@ -22,6 +22,7 @@ from dmn.baselines import (
     SmoothGrad,
 )
 from dmn.baselines.rewrite import WindowsApart
+from dmn.posthoc import UnsupportedError
 
 TARGET = torch.tensor([0, 1, 2, 1, 0])
 
@@ -217,6 +218,22 @@ def test_deep_lift_is_complete(pool, contrast, images):
     difference = logit(explained, images) - logit(explained, torch.full_like(images, 0.4))
     assert difference.abs().min() > 1e-3
     assert torch.allclose(maps.sum((1, 2, 3)), difference, rtol=1e-5, atol=1e-6)
+
+
+POOLED = {
+    "adaptive": nn.AdaptiveMaxPool2d(1),
+    "over all": nn.LPPool2d(2, 8),
+    "gelu": nn.Sequential(nn.GELU(), nn.AdaptiveAvgPool2d(1)),
+}
+
+
+@pytest.mark.parametrize("name", POOLED)
+def test_deep_lift_refuses_what_it_has_no_rule_for(name):
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), POOLED[name], nn.Flatten(), nn.Linear(4, 3)
+    )
+    with pytest.raises(UnsupportedError, match="cannot explain Sequential by DeepLift: 1 of"):
+        DeepLift(model)
 
 
 def test_windows_laid_apart_have_the_same_maxima():

@@ -78,6 +78,12 @@ def frozen(plain):
     return result
 
 
+def synchronised(plain):
+    result = nn.SyncBatchNorm(CHANNELS, eps=plain.eps)
+    result.load_state_dict(plain.state_dict())
+    return result
+
+
 class NormWithActivation(nn.BatchNorm2d):
     """As in timm: a norm that calls a function on its statistics, and then an activation."""
 
@@ -130,6 +136,7 @@ FRONT = {
 MIDST = {
     "F.batch_norm": (functional_norm, norm),
     "FrozenBatchNorm2d": (frozen, norm),
+    "SyncBatchNorm": (synchronised, norm),
     "product and sum": (scaling, norm),
     "norm with activation": (
         lambda n: with_activation(n[0]),
@@ -149,6 +156,19 @@ MIDST = {
     ),
     "F.avg_pool2d": (lambda _: Call(lambda own, x: F.avg_pool2d(x, 2)), lambda: nn.AvgPool2d(2)),
 }
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(CHANNELS, 2, batch_first=True)
+
+    def forward(self, x):
+        tokens = x.flatten(2).transpose(1, 2)
+        mixed, _ = self.attention(tokens, tokens, tokens, need_weights=False)
+        return mixed.transpose(1, 2).view(x.shape)
+
+
 # What no rule of relevance is for.
 REFUSED = {
     "GroupNorm": lambda: nn.GroupNorm(2, CHANNELS),
@@ -167,6 +187,7 @@ REFUSED = {
     "gate": lambda: Call(lambda own, x: x * x.mean((2, 3), keepdim=True).sigmoid()),
     "matmul": lambda: Call(lambda own, x: x @ x),
     "softmax": lambda: nn.Softmax(1),
+    "attention": Attention,
     "sine": lambda: Call(lambda own, x: torch.sin(x)),
 }
 # What a trace holds otherwise than it was meant, without an error.

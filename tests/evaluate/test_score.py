@@ -9,7 +9,7 @@ import torch
 from known_maps import ALONE, SIZE, Column, InkIn
 
 from dmn.evaluate import METRICS, Scores, score
-from dmn.evaluate.batch import MapShapeError
+from dmn.evaluate.batch import MapShapeError, as_array
 from dmn.evaluate.metrics import features_in_step
 from dmn.explain import RandomMap
 from dmn.nn import TargetError
@@ -323,6 +323,18 @@ def test_a_class_that_the_model_does_not_have_is_the_reason_for_no_score(digits)
         assert np.isfinite(np.delete(result.values, 2)).all()
     game = scored(RandomMap(), (x, y, masks), ["GridPointingGame"])["GridPointingGame"]
     assert game.remarks == {told: 6}  # images of a mosaic are chosen together
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e5m2])
+def test_narrow_numbers_reach_numpy_as_float32(dtype):
+    array = as_array(torch.tensor([1.0, -2.0, 0.5]).to(dtype))
+    assert array.dtype == np.float32
+    assert array.tolist() == [1.0, -2.0, 0.5]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64, torch.int8])
+def test_other_numbers_reach_numpy_as_they_are(dtype):
+    assert torch.from_numpy(as_array(torch.arange(3).to(dtype))).dtype == dtype
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

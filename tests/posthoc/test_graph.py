@@ -380,3 +380,41 @@ def test_an_error_inside_a_module_names_it():
     model = nn.Sequential(nn.Sequential(nn.ReLU(), Faulty()))
     with pytest.raises(UntraceableError, match=r"module '0\.1': no such thing"):
         split(model)
+
+
+BRANCHES = {  # on the type of what is traced, and whether the branch is taken
+    "a tensor": (lambda x: isinstance(x, torch.Tensor), True),
+    "torch.is_tensor": (torch.is_tensor, True),
+    "one of several": (lambda x: isinstance(x, (list, torch.Tensor)), True),
+    "a parameter": (lambda x: isinstance(x, nn.Parameter), False),
+    "a list": (lambda x: isinstance(x, list | tuple), False),
+    "a size": (lambda x: isinstance(x.shape[2], torch.Tensor), False),
+    "a method's size": (lambda x: isinstance(x.size(0) * 2, torch.Tensor), False),
+}
+
+
+class Branch(nn.Module):
+    def __init__(self, is_one):
+        super().__init__()
+        self.is_one, self.fc = is_one, nn.Linear(12, 3)
+
+    def forward(self, x):
+        x = torch.reshape(x, (x.shape[0], -1))
+        return self.fc(3 * x if self.is_one(x.view(x.size(0), 1, -1)) else x)
+
+
+@pytest.mark.parametrize("name", BRANCHES)
+def test_a_branch_on_a_type_is_traced_as_it_runs(name):
+    is_one, taken = BRANCHES[name]
+    model, x, plain = Branch(is_one).eval(), torch.randn(2, 3, 2, 2), isinstance
+    assert is_one(x) is taken
+    assert torch.equal(trace(model).network(x), model(x))
+    assert isinstance is plain
+
+
+def test_isinstance_is_put_back_after_an_error():
+    model = Branch(lambda x: x[0] / bool(x.sum() > 0))
+    plain = isinstance
+    with pytest.raises(UntraceableError, match="branch"):
+        trace(model)
+    assert isinstance is plain

@@ -44,6 +44,37 @@ def test_no_last_checkpoint_where_none_is_asked_for(data, make_trainer, tmp_path
     assert [it.name for it in tmp_path.iterdir()] == ["best.ckpt"]
 
 
+@pytest.mark.torture(
+    "a state names a file by a link in the run's own folder", "nothing of that state is taken"
+)
+@pytest.mark.parametrize("kind", [EpochCheckpoint, BestExplanation])
+def test_a_link_in_the_own_folder_leads_nowhere(kind, tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "own" / "link").symlink_to(tmp_path / "other")
+    for inside, taken in (("last.ckpt", True), ("link/last.ckpt", False), ("../other/a", False)):
+        keep = kind(str(tmp_path / "own")) if kind is EpochCheckpoint else kind("quantus/a")
+        keep.dirpath = str(tmp_path / "own")
+        state = keep.state_dict() | {"last_model_path": f"{tmp_path}/own/{inside}"}
+        keep.load_state_dict(state)
+        assert bool(keep.last_model_path) == taken
+
+
+WRONG = {"loops": 3, "callbacks": [], "optimizer_states": {}, "state_dict": None, "epoch": "1"}
+
+
+@pytest.mark.torture("a checkpoint's {key} is of another type", "refused by name")
+@pytest.mark.parametrize("key", WRONG)
+def test_what_is_no_state_of_a_training_is_refused(key, data, make_trainer, tmp_path):
+    path = tmp_path / "last.ckpt"
+    keep = checkpoint(tmp_path)
+    make_trainer(keep, enable_checkpointing=True).fit(make_task(), data)
+    held = torch.load(path, weights_only=True)
+    torch.save(held | {key: WRONG[key]}, path)
+    with pytest.raises(CheckpointError, match=f"last.ckpt: its {key} is of type"):
+        CheckpointFiles().load_checkpoint(path)
+
+
 def test_the_trainer_writes_whole_files_unless_a_plugin_says_otherwise():
     class Own(CheckpointFiles):
         pass
