@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dmn.baselines.base import Baseline, required
-from dmn.baselines.rewrite import WindowsApart, for_tensor_hooks, refuse_without_rule
+from dmn.baselines.rewrite import BothReLUs, WindowsApart, for_tensor_hooks, refuse_without_rule
 from dmn.posthoc import Rule
 from dmn.posthoc.rules import WinnerPool
 
@@ -186,7 +186,7 @@ _RESCALED = (
 
 def _has_rescale_rule(target: Any, rule: Rule | str) -> bool:
     """Tell whether captum has a rule for a module, or needs none as it is linear."""
-    if type(target) in (*_RESCALED, WindowsApart):
+    if type(target) in (*_RESCALED, BothReLUs, WindowsApart):
         return True
     return isinstance(rule, Rule) and not (rule.bent or isinstance(rule, WinnerPool))
 
@@ -213,7 +213,7 @@ class DeepLift(Captum):
 
     def prepare(self) -> nn.Module:
         """Return a copy with a module for each operation."""
-        network = for_tensor_hooks(self.model, windows_apart=True)
+        network = for_tensor_hooks(self.model, rescale=True)
         job = f"explain {type(self.model).__name__} by {type(self).__name__}"
         refuse_without_rule(network, _has_rescale_rule, job)
         return network

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from dmn.nn import Add
+from dmn.nn import Add, ConvexConcave
+from dmn.nn.layers import signs
 from dmn.posthoc import Activation, Rule, Unsupported, UnsupportedError, hookable
 from dmn.posthoc.affine import Affine, ScaleShift, find_affine
 from dmn.posthoc.graph import describe, target_of
@@ -71,6 +72,20 @@ class StackedSum(nn.Module):
         return total
 
 
+class BothReLUs(nn.Module):
+    """`ConvexConcave` by a ReLU module, which libraries have a rule for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu = nn.ReLU()
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return relu(z) in the first half of the channels, -relu(-z) in the second."""
+        sign = signs(z.new_ones(z.shape[1], *[1] * (z.dim() - 2)))
+        result: Tensor = sign * self.relu(sign * z)
+        return result
+
+
 class WindowsApart(nn.Module):
     """Max pooling whose windows are laid side by side first, so that they share no pixel.
 
@@ -109,11 +124,11 @@ class WindowsApart(nn.Module):
         return result
 
 
-OWN = (Negate, Average, Elementwise, ScaleShift, StackedSum, WindowsApart)
+OWN = (Negate, Average, Elementwise, ScaleShift, StackedSum, BothReLUs, WindowsApart)
 """Modules of this package's own, which the rules of other libraries are given for."""
 
 
-def for_tensor_hooks(model: nn.Module, windows_apart: bool = False) -> fx.GraphModule:
+def for_tensor_hooks(model: nn.Module, rescale: bool = False) -> fx.GraphModule:
     """Write a copy whose every module has an input of its own.
 
     Captum hooks the tensor that a module takes. Where others take it too they get the module's
@@ -121,18 +136,19 @@ def for_tensor_hooks(model: nn.Module, windows_apart: bool = False) -> fx.GraphM
 
     Args:
         model: As for `hookable`.
-        windows_apart: Lay overlapping windows of max pooling apart; captum's rule of DeepLift keeps
-            one of those that share a maximum.
+        rescale: Write what DeepLift's rule is for as captum knows it: `ConvexConcave` by ReLU, and
+            overlapping windows of max pooling apart, as its rule keeps one of those that share a
+            maximum.
     """
     network = hookable(model)
     for node in network.graph.find_nodes(op="call_module"):
         with network.graph.inserting_before(node):
             node.args = tuple(network.graph.call_method("clone", (arg,)) for arg in node.args)
         module = network.get_submodule(str(node.target))
-        if windows_apart and isinstance(module, nn.MaxPool2d):
-            apart = WindowsApart(module)
-            if apart.overlap:
-                network.set_submodule(str(node.target), apart)
+        if rescale and isinstance(module, ConvexConcave):
+            network.set_submodule(str(node.target), BothReLUs())
+        if rescale and isinstance(module, nn.MaxPool2d) and (apart := WindowsApart(module)).overlap:
+            network.set_submodule(str(node.target), apart)
     network.recompile()
     return network
 

@@ -18,12 +18,18 @@ class ConvexConcave(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Map pre-activations (B, C, ...) to activations of the same shape."""
-        sign = _signs(z.new_ones(z.shape[1], *[1] * (z.dim() - 2)))
+        sign = signs(z.new_ones(z.shape[1], *[1] * (z.dim() - 2)))
         return sign * (sign * z).relu()
 
 
-def _signs(ones: Tensor) -> Tensor:
-    """Negate the second half of ones: no cutting in halves, which would undo channels-last."""
+def signs(ones: Tensor) -> Tensor:
+    """Return 1 for convex and -1 for concave channels, the second half of them.
+
+    Channels are not cut in halves, which would undo channels-last.
+
+    Args:
+        ones: (C, ...), which is changed.
+    """
     ones[(len(ones) + 1) // 2 :] = -1
     return ones
 
@@ -48,7 +54,7 @@ class MaxMinPool2d(nn.Module):
     ) -> None:
         super().__init__()
         self.pool = nn.MaxPool2d(kernel_size, stride, padding)
-        self.register_buffer("sign", _signs(torch.ones(channels, 1, 1)), persistent=False)
+        self.register_buffer("sign", signs(torch.ones(channels, 1, 1)), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C, H', W')."""

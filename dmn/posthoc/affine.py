@@ -253,8 +253,8 @@ def _by_channel(node: fx.Node, position: int, scale: Any, shift: Any, rank: int 
     known = trailing > 1 if rank is None else rank == 2 + trailing
     wide = (_shape(node.all_input_nodes[position]) or (0, channels))[1] == channels
     if known and wide and all(each in sizes for each in shapes):
-        flat = (scale.reshape(-1), shift.reshape(-1))
-        return Affine((node,), position, *flat, True, 2 + trailing)
+        scale, shift = (each.reshape(-1).expand(channels) for each in (scale, shift))
+        return Affine((node,), position, scale, shift, True, 2 + trailing)
     return Affine((node,), position, scale, shift, False, rank)
 
 

@@ -212,14 +212,14 @@ def _fold(network: fx.GraphModule, layers: _Layers) -> list[Unsupported]:
         for node, rule in find_rules(network).items()
         if isinstance(rule, str) and _is_norm(target_of(network, node))
     ]
-    found = find_affine(network)
+    found = [one for one in find_affine(network) if not _is_complement(one)]
     found = [one for one in found if not _into_preceding(network, one)]
     found = [one for one in found[::-1] if not _into_following(network, one)][::-1]
     for one in found:
         norm = any(_is_norm(target_of(network, node)) for node in one.nodes)
         if norm and one.rank is None:
             refused.append((one.node, "sees (B, C) or (B, C, L); to tell, pass `example`"))
-        elif one.rank and one.by_channel and (norm or len(one.scale) > 1):
+        elif one.rank and one.by_channel and (norm or _is_like_norm(one)):
             _into_its_own(network, layers, one, one.rank)
     network.graph.eliminate_dead_code()
     return [Unsupported(describe(network, node), needs) for node, needs in refused]
@@ -227,6 +227,17 @@ def _fold(network: fx.GraphModule, layers: _Layers) -> list[Unsupported]:
 
 def _is_norm(target: Any) -> bool:
     return isinstance(target, _BatchNorm) or target in (F.batch_norm, torch.batch_norm)
+
+
+def _is_complement(affine: Affine) -> bool:
+    """Return whether it is like 1 - x, which is no norm: what is missing has its own relevance."""
+    return affine.scale.numel() == 1 and bool(affine.scale < 0)
+
+
+def _is_like_norm(affine: Affine) -> bool:
+    """Return whether it both scales and shifts each channel; either alone hands relevance on."""
+    both = bool((affine.scale != 1).any() and affine.shift.any())
+    return both and len(affine.scale) > 1
 
 
 def _into_preceding(network: fx.GraphModule, norm: Affine) -> bool:

@@ -9,7 +9,7 @@ from torch import nn
 from torchvision import transforms
 from torchvision.ops import FrozenBatchNorm2d
 
-from dmn.posthoc import hookable
+from dmn.posthoc import canonize, hookable
 from dmn.posthoc.affine import ScaleShift, find_affine
 
 CHANNELS = 3
@@ -145,3 +145,34 @@ def read_twice(x, c):
 def test_a_chain_ends_where_its_middle_is_read_elsewhere():
     first, second = found(Call(read_twice, 2.0))
     assert second.source is first.node
+
+
+KEPT = {  # written as they are by `canonize`, where no operation beside them takes them in
+    "a complement": lambda x, c: 1 - x,
+    "a scale alone": lambda x, c: x * c,
+    "a shift alone": lambda x, c: x + c,
+    "a place's own": lambda x, c: x * c[:, :1] + c.sum(0, keepdim=True).expand(1, 5, 4),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_is_no_norm_stays_unless_it_is_folded(name):
+    """A rule for convolutions would hand on another relevance than it has: all of it."""
+    model = nn.Sequential(Call(KEPT[name], torch.randn(3, 1, 1)), nn.ReLU(), nn.Flatten()).eval()
+    written = canonize(model, images())
+    assert not [module for module in written.modules() if isinstance(module, nn.Conv2d)]
+
+
+def test_a_scale_and_shift_become_a_convolution_as_a_norm_does():
+    model = nn.Sequential(Call(lambda x, c: x * c - c, torch.randn(3, 1, 1)), nn.ReLU()).eval()
+    written = canonize(model, images())
+    assert [type(module) for module in written.children()] != [nn.ReLU]
+    assert [module.groups for module in written.modules() if isinstance(module, nn.Conv2d)] == [3]
+
+
+def test_a_complement_is_not_folded_and_a_norm_of_it_is():
+    conv = nn.Conv2d(3, 4, 2)
+    alone = nn.Sequential(Call(lambda x, c: 1 - x, 0.0), conv).eval()
+    assert torch.equal(canonize(alone).get_submodule("1").weight, conv.weight)
+    scaled = nn.Sequential(Call(lambda x, c: 2 * x - 1, 0.0), conv).eval()
+    assert torch.allclose(canonize(scaled).get_submodule("1").weight, 2 * conv.weight)
