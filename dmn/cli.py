@@ -279,9 +279,9 @@ class DmnCLI(LightningCLI):
         elsewhere = path is None or "://" in path or path in (*checkpoint_names(), "hpc")
         if not (elsewhere or os.path.isfile(path)):
             raise NoCheckpointError(f"{path}: there is no such file; give best, last or a path")
-        if self.subcommand in ("fit", "finetune") and config["ckpt_path"]:
+        if self.subcommand in ("fit", "finetune") and path:
             told = self._parser(self.subcommand).dump(config, skip_none=False)
-            check_same_run(Path(config["ckpt_path"]), told)
+            check_same_run(Path(path), told)
 
     def before_test(self) -> None:
         """Give the task the weights of a shipped network, which are no checkpoint of Lightning's.

@@ -214,8 +214,7 @@ class DeepLift(Captum):
     def prepare(self) -> nn.Module:
         """Return a copy with a module for each operation."""
         network = for_tensor_hooks(self.model, rescale=True)
-        job = f"explain {type(self.model).__name__} by {type(self).__name__}"
-        refuse_without_rule(network, _has_rescale_rule, job)
+        refuse_without_rule(network, _has_rescale_rule, type(self).__name__)
         return network
 
     def attribute(self, x: Tensor, target: Tensor) -> Tensor:

@@ -187,7 +187,7 @@ def for_rules(
 
 
 def refuse_without_rule(
-    network: fx.GraphModule, has_rule: Callable[[Any, Rule | str], bool], job: str
+    network: fx.GraphModule, has_rule: Callable[[Any, Rule | str], bool], method: str
 ) -> None:
     """Refuse a network with operations that a method would pass over silently.
 
@@ -195,7 +195,7 @@ def refuse_without_rule(
         network: Of `hookable` or `canonize`.
         has_rule: Tells whether the method has a rule, given what is called, and what that does to
             split streams or why it cannot be split.
-        job: What cannot be done.
+        method: Its name.
 
     Raises:
         UnsupportedError: lists every operation that depends on the image and has no rule.
@@ -208,7 +208,7 @@ def refuse_without_rule(
         if not has_rule(target_of(network, node), rule)
     ]
     if refused:
-        raise UnsupportedError(refused, job)
+        raise UnsupportedError(refused, f"explain {type(network).__name__} by {method}")
 
 
 def _calls(network: fx.GraphModule, node: fx.Node, module: nn.Module, x: Any) -> None:

@@ -89,8 +89,7 @@ class LRP(Baseline):
             return rule.moves or isinstance(target, kinds)
 
         network = for_rules(write(self.model), _zennit().layer.Sum, kinds)
-        job = f"explain {type(self.model).__name__} by {type(self).__name__}"
-        refuse_without_rule(network, has_rule, job)
+        refuse_without_rule(network, has_rule, type(self).__name__)
         return network
 
     def compose(self, zennit: Any, rules: _Rules) -> Any:

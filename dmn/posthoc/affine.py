@@ -127,16 +127,16 @@ def _constants(network: fx.GraphModule) -> dict[fx.Node, Any]:
 
 def _ranks(network: fx.GraphModule) -> dict[fx.Node, int]:
     """Return the rank of tensors: as an example has told it, or an operation such as Conv2d."""
-    ranks: dict[fx.Node, int] = {}
+    seen = ((node, _shape(node)) for node in network.graph.nodes)
+    ranks = {node: len(shape) for node, shape in seen if shape}
     for node, rule in find_rules(network).items():
         target, before = target_of(network, node), node.all_input_nodes[0]
         name = str(getattr(target, "__name__", type(target).__name__))
-        if shape := _shape(node):
-            ranks[node] = len(shape)
-        elif name.endswith(("2d", "3d")):
-            ranks[node] = 2 + int(name[-2])
-        elif isinstance(rule, Activation) or isinstance(target, (nn.Identity, nn.Dropout)):
-            ranks.update({node: ranks[before]} if before in ranks else {})
+        keeps = isinstance(rule, Activation) or isinstance(target, (nn.Identity, nn.Dropout))
+        if name.endswith(("2d", "3d")):
+            ranks.setdefault(node, 2 + int(name[-2]))
+        elif keeps and before in ranks:
+            ranks.setdefault(node, ranks[before])
     return ranks
 
 
@@ -152,7 +152,7 @@ def _read(
     if len(images) != 1:
         return None
     source = node.all_input_nodes[images[0]]
-    seen = ranks.get(source) or len(_shape(source) or ()) or None
+    seen = ranks.get(source)
     for kinds, reader, rank in _MODULES:
         if isinstance(target, kinds):
             made = reader(target)

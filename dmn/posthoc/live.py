@@ -34,5 +34,6 @@ class SplitAnew:
 
     def __call__(self, x: Tensor, target: Target = None) -> Tensor:
         """Explain images (B, C, H, W); returns maps (B, 1, H, W), float32."""
-        example, self._compared = (() if self._compared else (x,)), True
+        example = [] if self._compared else [x]
+        self._compared = True
         return self._explainer(pair_of(self._net, *example))(x, target)

@@ -10,6 +10,19 @@ from dmn.posthoc import canonize
 CLASSES = 3
 
 
+class Guided(torch.autograd.Function):
+    """ReLU, whose gradient is kept where it is positive, by its definition."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.clamp(min=0) * (ctx.saved_tensors[0] > 0)
+
+
 def vgg():
     return nn.Sequential(
         *(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True)),

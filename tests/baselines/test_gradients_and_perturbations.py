@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from rival_networks import ResNet, made, vgg
+from rival_networks import Guided, ResNet, made, vgg
 from torch import nn
 
 from dmn.baselines import (
@@ -140,17 +140,6 @@ def test_integrated_gradients_are_complete(images):
     difference = logit(model, images) - logit(model, torch.zeros_like(images))
     assert difference.abs().max() > 1e-3
     assert (total - difference).abs().max() < 0.01 * difference.abs().max()
-
-
-class Guided(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x.clamp(min=0)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient.clamp(min=0) * (ctx.saved_tensors[0] > 0)
 
 
 def preactivation(relu, conv1, conv2, head):

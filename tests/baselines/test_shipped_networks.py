@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from rival_networks import OPTIONS
 from torch import nn
 
 import dmn
@@ -11,13 +12,6 @@ from dmn.nn import ConvexConcave, MaxMinPool2d
 from dmn.posthoc import canonize
 from dmn.resources import checkpoint_names
 
-QUICK = {
-    "IntegratedGradients": {"steps": 2},
-    "GradientSHAP": {"samples": 1},
-    "SmoothGrad": {"samples": 1},
-    "Occlusion": {"window": 0.5},
-    "FeatureAblation": {"cells": 2},
-}
 TARGET = torch.tensor([1, 7])
 
 
@@ -35,7 +29,7 @@ def test_all_that_need_no_layer_explain_it(network):
     x = images(network)
     for name, method in BASELINES.items():
         if "CAM" not in name:
-            maps = method(network.model, **QUICK.get(name, {}))(x, TARGET)
+            maps = method(network.model, **OPTIONS.get(name, {}))(x, TARGET)
             assert maps.isfinite().all(), name
             # others may be zero on noise: of few draws, or of rules of positive contributions alone
             assert maps.any() or name not in ("Gradient", "LRPEpsilon", "LRPGamma", "DeepLift")

@@ -9,6 +9,7 @@ from copy import deepcopy
 import pytest
 import torch
 import torch.nn.functional as F
+from rival_networks import OPTIONS, Guided
 from small_pairs import randomise
 from torch import Tensor, nn
 from torchvision import transforms
@@ -28,14 +29,7 @@ from dmn.posthoc import (
 CHANNELS, SIZE, TARGET = 4, 12, torch.tensor([0, 2])
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 RULES = ("LRPEpsilon", "LRPEpsilonPlus", "LRPGamma", "LRPEpsilonAlpha2Beta1", "ExcitationBackprop")
-OPTIONS = {
-    **{name: {"layer": "body.0"} for name in ("GradCAM", "GradCAM++", "LayerCAM")},
-    "IntegratedGradients": {"steps": 4},
-    "GradientSHAP": {"samples": 2},
-    "SmoothGrad": {"samples": 2},
-    "Occlusion": {"window": 0.5},
-    "FeatureAblation": {"cells": 2},
-}
+CHOSEN = OPTIONS | {name: {"layer": "body.0"} for name in ("GradCAM", "GradCAM++", "LayerCAM")}
 
 
 class Call(nn.Module):
@@ -240,23 +234,12 @@ def gradient(model, x):
     return torch.autograd.grad(model(x).gather(1, TARGET[:, None]).sum(), x)[0]
 
 
-class _Guided(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x.clamp(min=0)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient.clamp(min=0) * (ctx.saved_tensors[0] > 0)
-
-
 def guided(model):
     """Return a copy whose ReLU modules hand back what is positive only."""
     copy = deepcopy(model)
     for name, module in list(copy.named_modules()):
         if isinstance(module, nn.ReLU):
-            copy.set_submodule(name, Call(lambda own, x: _Guided.apply(x)))
+            copy.set_submodule(name, Call(lambda own, x: Guided.apply(x)))
     return copy
 
 
@@ -269,7 +252,7 @@ def assert_close(maps, expected, rtol=1e-4):
 def makers(model, seed):
     """Return what makes each explainer, by name."""
     made = {
-        name: lambda method=method, name=name: method(model, **OPTIONS.get(name, {}))
+        name: lambda method=method, name=name: method(model, **CHOSEN.get(name, {}))
         for name, method in BASELINES.items()
     }
     for name in RULES:
