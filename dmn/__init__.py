@@ -6,7 +6,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dmn.networks import Network
+    from dmn.hub.networks import Network
 
 __version__ = version("dmn")
 
@@ -16,12 +16,12 @@ def load(name: str) -> Network:
 
     Args:
         name: A shipped network such as "scenes", a run's folder, or whatever else
-            `dmn.networks.load_network` takes.
+            `dmn.hub.networks.load_network` takes.
 
     Raises:
-        UnknownNetworkError: if there is no such network; names those that there are.
-        CorruptCheckpointError: if a file is damaged, by its hash or its content.
+        UnknownNameError: if there is no such network; names those that there are.
+        CheckpointError: if a file is damaged, by its hash or its content.
     """
-    from dmn.networks import load_network  # brings torch, which takes seconds
+    from dmn.hub.networks import load_network  # brings torch, which takes seconds
 
     return load_network(name)

@@ -42,7 +42,8 @@ from torch.nn.functional import one_hot
 from torchvision.models import list_models
 
 from dmn.explain import SplitCAM, SplitGrad, SplitLRP
-from dmn.posthoc import load, split
+from dmn.hub import load
+from dmn.split import split
 
 Call = Callable[[Tensor, Tensor], object]  # explains images (B, 3, H, W) for classes (B,)
 Case = tuple[str, int, int]  # network, side of its images, number of them
@@ -62,8 +63,8 @@ def epsilon_plus(model: nn.Module) -> Call:
 
 def literal(model: nn.Module, x: Tensor, target: Tensor) -> object:
     """Go by the definition, four convolutions a layer, in float64; for g, as the others."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/posthoc"))
-    streams = import_module("literal").Literal(model, x.double(), alpha=0.4)
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+    streams = import_module("literal_split").Literal(model, x.double(), alpha=0.4)
     return streams.back(one_hot(target, 1000).to(streams.p), torch.zeros_like(streams.p))
 
 
@@ -166,7 +167,7 @@ def measure(options: argparse.Namespace) -> Rows:
             jobs += [(memory, case, [method]) for method in fast + slow]
     rows: Rows = defaultdict(lambda: defaultdict(lambda: torch.nan))
     context = get_context("forkserver")
-    context.set_forkserver_preload(["dmn.posthoc"])
+    context.set_forkserver_preload(["dmn.split"])
     for number, (job, case, methods) in enumerate(jobs, 1):
         say(f"[{number}/{len(jobs)}] {job.__name__}, {label(*case)}: {', '.join(methods)}")
         try:

@@ -13,12 +13,12 @@ import torch
 
 from dmn.explain import Explainer, SplitCAM, SplitLRP
 from dmn.explain.layers import last_stage
-from dmn.explain.render import overlay, panel
 from dmn.explain.target import probabilities
-from dmn.networks import load_network
-from dmn.options import require_output
-from dmn.pictures import read_picture
-from dmn.posthoc import pair_of
+from dmn.hub.networks import load_network
+from dmn.io.options import require_output
+from dmn.io.pictures import read_picture
+from dmn.split import as_pair
+from dmn.viz.panels import overlay, panel
 
 
 def parse(args: Sequence[str] | None) -> argparse.Namespace:
@@ -45,7 +45,7 @@ def main(args: Sequence[str] | None = None) -> None:
     rows = [f"{network.classes[k]}\n{p:.0%}" for k, p in zip(predicted, shares, strict=True)]
 
     # A trained difference of monotone networks is a pair; any other network is split into one.
-    pair = pair_of(network.model, x[:1])
+    pair = as_pair(network.model, x[:1])
     alpha = 0.0 if network.is_pair else 0.4
     layer = options.layer or last_stage(network.model, x[:1]).removeprefix("h.net.")
     explainers: dict[str, Explainer] = {

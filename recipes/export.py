@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from dmn import data
 from dmn.compare.card import accuracy, explanations
-from dmn.networks import load_network, save_network
+from dmn.hub.networks import load_network, save_network
 
 COMMAND = "dmn fit --config {name} --trainer.max_epochs {epochs} --seed_everything {seed}"
 

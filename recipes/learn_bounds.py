@@ -16,9 +16,9 @@ from dmn.compare.statistics import interval
 from dmn.data import Scenes
 from dmn.evaluate import score
 from dmn.explain import SplitLRP
-from dmn.networks import load_network
-from dmn.posthoc import Example, falls, learn_bounds, split
-from dmn.posthoc.learned import OBJECTIVES
+from dmn.hub.networks import load_network
+from dmn.split import Example, learn_bounds, patch_logit_drops, split
+from dmn.split.learned_bounds import OBJECTIVES
 
 METRICS = ["RelevanceRankAccuracy", "RelevanceMassAccuracy", "PixelFlipping", "Sparseness"]
 
@@ -46,7 +46,7 @@ def main(args: Sequence[str] | None = None) -> None:
     own, (x, y, masks) = (
         part.__getitems__(list(range(options.images))) for part in (data.validation, data.test)
     )
-    clues = {"faithfulness": lambda: falls(net, own.image, own.label)}
+    clues = {"faithfulness": lambda: patch_logit_drops(net, own.image, own.label)}
 
     def explained() -> SplitLRP:
         return SplitLRP(split(net, x[:2]), stream="g", contrast=options.contrast)

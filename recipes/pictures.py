@@ -15,11 +15,11 @@ from torch import Tensor
 
 from dmn.data import MNIST, Scenes
 from dmn.explain import SplitCAM
-from dmn.explain.render import overlay, panel, png
-from dmn.networks import load_network
+from dmn.hub.networks import load_network
+from dmn.io.writing import write_whole
 from dmn.nn import Pair, Stream
-from dmn.posthoc import pair_of
-from dmn.writing import write_whole
+from dmn.split import as_pair
+from dmn.viz.panels import overlay, panel, png
 
 SIDES: dict[str, Stream] = {"g: for": "g", "h: against": "h", "g - h": "g-h"}
 
@@ -36,7 +36,7 @@ def shown(name: str, data: MNIST, count: int) -> tuple[Pair, Tensor, Tensor]:
     """Return a shipped network, the first test images, and their classes, which take turns."""
     data.setup("test")
     x, labels, _ = next(iter(data.test_dataloader()))
-    return pair_of(load_network(name).model, x[:1]), x[:count], labels[:count]
+    return as_pair(load_network(name).model, x[:1]), x[:count], labels[:count]
 
 
 def digits() -> Image.Image:

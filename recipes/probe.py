@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d
 
 from dmn import data, load
+from dmn.io.text import cell, plain
 from dmn.models import DifferenceOfMonotone
-from dmn.plain_text import cell, plain
 
 
 def blocks(model: nn.Module) -> dict[str, list[nn.Module]]:

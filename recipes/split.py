@@ -16,8 +16,9 @@ from torch import nn
 
 from dmn.data import MNIST
 from dmn.explain import SplitCAM, SplitGrad, SplitLRP, explain_together
-from dmn.explain.render import overlay, panel
-from dmn.posthoc import save_converted, split
+from dmn.hub import save_converted
+from dmn.split import split
+from dmn.viz.panels import overlay, panel
 
 
 def parse(args: Sequence[str] | None) -> argparse.Namespace:

@@ -21,14 +21,14 @@ from itertools import product
 from pathlib import Path
 from threading import Lock
 
-from dmn.config import read_config
-from dmn.messages import refusals_in_one_line
-from dmn.options import require_output
-from dmn.plain_text import cell, plain
-from dmn.reading import regular
-from dmn.writing import write_whole
+from dmn.cli.config import read_config
+from dmn.cli.messages import refusals_in_one_line
+from dmn.io.options import require_output
+from dmn.io.reading import regular
+from dmn.io.text import cell, plain
+from dmn.io.writing import write_whole
 
-COMMAND = [sys.executable, "-c", "from dmn.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from dmn.cli.training import main; main()"]
 RESULTS = ("val_acc_last", "val_acc_best", "test_acc", "seconds")
 writing = Lock()
 

@@ -67,7 +67,10 @@ def main(args: Sequence[str] | None = None) -> None:
         validated = [float(run.callback_metrics["val/acc"]) for run in runs]
         best = validated.index(max(validated))
         seeds = range(1, options.seeds)
-        chosen = [runs[best], *(train(start, options.rates[best], s, options) for s in seeds)]
+        chosen = [
+            runs[best],
+            *(train(start, options.rates[best], s, options) for s in seeds),
+        ]
         scores = [
             run.test(run.lightning_module, Letters(seed=seed), verbose=False)[0]["test/acc"]
             for seed, run in enumerate(chosen)

@@ -6,8 +6,9 @@ import shlex
 import pytest
 import yaml
 
-from dmn.cli import main
-from dmn.resources import CONFIGS, UnknownConfigError, config_names, config_path
+from dmn.cli.training import main
+from dmn.errors import UnknownNameError
+from dmn.io.resources import CONFIGS, config_names, config_path
 
 SHORT = shlex.split(
     "--trainer.max_epochs 1 --trainer.limit_train_batches 2 --trainer.limit_val_batches 1 "
@@ -67,5 +68,5 @@ def test_configs_are_found_by_name_or_path(tmp_path, monkeypatch):
     assert config_path("mnist") == config_path("mnist.yaml") == CONFIGS / "mnist.yaml"
     (tmp_path / "own.yaml").touch()
     assert config_path("own.yaml").is_file()
-    with pytest.raises(UnknownConfigError, match=r"no config 'nope'.* debug, .* mnist, "):
+    with pytest.raises(UnknownNameError, match=r"no config 'nope'.* debug, .* mnist, "):
         config_path("nope")

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dmn.cli import main
-from dmn.networks import load_network
+from dmn.cli.training import main
+from dmn.hub.networks import load_network
 
 FIT = "fit --config debug --trainer.max_epochs 1 --trainer.num_sanity_val_steps 0 "
 FIT += "--quantus.every_n_epochs 0 --heatmaps.every_n_epochs 0 --seed_everything 3"

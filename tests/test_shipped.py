@@ -14,11 +14,11 @@ import yaml
 from PIL import Image
 
 import dmn
-from dmn.cli import main
+from dmn.cli.training import main
 from dmn.data import MNIST
-from dmn.networks import Network, _build, save_network
-from dmn.resources import CHECKPOINTS, CONFIGS, checkpoint_names
-from dmn.train.watch import SCORED
+from dmn.hub.networks import Network, _build, save_network
+from dmn.io.resources import CHECKPOINTS, CONFIGS, checkpoint_names
+from dmn.train.probe_callbacks import SCORED
 
 LARGEST = 30e6  # bytes, all together
 FIELDS = "name net training explainers data classes size mean std epochs seed accuracy quantus"
@@ -35,7 +35,7 @@ def tiny(tmp_path, monkeypatch):
     card = {"net": net}
     network = Network("tiny", _build(net), classes, (1, 28, 28), None, None, torch.tensor, card)
     path = save_network(network, tmp_path / "shipped")
-    for module in ("dmn.resources", "dmn.networks"):
+    for module in ("dmn.io.resources", "dmn.hub.networks"):
         monkeypatch.setattr(f"{module}.CHECKPOINTS", path.parent)
     return path
 

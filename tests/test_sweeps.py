@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dmn.cli import main
-from dmn.resources import CONFIGS
+from dmn.cli.training import main
+from dmn.io.resources import CONFIGS
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SWEEPS = sorted((CONFIGS / "sweeps").glob("*.yaml"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dmn.resources import checkpoint_names, config_names
+from dmn.io.resources import checkpoint_names, config_names
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,7 +39,7 @@ def test_the_installed_wheel_trains_from_any_folder(wheel, tmp_path):
     subprocess.run([*pip, "--target", str(target), str(wheel)], check=True, timeout=300)
     (tmp_path / "elsewhere").mkdir()
     environment = {**os.environ, "PYTHONPATH": str(target), "WANDB_SILENT": "true"}
-    script = "import dmn.cli; print(dmn.cli.__file__); dmn.cli.main()"
+    script = "import dmn.cli.training; print(dmn.cli.training.__file__); dmn.cli.training.main()"
     result = subprocess.run(
         [sys.executable, "-c", script, "fit", "--config", "debug"],
         cwd=tmp_path / "elsewhere",

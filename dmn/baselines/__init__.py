@@ -5,7 +5,7 @@ The libraries are optional, and imported when a method is made: `pip install 'dm
 
 from collections.abc import Callable
 
-from dmn.baselines.base import Baseline, MissingPackageError
+from dmn.baselines.base import Baseline
 from dmn.baselines.captum import (
     DeepLift,
     FeatureAblation,
@@ -66,7 +66,6 @@ __all__ = [
     "LRPEpsilonPlus",
     "LRPGamma",
     "LayerCAM",
-    "MissingPackageError",
     "Occlusion",
     "SmoothGrad",
 ]

@@ -9,15 +9,11 @@ from dataclasses import KW_ONLY, dataclass, field, fields
 import torch
 from torch import Tensor, nn
 
-from dmn.errors import DmnError
+from dmn.errors import MissingPackageError
 from dmn.explain import Target, resolve_target
-from dmn.explain.stream import explaining
+from dmn.explain.read import explaining
+from dmn.graph.equal import require_equal
 from dmn.nn import check_target
-from dmn.posthoc.equal import require_equal
-
-
-class MissingPackageError(DmnError, ImportError):
-    """A library that is needed and not installed; says how to install it."""
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from dmn.baselines.base import Baseline, required
 from dmn.baselines.rewrite import BothReLUs, WindowsApart, for_tensor_hooks, refuse_without_rule
-from dmn.posthoc import Rule
-from dmn.posthoc.rules import WinnerPool
+from dmn.rules import Rule
+from dmn.rules.base import WinnerPool
 
 
 def _captum() -> Any:
@@ -160,7 +160,7 @@ class GuidedBackprop(Captum):
     """The gradient of the logit, kept where it is positive at every ReLU.
 
     Raises:
-        UntraceableError: where the model cannot be written as a graph.
+        UnsupportedError: where the model cannot be written as a graph.
         UnsupportedError: lists what cannot be hooked.
         NotEqualError: when first called, if the copy is not the same function.
 
@@ -188,7 +188,7 @@ def _has_rescale_rule(target: Any, rule: Rule | str) -> bool:
     """Tell whether captum has a rule for a module, or needs none as it is linear."""
     if type(target) in (*_RESCALED, BothReLUs, WindowsApart):
         return True
-    return isinstance(rule, Rule) and not (rule.bent or isinstance(rule, WinnerPool))
+    return isinstance(rule, Rule) and not (rule.nonlinear or isinstance(rule, WinnerPool))
 
 
 @dataclass(eq=False, repr=False)
@@ -202,7 +202,7 @@ class DeepLift(Captum):
         baseline: Value of every pixel.
 
     Raises:
-        UntraceableError: where the model cannot be written as a graph.
+        UnsupportedError: where the model cannot be written as a graph.
         UnsupportedError: lists what cannot be hooked, or has no rule.
         NotEqualError: when first called, if the copy is not the same function.
 

@@ -10,12 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from dmn.canonize import hookable
+from dmn.canonize.affine import Affine, ScaleShift, find_affine
+from dmn.graph import Unsupported
+from dmn.graph.trace import describe, target_of, unsupported
 from dmn.nn import Add, ConvexConcave
 from dmn.nn.layers import signs
-from dmn.posthoc import Activation, Rule, Unsupported, UnsupportedError, hookable
-from dmn.posthoc.affine import Affine, ScaleShift, find_affine
-from dmn.posthoc.graph import describe, target_of
-from dmn.posthoc.table import find_rules
+from dmn.rules import Activation, Rule
+from dmn.rules.table import find_rules
 
 
 class Negate(nn.Module):
@@ -208,7 +210,7 @@ def refuse_without_rule(
         if not has_rule(target_of(network, node), rule)
     ]
     if refused:
-        raise UnsupportedError(refused, f"explain {type(network).__name__} by {method}")
+        raise unsupported(refused, f"explain {type(network).__name__} by {method}")
 
 
 def _calls(network: fx.GraphModule, node: fx.Node, module: nn.Module, x: Any) -> None:

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmn.baselines.base import Baseline, required
-from dmn.nn import UnknownLayerError, check_layers
+from dmn.errors import UnknownNameError
+from dmn.nn import check_layers
 
 
 def _torchcam() -> Any:
@@ -32,7 +33,7 @@ class CAM(Baseline):
         absolute: Changes nothing, for the maps are not negative.
 
     Raises:
-        UnknownLayerError: names modules that there are; when called, for a layer that does not run
+        UnknownNameError: names modules that there are; when called, for a layer that does not run
             or holds no image (B, C, h, w).
         MissingPackageError: without torchcam.
     """
@@ -55,7 +56,7 @@ class CAM(Baseline):
             with self.model.get_submodule(self.layer).register_forward_hook(copy):
                 logits = self.scores(x)
             if cam.hook_a[0] is None:
-                raise UnknownLayerError(f"layer {self.layer!r} does not run; name one that does")
+                raise UnknownNameError(f"layer {self.layer!r} does not run; name one that does")
             (maps,) = cam(target.tolist(), logits, normalized=False)
             maps = self.combine(maps, cam.hook_a[0], cam.hook_g[0])
         return F.interpolate(maps[:, None], x.shape[-2:], mode="bilinear", align_corners=False)
@@ -68,9 +69,9 @@ class CAM(Baseline):
         self, size: torch.Size, module: nn.Module, args: tuple[Tensor, ...], output: Tensor
     ) -> Tensor:
         if output.dim() != 4:
-            raise UnknownLayerError(f"layer {self.layer!r} holds no image, {tuple(output.shape)}")
+            raise UnknownNameError(f"layer {self.layer!r} holds no image, {tuple(output.shape)}")
         if _channels_last(output.shape, size):
-            raise UnknownLayerError(
+            raise UnknownNameError(
                 f"layer {self.layer!r} holds an image with its channels last, "
                 f"{tuple(output.shape)}; name one that has them first"
             )

@@ -25,9 +25,10 @@ from dmn.baselines.rewrite import (
     for_rules,
     refuse_without_rule,
 )
-from dmn.nn import Seed, seeds
-from dmn.posthoc import Rule, canonize, hookable
-from dmn.posthoc.affine import ScaleShift
+from dmn.canonize import canonize, hookable
+from dmn.canonize.affine import ScaleShift
+from dmn.nn import OutputSelector, select_output
+from dmn.rules import Rule
 
 _Rules = list[Any]  # of kinds of module, and zennit's rule for them
 
@@ -55,7 +56,7 @@ class LRP(Baseline):
         absolute: Return magnitudes.
 
     Raises:
-        UntraceableError: where the model cannot be written as a graph.
+        UnsupportedError: where the model cannot be written as a graph.
         UnsupportedError: lists what cannot be canonized; without that, what cannot be hooked; and
             every operation that no rule is for, such as attention or GroupNorm.
         NotEqualError: when first called, if the copy is not the same function.
@@ -101,8 +102,8 @@ class LRP(Baseline):
         with self.composite.context(self.network):
             logits = self.network(x)
             start = logits.detach() if self.starts_at_logit else 1.0
-            wanted: tuple[Seed, ...] = ("class", "all") if self.contrast else ("class",)
-            weights = [seeds(logits, target, seed) * start for seed in wanted]
+            wanted: tuple[OutputSelector, ...] = ("class", "all") if self.contrast else ("class",)
+            weights = [select_output(logits, target, seed) * start for seed in wanted]
             grads = [torch.autograd.grad(logits, x, w, retain_graph=True)[0] for w in weights]
         maps = [grad.sum(dim=1, keepdim=True) for grad in grads]
         if not self.contrast:

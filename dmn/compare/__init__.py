@@ -9,8 +9,8 @@ with required("pandas, pyarrow and jinja2"):  # before anything is scored, not w
         import_module(_library)
 
 from dmn.compare.comparison import Comparison
-from dmn.compare.images import Images, NoImagesError
-from dmn.compare.plan import Entry, Source, Subject, TooManySettingsError, entries
+from dmn.compare.images import Images
+from dmn.compare.plan import Entry, Source, Subject, entries
 from dmn.compare.report import Gallery, write_report
 from dmn.compare.suite import Budget, Suite
 from dmn.compare.summary import ranks, summarise
@@ -21,11 +21,9 @@ __all__ = [
     "Entry",
     "Gallery",
     "Images",
-    "NoImagesError",
     "Source",
     "Subject",
     "Suite",
-    "TooManySettingsError",
     "entries",
     "ranks",
     "summarise",

@@ -13,14 +13,15 @@ import torch
 from dmn.compare.images import collect
 from dmn.compare.plan import Subject
 from dmn.compare.statistics import interval
+from dmn.errors import UnknownNameError
 from dmn.evaluate import score
-from dmn.explain import UnknownMethodError, controls
-from dmn.networks import Network
-from dmn.train.watch import SCORED
+from dmn.explain import controls
+from dmn.hub.networks import Network
+from dmn.train.probe_callbacks import SCORED
 
 Z = 1.96  # of the normal distribution, for 95 %
 DIGITS = 4
-EXPLAINERS = ("dmn.explain", "dmn.posthoc")
+EXPLAINERS = ("dmn.explain", "dmn.split")
 
 
 def accuracy(network: Network, batches: Iterable[Any]) -> dict[str, Any]:
@@ -64,8 +65,8 @@ def explanations(
         the number `n` of images with a score.
 
     Raises:
-        NoImagesError: if no image is classified correctly.
-        UnknownMethodError: if the card names an explainer that is none of dmn's.
+        DataError: if no image is classified correctly.
+        UnknownNameError: if the card names an explainer that is none of dmn's.
     """
     told = network.card.get("explainers") or {}
     explainers = {name: _factory(each)(network.model) for name, each in told.items()}
@@ -88,13 +89,13 @@ def _factory(told: Any) -> Any:
     """Return what makes an explainer of a network, from class path and arguments.
 
     Raises:
-        UnknownMethodError: if it is none of dmn's: a card may come from anybody.
+        UnknownNameError: if it is none of dmn's: a card may come from anybody.
     """
     if not isinstance(told, dict) or "class_path" not in told:
         return told
     module, _, name = str(told["class_path"]).rpartition(".")
     if module not in EXPLAINERS:
-        raise UnknownMethodError(f"{module}.{name} is not used; explainers are of {EXPLAINERS}")
+        raise UnknownNameError(f"{module}.{name} is not used; explainers are of {EXPLAINERS}")
     options = {key: _factory(value) for key, value in (told.get("init_args") or {}).items()}
     return partial(getattr(import_module(module), name), **options)
 

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmn.reading import regular
-from dmn.writing import WriteError, write_whole
+from dmn.errors import WriteError
+from dmn.io.reading import regular
+from dmn.io.writing import write_whole
 
 log = logging.getLogger(__name__)
 

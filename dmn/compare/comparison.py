@@ -27,25 +27,17 @@ from dmn.compare.processes import Processes
 from dmn.compare.report import Gallery, write_report
 from dmn.compare.suite import FORWARDS, Budget, Split, Suite
 from dmn.compare.summary import ranks, summarise
-from dmn.errors import DmnError
+from dmn.errors import DataError, UnknownNameError
 from dmn.evaluate import METRICS, metric_specs
-from dmn.options import SEEDS, require
-from dmn.plain_text import cell, plain
+from dmn.io.options import SEEDS, require
+from dmn.io.text import cell, plain
+from dmn.io.writing import write_whole
 from dmn.train import EpochWandbLogger, Run, wandb_folders, wandb_logger
-from dmn.writing import write_whole
 
 PACKAGES = ("dmn", "torch", "torchvision", "quantus", "captum", "torchcam", "zennit", "numpy")
 SECONDS_A_LINE = 15.0  # of progress, where it is no terminal that shows it
 DEFAULT = Budget()
 log = logging.getLogger(__name__)
-
-
-class UnknownLabelError(DmnError, ValueError):
-    """Methods for a network that is not among those compared; names those that are."""
-
-
-class NormalisationMismatchError(DmnError, ValueError):
-    """A network that takes images normalised otherwise than the data; says how each does it."""
 
 
 class Comparison:
@@ -75,13 +67,13 @@ class Comparison:
 
     Raises:
         OptionError: for a number that cannot be.
-        UnknownLabelError: for methods of a network that is not listed.
-        UnknownMethodError: names the methods that there are.
-        UnknownMetricError: names the metrics that there are.
-        TooManySettingsError: for a method with more settings than all are given.
-        NormalisationMismatchError: for a network that takes other images than the data gives.
-        NoImagesError: if no image is classified correctly by all networks.
-        ProcessError: if there are not as many devices, or one of their processes failed.
+        UnknownNameError: for methods of a network that is not listed.
+        UnknownNameError: names the methods that there are.
+        UnknownNameError: names the metrics that there are.
+        OptionError: for a method with more settings than all are given.
+        DataError: for a network that takes other images than the data gives.
+        DataError: if no image is classified correctly by all networks.
+        RunError: if there are not as many devices, or one of their processes failed.
     """
 
     def __init__(
@@ -100,7 +92,7 @@ class Comparison:
         devices: int = 1,
     ) -> None:
         if foreign := methods.keys() - networks.keys():
-            raise UnknownLabelError(
+            raise UnknownNameError(
                 f"methods for {', '.join(sorted(foreign))}, but networks are {', '.join(networks)}"
             )
         require("gallery", gallery, 0)
@@ -151,7 +143,7 @@ class Comparison:
         )
         with wandb_logger(run, "compare", folder, f"compare {run.name}") as logger:
             logger.log_hyperparams({"comparison": config})
-            with logger.failures.tolerated("logging the results"):
+            with logger.failures.suppress_and_count("logging the results"):
                 _track(logger, summary, folder)
         offline = [] if run.online else [f"wandb sync {it}" for it in wandb_folders(folder)[-1:]]
         print("\n".join(map(plain, [f"see {report}", *offline])))
@@ -200,7 +192,7 @@ class Comparison:
         for name, wanted in {"mean": network.mean, "std": network.std}.items():
             given = getattr(self.data, name, wanted)
             if (wanted and tuple(wanted)) != (given and tuple(given)):
-                raise NormalisationMismatchError(
+                raise DataError(
                     f"{subject.label} takes images of {name} {wanted}, the data gives {given}; "
                     f"set data.init_args.{name}"
                 )
@@ -228,7 +220,8 @@ class Comparison:
         return [
             f"Scored on {len(test)} test images, the first of {test.seen} that every network "
             f"classifies correctly; metrics that need more maps, or over {FORWARDS} passes, an "
-            f"image on the first {min(self.budget.dear, len(test))}. Explained is the true class.",
+            f"image on the first {min(self.budget.expensive, len(test))}. Explained is the true "
+            "class.",
             f"Settings were chosen on {len(validation)} validation images of {validation.seen}: "
             f"for each method the one with the best mean rank over {', '.join(self.choose_by)}, of "
             f"at most {self.budget.settings}.",

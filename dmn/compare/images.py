@@ -10,11 +10,7 @@ import torch
 from torch import Tensor
 
 from dmn.compare.plan import Subject
-from dmn.errors import DmnError
-
-
-class NoImagesError(DmnError, ValueError):
-    """Data without an image that every network classifies correctly."""
+from dmn.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,7 @@ def collect(batches: Iterable[Any], subjects: Sequence[Subject], count: int) -> 
         count: Images wanted; fewer if there are not as many.
 
     Raises:
-        NoImagesError: if there is none.
+        DataError: if there is none.
     """
     kept: list[tuple[Tensor, ...]] = []
     found = seen = 0
@@ -69,7 +65,7 @@ def collect(batches: Iterable[Any], subjects: Sequence[Subject], count: int) -> 
             break
     if not found:
         labels = ", ".join(subject.label for subject in subjects)
-        raise NoImagesError(
+        raise DataError(
             f"of {seen} images none is classified correctly by all of {labels}; are they trained, "
             "for these classes and with this normalisation?"
         )

@@ -13,20 +13,11 @@ import torch
 from torch import Tensor
 
 from dmn.baselines import BASELINES
-from dmn.errors import DmnError
-from dmn.explain import (
-    CentreGaussian,
-    Edges,
-    Explainer,
-    RandomMap,
-    SplitCAM,
-    SplitGrad,
-    SplitLRP,
-    UnknownMethodError,
-)
-from dmn.networks import Network, load_network
+from dmn.errors import OptionError, UnknownNameError
+from dmn.explain import CentreGaussian, Edges, Explainer, RandomMap, SplitCAM, SplitGrad, SplitLRP
+from dmn.hub.networks import Network, load_network
 from dmn.nn import Pair
-from dmn.posthoc import pair_of
+from dmn.split import as_pair
 
 Kind = Literal["self", "post-hoc", "control"]
 Setting = dict[str, Any]
@@ -41,10 +32,6 @@ CONTROLS: dict[str, Callable[..., Explainer]] = {
     "Centre": CentreGaussian,
 }
 METHOD = "method"  # among an entry's options: whose they are, if not of the method it is called
-
-
-class TooManySettingsError(DmnError, ValueError):
-    """More settings than the budget that all methods share; names the entry."""
 
 
 @dataclass
@@ -83,7 +70,7 @@ class Subject:
     @cached_property
     def pair(self) -> Pair:
         """The network as g - h."""
-        return pair_of(self.network.model, self._example)
+        return as_pair(self.network.model, self._example)
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
@@ -132,8 +119,8 @@ def entries(wanted: Wanted, subjects: Mapping[str, Subject], budget: int) -> lis
         budget: Most settings that a method is tried in.
 
     Raises:
-        UnknownMethodError: names the methods that there are.
-        TooManySettingsError: names the entry.
+        UnknownNameError: names the methods that there are.
+        OptionError: names the entry.
     """
     made = []
     for label, methods in wanted.items():
@@ -146,7 +133,7 @@ def _entry(subject: Subject, title: str, options: Setting, budget: int) -> Entry
     name, method = f"{title} ({subject.label})", options.pop(METHOD, title)
     known = {**SPLIT, **BASELINES, **CONTROLS}
     if method not in known:
-        raise UnknownMethodError(f"{name}: no method {method!r}; there are {', '.join(known)}")
+        raise UnknownNameError(f"{name}: no method {method!r}; there are {', '.join(known)}")
     kind: Kind = "post-hoc"
     if method in CONTROLS:
         kind = "control"
@@ -154,7 +141,7 @@ def _entry(subject: Subject, title: str, options: Setting, budget: int) -> Entry
         kind = "self"
     settings = tuple(grid(options))
     if len(settings) > budget:
-        raise TooManySettingsError(
+        raise OptionError(
             f"{name}: {len(settings)} settings, but each method has {budget}; list fewer options, "
             "or raise `settings` for all"
         )

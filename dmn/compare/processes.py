@@ -11,11 +11,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch.multiprocessing.spawn import ProcessException
 
-from dmn.errors import DmnError
-
-
-class ProcessError(DmnError, RuntimeError):
-    """Processes that cannot be had, or one of them that failed; says why."""
+from dmn.errors import RunError
 
 
 class Processes:
@@ -26,7 +22,7 @@ class Processes:
         count: How many processes; -1 is as many as there are accelerators.
 
     Raises:
-        ProcessError: if there are not as many accelerators.
+        RunError: if there are not as many accelerators.
     """
 
     def __init__(self, device: str, count: int) -> None:
@@ -36,7 +32,7 @@ class Processes:
             accelerator = torch.device(device).type
             self._fabric = Fabric(accelerator=accelerator, devices=count, strategy=strategy)
         except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
-            raise ProcessError(f"devices: {count} of {device}: {error}") from error
+            raise RunError(f"devices: {count} of {device}: {error}") from error
 
     def run(self, work: Callable[[Fabric], Any]) -> None:
         """Let each process do the work, and wait until all have.
@@ -45,13 +41,13 @@ class Processes:
             work: Called in each; can be pickled.
 
         Raises:
-            ProcessError: says how the first that failed did.
+            RunError: says how the first that failed did.
         """
         try:
             self._fabric.launch(work)
         except ProcessException as error:
             reason = str(error).strip().splitlines()[-1]  # the last line of its traceback
-            raise ProcessError(
+            raise RunError(
                 f"process {error.error_index} failed: {reason}; what was scored is kept, and the "
                 "same command goes on"
             ) from error

@@ -21,8 +21,8 @@ from dmn.compare import figures
 from dmn.compare.statistics import Floats
 from dmn.compare.summary import KINDS, LEVEL, OVERALL, arrow, cost, number, place, ranks, summarise
 from dmn.evaluate import METRICS
-from dmn.explain.render import overlay
-from dmn.writing import write_whole
+from dmn.io.writing import write_whole
+from dmn.viz.panels import overlay
 
 TILE = 128  # greatest side of a heatmap in the report, in pixels
 SPECIAL = {**{sign: f"\\{sign}" for sign in "\\`*_[]|#~$"}, "<": "&lt;", ">": "&gt;", "&": "&amp;"}

@@ -23,11 +23,11 @@ from dmn.compare.statistics import places
 from dmn.compare.summary import EXPLANATION
 from dmn.evaluate import METRICS, score
 from dmn.explain import Explainer, Target
-from dmn.options import ABOVE_ZERO, require
+from dmn.io.options import ABOVE_ZERO, require
 
 Split = Literal["validation", "test"]
 BATCH = 32  # images explained at once
-FORWARDS = 40  # passes an image above which a metric is dear
+FORWARDS = 40  # passes an image above which a metric is expensive
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Budget:
     Args:
         validation: Images on which settings are chosen.
         test: Images of metrics that need a map an image.
-        dear: Images of metrics that need more maps, or more than 40 passes, an image.
+        expensive: Images of metrics that need more maps, or more than 40 passes, an image.
         seconds: Most that one metric may take for one entry; the images left have no score then.
         settings: Most that a method is tried in.
 
@@ -47,12 +47,12 @@ class Budget:
 
     validation: int = 32
     test: int = 100
-    dear: int = 30
+    expensive: int = 30
     seconds: float = 120.0
     settings: int = 12
 
     def __post_init__(self) -> None:
-        for name in ("validation", "test", "dear", "settings"):
+        for name in ("validation", "test", "expensive", "settings"):
             require(f"budget.{name}", getattr(self, name), 1)
         require("budget.seconds", self.seconds, ABOVE_ZERO)
 
@@ -151,7 +151,7 @@ class Suite:
     def _score(
         self, entry: Entry, setting: Setting, split: Split, metrics: Sequence[str]
     ) -> Iterator[tuple[str, Cell]]:
-        maker = _Maker(entry, setting, self.subjects[entry.network])
+        maker = _LazyExplainer(entry, setting, self.subjects[entry.network])
         for metric in metrics:
             images = self._images(split, metric)
             key = self._key(entry, setting, split, metric, images)
@@ -165,8 +165,8 @@ class Suite:
     def _images(self, split: Split, metric: str) -> Images:
         images = self.images[split]
         spec = METRICS.get(metric)
-        dear = spec is not None and (spec.explanations > 0 or spec.forwards > FORWARDS)
-        return images.first(self.budget.dear) if dear and split == "test" else images
+        expensive = spec is not None and (spec.explanations > 0 or spec.forwards > FORWARDS)
+        return images.first(self.budget.expensive) if expensive and split == "test" else images
 
     def _key(
         self, entry: Entry, setting: Setting, split: Split, metric: str, images: Images
@@ -185,7 +185,7 @@ class Suite:
             "versions": [version("dmn"), version("quantus")],
         }
 
-    def _measure(self, maker: _Maker, metric: str, images: Images) -> Cell:
+    def _measure(self, maker: _LazyExplainer, metric: str, images: Images) -> Cell:
         """Score one cell; whatever fails is its reason."""
         start = time.perf_counter()
         try:
@@ -215,21 +215,21 @@ class Suite:
         return Cell(values, list(result.reasons), result.seconds, curves)
 
 
-class _Maker:
+class _LazyExplainer:
     """Makes an explainer once, when the first cell needs it."""
 
     def __init__(self, entry: Entry, setting: Setting, subject: Subject) -> None:
         self.subject = subject
         self._make: Callable[[], Explainer] = lambda: entry.explainer(subject, setting)
-        self._made: _Remembering | None = None
+        self._made: _CachedExplainer | None = None
 
-    def __call__(self) -> _Remembering:
+    def __call__(self) -> _CachedExplainer:
         if self._made is None:
-            self._made = _Remembering(self._make())
+            self._made = _CachedExplainer(self._make())
         return self._made
 
 
-class _Remembering:
+class _CachedExplainer:
     """An explainer that remembers its maps of the images themselves, which each metric asks for."""
 
     def __init__(self, explainer: Explainer) -> None:

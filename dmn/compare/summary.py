@@ -38,7 +38,7 @@ def summarise(scores: pd.DataFrame, cells: pd.DataFrame, seed: int = 0) -> pd.Da
         significant. Metrics in the order of `METRICS`.
 
     Raises:
-        UnknownMetricError: names the metrics that there are.
+        UnknownNameError: names the metrics that there are.
     """
     scores, cells = (frame[frame["split"] == "test"] for frame in (scores, cells))
     entries = cells.drop_duplicates("entry").set_index("entry")[["network", "method", "kind"]]

@@ -9,10 +9,10 @@ from typing import Any
 from PIL import Image
 from torchvision import datasets, transforms
 
-from dmn.data.files import Sample, divide, turns
+from dmn.data.files import Sample, divide, interleave_classes
 from dmn.data.images import Channels, ImageModule
-from dmn.data.mnist import DataUnavailableError
-from dmn.pictures import Picture
+from dmn.errors import DataError
+from dmn.io.pictures import Picture
 
 VALIDATION = 0.1  # of the 50,000 training images
 
@@ -30,8 +30,8 @@ class CIFAR10(ImageModule):
         num_workers: Processes that load data.
 
     Raises:
-        NormalisationError: if only one of mean and std is given.
-        DataUnavailableError: where there is no network, says what to put where.
+        OptionError: if only one of mean and std is given.
+        DataError: where there is no network, says what to put where.
 
     Source: Krizhevsky, Learning multiple layers of features from tiny images, 2009.
     """
@@ -61,7 +61,11 @@ class CIFAR10(ImageModule):
         changes = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
         self.train, self.validation, self.test = (
             self._images(samples, _whole, changes, read=Image.fromarray)
-            for samples in (train, turns(validation), turns(_samples(tested)))
+            for samples in (
+                train,
+                interleave_classes(validation),
+                interleave_classes(_samples(tested)),
+            )
         )
 
 
@@ -78,7 +82,7 @@ def _torchvision_cifar10(root: str, train: bool, download: bool) -> Any:
         return datasets.CIFAR10(root, train=train, download=download)
     except (RuntimeError, urllib.error.URLError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise DataUnavailableError(
+        raise DataError(
             f"CIFAR-10 is not in {Path(root).resolve()} and could not be downloaded ({reason}). "
             f"Put {datasets.CIFAR10.filename} there and unpack it, which gives the folder "
             f"{datasets.CIFAR10.base_folder}; or go online once."

@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from dmn.errors import DmnError
-from dmn.pictures import Picture, decode
+from dmn.errors import DataError
+from dmn.io.pictures import Picture, decode
 
 log = logging.getLogger(__name__)
 
@@ -24,14 +24,6 @@ Sample = tuple[Any, int]  # a source, such as a path, and its class
 LITTER = ("__MACOSX", "@eaDir")  # folders that archives and file servers put copies in
 SOUGHT = 100_000  # files among which copies are looked for
 END = 4096  # bytes at the end of a picture, which differ from most other pictures'
-
-
-class LayoutError(DmnError, ValueError):
-    """Folders that are not as they should be; says what was expected."""
-
-
-class MaskError(DmnError, ValueError):
-    """A mask that is missing, or not as large as its image; names the file."""
 
 
 def folders(folder: Path) -> list[str]:
@@ -55,17 +47,17 @@ def list_images(folder: Path, classes: Sequence[str], of_each: bool) -> list[Sam
         of_each: Refuse a class without images.
 
     Raises:
-        LayoutError: names folders that are none of the classes, a class without images, or a link
+        DataError: names folders that are none of the classes, a class without images, or a link
             that leads back to where it lies in.
     """
     if other := sorted(set(folders(folder)) - set(classes)):
-        raise LayoutError(
+        raise DataError(
             f"{folder}: no class is called {', '.join(other)}; remove these folders, or give "
             "every part of the data the same classes"
         )
     found = {name: _images_below(folder / name) for name in classes}
     if of_each and (empty := [str(folder / name) for name in classes if not found[name]]):
-        raise LayoutError(f"no image in {', '.join(empty[:5])}; add some, or remove the class")
+        raise DataError(f"no image in {', '.join(empty[:5])}; add some, or remove the class")
     indices = {name: index for index, name in enumerate(classes)}
     return [(path, indices[name]) for name in sorted(classes) for path in found[name]]
 
@@ -77,7 +69,7 @@ def _images_below(folder: Path) -> list[str]:
         real = Path(place).resolve()
         for link in (Path(place, name) for name in inside if os.path.islink(f"{place}/{name}")):
             if link.resolve() in (real, *real.parents):
-                raise LayoutError(f"{link} leads back to {link.resolve()}; remove that link")
+                raise DataError(f"{link} leads back to {link.resolve()}; remove that link")
         shown = (name for name in names if not _is_hidden(name))
         found.append((place, sorted(it for it in shown if it.lower().endswith(IMG_EXTENSIONS))))
     return [os.path.join(place, name) for place, names in sorted(found) for name in names]
@@ -91,11 +83,11 @@ def require_masks(samples: Sequence[Sample], place: Callable[[str], Path]) -> No
         place: From the path of an image to that of its mask.
 
     Raises:
-        MaskError: names the first mask that is missing.
+        DataError: names the first mask that is missing.
     """
     for source, _ in samples:
         if not os.path.isfile(place(source)):
-            raise MaskError(f"{place(source)}: there is no such mask, and {source} needs it")
+            raise DataError(f"{place(source)}: there is no such mask, and {source} needs it")
 
 
 def read_mask(path: Path, evidence: Callable[[Picture], Any], upright: bool) -> Picture:
@@ -114,7 +106,7 @@ def read_mask(path: Path, evidence: Callable[[Picture], Any], upright: bool) -> 
     )
 
 
-def turns(samples: Sequence[Sample]) -> list[Sample]:
+def interleave_classes(samples: Sequence[Sample]) -> list[Sample]:
     """Order samples so that the classes take turns: the first n are balanced for every n."""
     met: Counter[int] = Counter()
     keys = []

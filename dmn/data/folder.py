@@ -10,20 +10,19 @@ from typing import Any
 import numpy as np
 
 from dmn.data.files import (
-    LayoutError,
     Sample,
     copies,
     divide,
     folders,
+    interleave_classes,
     list_images,
     read_mask,
     require_masks,
-    turns,
 )
 from dmn.data.images import Channels, ImageModule, Images
-from dmn.data.mnist import DataUnavailableError
-from dmn.options import OptionError, require
-from dmn.pictures import Picture
+from dmn.errors import DataError, OptionError
+from dmn.io.options import require
+from dmn.io.pictures import Picture
 
 NAMES = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
 
@@ -53,10 +52,10 @@ class Folder(ImageModule):
         num_workers: Processes that load data.
 
     Raises:
-        NormalisationError: if only one of mean and std is given.
-        DataUnavailableError: if there is no such folder, or no class in it.
-        LayoutError: if a part or a class has no image, or a part a class that is not in training.
-        MaskError: names the mask that is missing.
+        OptionError: if only one of mean and std is given.
+        DataError: if there is no such folder, or no class in it.
+        DataError: if a part or a class has no image, or a part a class that is not in training.
+        DataError: names the mask that is missing.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class Folder(ImageModule):
         whole = parts.pop("train", self.root)
         self.classes = tuple(folders(whole))
         if not self.classes or (parts and whole == self.root):
-            raise DataUnavailableError(
+            raise DataError(
                 f"{self.root.resolve()} has no classes to train with; put images there as "
                 "class/name.jpg, or as train/class/name.jpg, validation/class/name.jpg and "
                 "test/class/name.jpg"
@@ -104,7 +103,7 @@ class Folder(ImageModule):
         }
         self.train = self._cut("train", train)
         self.validation, self.test = (
-            self._cut(part, turns(samples[part]), self.masks) for part in self.shares
+            self._cut(part, interleave_classes(samples[part]), self.masks) for part in self.shares
         )
 
     def _parts(self) -> dict[str, Path]:
@@ -118,7 +117,7 @@ class Folder(ImageModule):
 
     def _cut(self, part: str, samples: list[Sample], masks: str | None = None) -> Images:
         if not samples:
-            raise LayoutError(
+            raise DataError(
                 f"{self.root.resolve()}: no images for {part}; add some, or change "
                 "validation_share and test_share"
             )

@@ -13,32 +13,22 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from dmn.data.files import (
-    LayoutError,
     Sample,
     folders,
+    interleave_classes,
     list_images,
     read_mask,
     require_masks,
-    turns,
 )
 from dmn.data.images import Channels, ImageModule, Images
-from dmn.data.mnist import DataUnavailableError
-from dmn.errors import DmnError
-from dmn.options import require
-from dmn.pictures import Picture, read_picture
-from dmn.reading import regular
+from dmn.errors import DataError, OptionError
+from dmn.io.options import require
+from dmn.io.pictures import Picture, read_picture
+from dmn.io.reading import regular
 
 Subset = Literal[50, 300, 919]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as torchvision has them
 SOURCE = "github.com/LUSSeg/ImageNet-S"
-
-
-class UnknownSubsetError(DmnError, ValueError):
-    """A subset that there is none of."""
-
-
-class ClassIndexError(DmnError, ValueError):
-    """A file that does not say which output a class is; names the file, and the class."""
 
 
 class ImageNetS(ImageModule):
@@ -70,12 +60,12 @@ class ImageNetS(ImageModule):
         num_workers: Processes that load data.
 
     Raises:
-        UnknownSubsetError: says which subsets there are.
-        NormalisationError: if only one of mean and std is given.
-        DataUnavailableError: names the folder that is missing.
-        LayoutError: if there are not as many classes as there should be, or one has no image.
-        ClassIndexError: names the class that the file lacks.
-        MaskError: names the mask that is missing.
+        OptionError: says which subsets there are.
+        OptionError: if only one of mean and std is given.
+        DataError: names the folder that is missing.
+        DataError: if there are not as many classes as there should be, or one has no image.
+        DataError: names the class that the file lacks.
+        DataError: names the mask that is missing.
 
     Source: Gao et al., Large-scale Unsupervised Semantic Segmentation, TPAMI 2022. In
         ImageNet-S-919 five classes were merged into others, whose label their images have.
@@ -98,7 +88,7 @@ class ImageNetS(ImageModule):
         super().__init__(mean, std, batch_size, augment, seed, num_workers)
         require("data.size", size, 1)
         if subset not in get_args(Subset):
-            raise UnknownSubsetError(f"data.subset is {subset}; choose 50, 300 or 919")
+            raise OptionError(f"data.subset is {subset}; choose 50, 300 or 919")
         self.folder, self.subset, self.size = Path(root, f"ImageNetS{subset}"), subset, size
         self.class_index, self.test_on = class_index, test_on
 
@@ -106,21 +96,21 @@ class ImageNetS(ImageModule):
         """List the images; those of training for stage "fit" only."""
         wnids = folders(self._at("validation"))
         if len(wnids) != self.subset:  # a mask's ids count the classes, so that none may lack
-            raise LayoutError(
+            raise DataError(
                 f"{self._at('validation')} has {len(wnids)} classes instead of {self.subset}; "
                 f"prepare it with the scripts of {SOURCE}"
             )
         names = read_class_index(self.class_index) if self.class_index else {it: it for it in wnids}
         if lacking := [wnid for wnid in wnids if wnid not in names]:
-            raise ClassIndexError(
+            raise DataError(
                 f"{self.class_index} lacks {', '.join(lacking[:5])}; give the file of all 1,000 "
                 "classes of ImageNet-1k"
             )
         self.classes = tuple(names.values())
         self._outputs = {wnid: list(names).index(wnid) for wnid in wnids}
-        validation = turns(self._list("validation"))
+        validation = interleave_classes(self._list("validation"))
         if self._scores_test():
-            self.test = self._masked("test", turns(self._list("test")))
+            self.test = self._masked("test", interleave_classes(self._list("test")))
         else:
             self.test = self._masked("validation", validation[self.subset :])
             validation = validation[: self.subset]
@@ -136,7 +126,7 @@ class ImageNetS(ImageModule):
         path = self.folder / name
         if not os.path.isdir(path):
             withheld = "; its masks are not published: set data.test_on to validation"
-            raise DataUnavailableError(
+            raise DataError(
                 f"{path.resolve()} is not there; data.root is to hold {self.folder.name}, prepared "
                 f"with the scripts of {SOURCE}" + withheld * (name == "test-segmentation")
             )
@@ -161,18 +151,18 @@ def read_class_index(path: str) -> dict[str, str]:
         path: JSON {"0": [id, name], ...}, or a text file with one "id name, other name" a line.
 
     Raises:
-        ClassIndexError: if it is neither; names the file, and what in it is none.
+        DataError: if it is neither; names the file, and what in it is none.
     """
     try:
         text = regular(path).read_text(encoding="utf-8")
         rows = _json_rows(text) if path.endswith(".json") else _text_rows(text)
     except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
-        raise ClassIndexError(
+        raise DataError(
             f"{path}: cannot be read as a class index ({type(error).__name__}: {error}); give "
             "imagenet_class_index.json, or a text file with one class a line"
         ) from error
     if odd := [wnid for wnid, _ in rows if not re.fullmatch(r"n\d{8}", wnid)]:
-        raise ClassIndexError(f"{path}: {odd[0]!r} is no WordNet id, such as n01440764")
+        raise DataError(f"{path}: {odd[0]!r} is no WordNet id, such as n01440764")
     return dict(rows)
 
 

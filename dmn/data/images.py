@@ -15,18 +15,15 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
-from dmn.data.files import MaskError, Sample
+from dmn.data.files import Sample
 from dmn.data.mnist import Batch
 from dmn.data.sampling import EpochSampler, require_loading
-from dmn.options import ABOVE_ZERO, OptionError, require
-from dmn.pictures import Picture, read_picture
+from dmn.errors import DataError, OptionError
+from dmn.io.options import ABOVE_ZERO, require
+from dmn.io.pictures import Picture, read_picture
 
 Channels = tuple[float, float, float]
 RESIZED = 256 / 224  # shorter side over crop, as torchvision's classifiers are evaluated
-
-
-class NormalisationError(OptionError):
-    """A mean without a standard deviation, or the other way round."""
 
 
 class Labelled(NamedTuple):
@@ -74,7 +71,7 @@ class Images(Dataset[Batch | Labelled]):
 
         Raises:
             UnreadableImageError: names the file.
-            MaskError: if a mask is not as large as its image.
+            DataError: if a mask is not as large as its image.
         """
         items = [self._item(key) for key in keys]
         fields = [torch.stack(values) for values in zip(*items, strict=True)]
@@ -104,7 +101,7 @@ class Images(Dataset[Batch | Labelled]):
         mask = self.masks(source)
         if mask.size != size:
             width, height = mask.size
-            raise MaskError(
+            raise DataError(
                 f"{source} is {size[0]} x {size[1]} pixels, its mask {width} x {height}; "
                 "they must be the same"
             )
@@ -130,7 +127,7 @@ class ImageModule(pl.LightningDataModule):
         test: For scoring; likewise.
 
     Raises:
-        NormalisationError: if only one of mean and std is given.
+        OptionError: if only one of mean and std is given.
     """
 
     classes: tuple[str, ...]
@@ -149,7 +146,7 @@ class ImageModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         if (mean is None) != (std is None):
-            raise NormalisationError(f"mean is {mean}, std is {std}; give both, or null for both")
+            raise OptionError(f"mean is {mean}, std is {std}; give both, or null for both")
         for value in std or ():
             require("data.std", value, ABOVE_ZERO)
         require_loading(batch_size, seed, num_workers)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dmn.data.mnist import MNIST, Digits
 from dmn.data.sampling import RandomAffine
-from dmn.options import require
+from dmn.io.options import require
 
 LETTERS = "ABCDEFGHIJ"
 STYLES = ("", "-Bold", "-Oblique", "-BoldOblique")

@@ -13,21 +13,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dmn.data.sampling import EpochSampler, RandomAffine, require_loading
-from dmn.errors import DmnError
+from dmn.errors import DataError, OptionError
 
 Fold = Literal[0, 1, 2, 3, 4]
 FOLDS = len(get_args(Fold))
 VALIDATION = 500  # of the 4,000 digits outside the test fold
 FULL_VALIDATION = 5_000  # of torchvision's 60,000 training digits
 STROKE = 0.25  # ink above which a pixel belongs to the stroke
-
-
-class DataUnavailableError(DmnError, RuntimeError):
-    """Data that is neither on disk nor to be downloaded; says where to put it."""
-
-
-class UnknownFoldError(DmnError, ValueError):
-    """A fold that there is none of."""
 
 
 class Batch(NamedTuple):
@@ -79,7 +71,7 @@ class MNIST(pl.LightningDataModule):
         num_workers: Processes that load data; 0 is fastest for digits in memory.
 
     Raises:
-        UnknownFoldError: says which folds there are.
+        OptionError: says which folds there are.
     """
 
     def __init__(
@@ -94,7 +86,7 @@ class MNIST(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         if fold not in get_args(Fold):
-            raise UnknownFoldError(f"data.fold is {fold}; choose 0 to {FOLDS - 1}")
+            raise OptionError(f"data.fold is {fold}; choose 0 to {FOLDS - 1}")
         require_loading(batch_size, seed, num_workers)
         self.fold, self.full, self.root = fold, full, root
         self.batch_size, self.augment, self.seed = batch_size, augment, seed
@@ -162,7 +154,10 @@ def _fold_parts(fold: int, seed: int) -> tuple[Part, Part, Part]:
     train, validation = train_test_split(
         rest, test_size=VALIDATION, stratify=classes[rest], random_state=seed
     )
-    order = [torch.from_numpy(train), *(_turns(labels, part) for part in (validation, test))]
+    order = [
+        torch.from_numpy(train),
+        *(_interleave_classes(labels, part) for part in (validation, test)),
+    ]
     return tuple((images[part], labels[part]) for part in order)  # type: ignore[return-value]
 
 
@@ -176,7 +171,7 @@ def _bundled() -> Part:
     return images, torch.from_numpy(classes).long()
 
 
-def _turns(labels: Tensor, part: Any) -> Tensor:
+def _interleave_classes(labels: Tensor, part: Any) -> Tensor:
     """Order a part so that the classes take turns: its first n are about balanced for every n."""
     indices = torch.as_tensor(part)
     turn = torch.empty(len(indices), dtype=torch.long)
@@ -190,12 +185,15 @@ def _full_parts(root: str, seed: int) -> tuple[Part, Part, Part]:
     """Divide torchvision's MNIST: 5,000 of the training digits validate."""
     (images, labels), test = (_torchvision_mnist(root, train, False) for train in (True, False))
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    train, validation = order[FULL_VALIDATION:], _turns(labels, order[:FULL_VALIDATION])
-    turns = _turns(test[1], torch.arange(len(test[1])))
+    train, validation = (
+        order[FULL_VALIDATION:],
+        _interleave_classes(labels, order[:FULL_VALIDATION]),
+    )
+    interleaved = _interleave_classes(test[1], torch.arange(len(test[1])))
     return (
         (images[train], labels[train]),
         (images[validation], labels[validation]),
-        (test[0][turns], test[1][turns]),
+        (test[0][interleaved], test[1][interleaved]),
     )
 
 
@@ -206,7 +204,7 @@ def _torchvision_mnist(root: str, train: bool, download: bool) -> Part:
         digits = datasets.MNIST(root, train=train, download=download)
     except (RuntimeError, urllib.error.URLError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise DataUnavailableError(
+        raise DataError(
             f"MNIST is not in {Path(root).resolve()} and could not be downloaded ({reason}). "
             "Put its four IDX files into MNIST/raw there, go online once, "
             "or leave `data.full` false: 5,000 digits come with the packages."

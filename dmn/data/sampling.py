@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
-from dmn.options import SEEDS, require
+from dmn.io.options import SEEDS, require
 
 
 def require_loading(batch_size: int, seed: int, num_workers: int) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dmn.data.mnist import MNIST, STROKE, Batch, Digits, Fold
-from dmn.options import require
+from dmn.io.options import require
 
 Part = Literal["train", "validation", "test"]
 
@@ -142,7 +142,7 @@ class Scenes(MNIST):
             are nine of them only.
 
     Raises:
-        UnknownFoldError: says which folds there are.
+        OptionError: says which folds there are.
     """
 
     def __init__(

@@ -4,14 +4,13 @@
 """
 
 from dmn.evaluate.batch import Scores
-from dmn.evaluate.metrics import METRICS, MetricSpec, UnknownMetricError, metric_specs
+from dmn.evaluate.metrics import METRICS, MetricSpec, metric_specs
 from dmn.evaluate.score import score
 
 __all__ = [
     "METRICS",
     "MetricSpec",
     "Scores",
-    "UnknownMetricError",
     "metric_specs",
     "score",
 ]

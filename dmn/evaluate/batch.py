@@ -13,15 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dmn.errors import DmnError
+from dmn.errors import DataError
 from dmn.explain import Explainer
 from dmn.nn import check_target
 
 Array = NDArray[Any]
-
-
-class MapShapeError(DmnError, ValueError):
-    """Maps or masks that do not fit the images, or images that are none; names both shapes."""
 
 
 def as_array(tensor: Tensor) -> Array:
@@ -131,9 +127,9 @@ class Batch:
         """Explain other images, or other classes, (B, 1, H, W), float32.
 
         Raises:
-            MapShapeError: names the shape of the maps and the one they should have.
+            DataError: names the shape of the maps and the one they should have.
         """
         maps = self.explainer(x, y)
         if maps.shape != (wanted := (len(x), 1, *x.shape[-2:])):
-            raise MapShapeError(f"maps of shape {tuple(maps.shape)}; {wanted} would do")
+            raise DataError(f"maps of shape {tuple(maps.shape)}; {wanted} would do")
         return maps.detach().float()

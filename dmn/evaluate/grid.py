@@ -12,16 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dmn.errors import DmnError
+from dmn.errors import UnsupportedError
 from dmn.evaluate.batch import Array, Batch, Scores
 from dmn.explain.target import probabilities
 
 SIDE = 2
 TILES = SIDE * SIDE
-
-
-class MosaicError(DmnError, RuntimeError):
-    """A network that takes no image larger than those it was made for."""
 
 
 def arrange(batch: Batch, scores: Scores) -> Array:
@@ -63,14 +59,14 @@ def grid_pointing_game(batch: Batch) -> Scores:
         batch: Images in the order of their mosaics, TILES each.
 
     Raises:
-        MosaicError: names the size that the network or the explainer refuses.
+        UnsupportedError: names the size that the network or the explainer refuses.
     """
     mosaics = tile(batch.x).repeat_interleave(TILES, dim=0)
     try:
         maps = batch.explain(mosaics, batch.y).double()
     except Exception as error:
         size = " x ".join(map(str, mosaics.shape[-2:]))
-        raise MosaicError(f"no map of a mosaic of {size} pixels: {error}") from error
+        raise UnsupportedError(f"no map of a mosaic of {size} pixels: {error}") from error
     _, _, height, width = batch.x.shape
     cells = maps.clamp(min=0).view(-1, SIDE, height, SIDE, width).sum(dim=(2, 4)).flatten(1)
     own = torch.arange(len(maps), device=maps.device)

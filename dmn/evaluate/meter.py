@@ -24,7 +24,7 @@ class ExplanationMeter(Metric):
         **options: Of `score`: `batch_size`, `seconds` (of each metric and update).
 
     Raises:
-        UnknownMetricError: names the metrics that there are.
+        UnknownNameError: names the metrics that there are.
     """
 
     full_state_update = False

@@ -13,13 +13,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dmn.errors import DmnError
+from dmn.errors import TargetError, UnknownNameError
 from dmn.evaluate.batch import Array, Batch, Scores, as_array
 from dmn.evaluate.completeness import completeness_gap
 from dmn.evaluate.grid import TILES, arrange, grid_pointing_game
 from dmn.evaluate.guard import ask, noise, other_classes, subsets
 from dmn.explain.target import probabilities
-from dmn.nn import TargetError
 
 Category = Literal[
     "faithfulness", "robustness", "localisation", "complexity", "randomisation", "axiomatic"
@@ -30,10 +29,6 @@ FLIPPING_STEPS = 32  # at most; Quantus' default is one forward a pixel and chan
 PATCHES = 8  # a side of the image
 SENSITIVITY_SAMPLES = 10  # Quantus' default is 200, minutes of it in an internal check
 SUBSETS = 100  # random ones, each of one in a hundred features
-
-
-class UnknownMetricError(DmnError, KeyError):
-    """A metric that is not in the table; names those that are."""
 
 
 @dataclass(frozen=True)
@@ -134,11 +129,11 @@ def metric_specs(names: str | Iterable[str]) -> dict[str, MetricSpec]:
         names: Keys of `METRICS`, or one of them.
 
     Raises:
-        UnknownMetricError: names the metrics that there are.
+        UnknownNameError: names the metrics that there are.
     """
     chosen = [names] if isinstance(names, str) else list(names)
     if unknown := [name for name in chosen if name not in METRICS]:
-        raise UnknownMetricError(f"no metric {', '.join(unknown)}; there are {', '.join(METRICS)}")
+        raise UnknownNameError(f"no metric {', '.join(unknown)}; there are {', '.join(METRICS)}")
     return {name: METRICS[name] for name in chosen}
 
 

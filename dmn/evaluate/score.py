@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dmn.evaluate.batch import Array, Batch, MapShapeError, Scores
+from dmn.errors import DataError
+from dmn.evaluate.batch import Array, Batch, Scores
 from dmn.evaluate.metrics import MetricSpec, metric_specs
 from dmn.explain import Explainer
-from dmn.explain.stream import eval_mode
+from dmn.explain.read import eval_mode
 from dmn.explain.target import Target, class_indices
 
 
@@ -55,19 +56,19 @@ def score(
         The scores by metric.
 
     Raises:
-        UnknownMetricError: names the metrics that there are.
+        UnknownNameError: names the metrics that there are.
         TargetError: for another number of classes than of images, or what is no class index.
-        MapShapeError: for masks of another shape than the images, or images that are no tensor.
+        DataError: for masks of another shape than the images, or images that are no tensor.
     """
     specs = metric_specs(metrics)
     if not isinstance(x, Tensor):
-        raise MapShapeError(f"images are of type {type(x).__name__}; give a tensor (N, C, H, W)")
+        raise DataError(f"images are of type {type(x).__name__}; give a tensor (N, C, H, W)")
     unknown = torch.full((len(x), 1, *x.shape[-2:]), math.nan, device=x.device)
     if masks is not None:
         masks = torch.as_tensor(masks, dtype=torch.float32, device=x.device)
         if masks.shape != unknown.shape:
             shapes = f"{tuple(masks.shape)}, of images {tuple(x.shape)}"
-            raise MapShapeError(f"masks of shape {shapes}; {tuple(unknown.shape)} would do")
+            raise DataError(f"masks of shape {shapes}; {tuple(unknown.shape)} would do")
     batch = Batch(model, explainer, x, class_indices(x, y), masks, unknown, seed)
     explained = Scores(np.full(len(x), np.nan))
 

@@ -2,14 +2,12 @@
 
 from dmn.explain.base import Explainer
 from dmn.explain.controls import CentreGaussian, Edges, RandomMap, controls
-from dmn.explain.split import (
+from dmn.explain.methods import (
     SplitCAM,
     SplitExplainer,
     SplitGrad,
     SplitLRP,
     StreamMaps,
-    UnknownMethodError,
-    UnknownPartError,
     explain,
     explain_together,
 )
@@ -26,8 +24,6 @@ __all__ = [
     "SplitLRP",
     "StreamMaps",
     "Target",
-    "UnknownMethodError",
-    "UnknownPartError",
     "controls",
     "explain",
     "explain_together",

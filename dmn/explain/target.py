@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dmn.explain.stream import eval_mode
-from dmn.nn import Pair, TargetError
+from dmn.errors import TargetError
+from dmn.explain.read import eval_mode
+from dmn.nn import Pair
 
 Target = int | Sequence[int] | NDArray[Any] | Tensor | None
 

@@ -9,20 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dmn.explain.split import explain
-from dmn.explain.stream import explaining, read_stream
+from dmn.errors import OptionError, UnknownNameError
+from dmn.explain.methods import explain
+from dmn.explain.read import explaining, read_stream
 from dmn.explain.target import Target
 from dmn.nn import (
     GRADIENT,
-    InapplicableOptionError,
+    BackwardConfig,
     Inverted,
     Opposed,
     Paired,
-    Pass,
     Plain,
     Reading,
     Stream,
-    UnknownLayerError,
     View,
     check_layers,
 )
@@ -61,7 +60,7 @@ class DifferenceOfMonotone(nn.Module):
             convolution's padding; 0 for networks without convolutions.
         front: An ordinary network that both see the image through: what it makes of x stands in
             place of x above. With inputs "opposed" the whole is still a difference of networks
-            monotone in `[x, -x]`, and can be read at the pixels; see `dmn.posthoc.ThroughFront`.
+            monotone in `[x, -x]`, and can be read at the pixels; see `dmn.split.FrontAdapter`.
 
     Attributes:
         sees: What maps call that which g and h see: "input" or, if there is one, "front".
@@ -102,15 +101,17 @@ class DifferenceOfMonotone(nn.Module):
         x: Tensor,
         target: Tensor,
         layers: Sequence[str],
-        how: Pass = GRADIENT,
+        config: BackwardConfig = GRADIENT,
         streams: Collection[Stream] = ("g", "h"),
     ) -> dict[str, dict[Stream, Reading]]:
         """Read layers of g and h; see `dmn.nn.Pair`."""
         check_layers(layers, self.layers, self.layers)
-        known = Pass(how.backward, how.seed, how.epsilon)
-        foreign = [name for name in Pass._fields if getattr(how, name) != getattr(known, name)]
+        known = BackwardConfig(config.backward, config.output, config.epsilon)
+        foreign = [
+            name for name in BackwardConfig._fields if getattr(config, name) != getattr(known, name)
+        ]
         if foreign:
-            raise InapplicableOptionError(
+            raise OptionError(
                 f"{', '.join(foreign)}: for split networks only; a trained pair has no shift, "
                 "recentring or form of pooling to choose"
             )
@@ -119,7 +120,7 @@ class DifferenceOfMonotone(nn.Module):
         with explaining(self):
             with torch.no_grad():  # nothing is read below g and h
                 seen = self.front(x)
-            read = {side: self._read_side(side, seen, target, layers, how) for side in sides}
+            read = {side: self._read_side(side, seen, target, layers, config) for side in sides}
         return {layer: {side: read[side][layer] for side in read} for layer in layers}
 
     def path(self, layer: str) -> str:
@@ -133,11 +134,11 @@ class DifferenceOfMonotone(nn.Module):
         return explain(self, x, target, method, **options)
 
     def _read_side(
-        self, side: str, x: Tensor, target: Tensor, layers: Sequence[str], how: Pass
+        self, side: str, x: Tensor, target: Tensor, layers: Sequence[str], config: BackwardConfig
     ) -> dict[str, Reading]:
         network = self.get_submodule(side)
         paths = [self.path(layer) for layer in layers]
-        read = read_stream(network, x, target, paths, how)
+        read = read_stream(network, x, target, paths, config)
         return {
             layer: self._reading(layer, x, *values)
             for layer, values in zip(layers, read, strict=True)
@@ -145,7 +146,7 @@ class DifferenceOfMonotone(nn.Module):
 
     def _reading(self, layer: str, x: Tensor, values: Tensor, sensitivities: Tensor) -> Reading:
         if values.dim() != 4:
-            raise UnknownLayerError(f"layer {layer!r} holds no image, {tuple(values.shape)}")
+            raise UnknownNameError(f"layer {layer!r} holds no image, {tuple(values.shape)}")
         channels = values.shape[1]
         if layer == self.sees:
             crop = (-self.margin,) * 4

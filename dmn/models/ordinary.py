@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.models.vgg import VGG, make_layers
 
-from dmn.options import OptionError
+from dmn.errors import OptionError
 
 Stem = Literal["imagenet", "small"]
 FULL_WIDTH = 64  # channels of torchvision's first stage

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
-from dmn.errors import DmnError
+from dmn.errors import NotMonotoneError
 from dmn.nn.layers import ACTIVATIONS, MONOTONE_OPERATIONS
 
 BATCH_NORM_FLOOR = 1e-3  # at zero a channel would be dead for good
@@ -38,10 +38,6 @@ class Monotone(nn.Module):
     """
 
     constraint: Constraint = "projection"
-
-
-class NotMonotoneError(DmnError, ValueError):
-    """A network that was to be monotone is not; the message names the parameter or module."""
 
 
 class Constrained(NamedTuple):

@@ -8,33 +8,25 @@ from typing import Literal, NamedTuple, Protocol, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from dmn.errors import DmnError
+from dmn.errors import TargetError, UnknownNameError
 
 Backward = Literal["gradient", "relevance"]
 Stream = Literal["g", "h", "g-h"]
 Pool = Literal["winner", "convex"]
-Seed = Literal["class", "contrast", "all"]
+OutputSelector = Literal["class", "contrast", "all"]
 Alpha = float | Mapping[str, float] | Literal["balanced"]
 
 EPSILON = 1e-6  # the paper's
 
 
-class UnknownLayerError(DmnError, KeyError):
-    """A layer that the pair does not have, or that holds no image; names those that it has."""
-
-
-class TargetError(DmnError, ValueError):
-    """A class that the network does not have, or one that must not be alone; says what there is."""
-
-
-class Pass(NamedTuple):
+class BackwardConfig(NamedTuple):
     """How sensitivities are carried back; maps that agree on it share one pass.
 
     A trained pair knows the first three; what is left is of split networks, docs/split.md.
 
     Attributes:
         backward: "gradient", or "relevance" for epsilon-LRP through every layer above.
-        seed: Where it starts: "class", the chosen logit; "contrast", that logit less the mean of
+        output: Where it starts: "class", the chosen logit; "contrast", that logit less the mean of
             all; "all", the mean of all.
         epsilon: Stabilises relevance.
         alpha: Shift in [0, 0.5]: 0 for the true gradient of the streams, 0.5 for the plain one; one
@@ -48,7 +40,7 @@ class Pass(NamedTuple):
     """
 
     backward: Backward = "gradient"
-    seed: Seed = "class"
+    output: OutputSelector = "class"
     epsilon: float = EPSILON
     alpha: Alpha = 0.0
     rho: float = 1.0
@@ -57,11 +49,7 @@ class Pass(NamedTuple):
     pool: Pool | None = None
 
 
-GRADIENT = Pass()
-
-
-class InapplicableOptionError(DmnError, ValueError):
-    """An option that a pair has no use for, or that is out of its range."""
+GRADIENT = BackwardConfig()
 
 
 class Reading(NamedTuple):
@@ -111,7 +99,7 @@ class Pair(Protocol):
         x: Tensor,
         target: Tensor,
         layers: Sequence[str],
-        how: Pass = GRADIENT,
+        config: BackwardConfig = GRADIENT,
         streams: Collection[Stream] = ("g", "h"),
     ) -> dict[str, dict[Stream, Reading]]:
         """Read layers, for one target class an image, by one pass forward and one back.
@@ -120,13 +108,13 @@ class Pair(Protocol):
             x: Images (B, C, H, W).
             target: Class indices (B,).
             layers: Some of `layers`.
-            how: What is carried back.
+            config: What is carried back.
             streams: Which sides to read; "g-h" is their difference, where one pass can give it, and
                 else both.
 
         Raises:
-            UnknownLayerError: if there is no such layer, or it holds no image.
-            InapplicableOptionError: if this pair has no use for an option of the pass.
+            UnknownNameError: if there is no such layer, or it holds no image.
+            OptionError: if this pair has no use for an option of the pass.
         """
 
 
@@ -147,11 +135,11 @@ def check_layers(asked: Iterable[str], known: Container[str], shown: Iterable[st
         shown: Those to offer instead.
 
     Raises:
-        UnknownLayerError: names the first that is unknown, and what there is.
+        UnknownNameError: names the first that is unknown, and what there is.
     """
     for layer in asked:
         if layer not in known:
-            raise UnknownLayerError(f"no layer {layer!r}; there are {', '.join(shown)}")
+            raise UnknownNameError(f"no layer {layer!r}; there are {', '.join(shown)}")
 
 
 def check_target(logits: Tensor, target: Tensor, contrast: bool = False) -> None:
@@ -173,21 +161,21 @@ def check_target(logits: Tensor, target: Tensor, contrast: bool = False) -> None
         raise TargetError(f"the network has no class {int(wrong[0])}; {there_are}")
 
 
-def seeds(logits: Tensor, target: Tensor, seed: Seed) -> Tensor:
+def select_output(logits: Tensor, target: Tensor, output: OutputSelector) -> Tensor:
     """Return where a pass starts: the weight of each logit, (B, K).
 
     Args:
         logits: (B, K), of which only shape, type and device count.
         target: Class indices (B,).
-        seed: One logit, that less the mean, or the mean.
+        output: One logit, that less the mean, or the mean.
 
     Raises:
         TargetError: for an index out of range, and for a mean of one logit.
     """
-    check_target(logits, target, contrast=seed != "class")
+    check_target(logits, target, contrast=output != "class")
     chosen = torch.zeros_like(logits).scatter_(1, target[:, None], 1.0)
     return {
         "class": chosen,
         "contrast": chosen - 1 / logits.shape[1],
         "all": torch.full_like(logits, 1 / logits.shape[1]),
-    }[seed]
+    }[output]

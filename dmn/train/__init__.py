@@ -1,19 +1,6 @@
 """Training: the task, its callbacks, and where runs are written."""
 
-from dmn.train.checkpoint import CheckpointFiles, EpochCheckpoint
-from dmn.train.constraint import ParameterSummary, ProjectNonnegative, parameter_table
-from dmn.train.finite import NonFiniteError, StopAtNonFinite
-from dmn.train.freeze import Unfreeze
-from dmn.train.groups import layer_names, layerwise
-from dmn.train.initialise import Fit, adopt, initialise
-from dmn.train.penalty import ExplanationPenalty, MissingMasksError
-from dmn.train.progress import EpochLines, RunSummary, progress_bar
-from dmn.train.rank import RankLogger
-from dmn.train.resume import check_same_run
-from dmn.train.select import BestExplanation, UnknownScoreError
-from dmn.train.task import ClassificationTask, OneCycle
-from dmn.train.terms import Distillation, Term
-from dmn.train.tracking import (
+from dmn.tracking.loggers import (
     EpochCSVLogger,
     EpochWandbLogger,
     Run,
@@ -22,8 +9,21 @@ from dmn.train.tracking import (
     wandb_folders,
     wandb_logger,
 )
+from dmn.train.checkpoint import CheckpointFiles, EpochCheckpoint
+from dmn.train.constraint import ParameterSummary, ProjectNonnegative, parameter_table
+from dmn.train.finite import StopAtNonFinite
+from dmn.train.freeze import Unfreeze
+from dmn.train.groups import layer_names, layerwise
+from dmn.train.initialise import LoadReport, initialise, load_shipped_weights
+from dmn.train.penalty import ExplanationPenalty
+from dmn.train.probe_callbacks import HeatmapLogger, ProbeCallback, QuantusLogger
+from dmn.train.progress import EpochLines, RunSummary, progress_bar
+from dmn.train.rank_logger import RankLogger
+from dmn.train.resume import check_same_run
+from dmn.train.select import BestExplanation
+from dmn.train.task import ClassificationTask, OneCycle
+from dmn.train.terms import Distillation, Term
 from dmn.train.trainer import Trainer
-from dmn.train.watch import HeatmapLogger, QuantusLogger, Watcher
 
 __all__ = [
     "BestExplanation",
@@ -35,12 +35,11 @@ __all__ = [
     "EpochLines",
     "EpochWandbLogger",
     "ExplanationPenalty",
-    "Fit",
     "HeatmapLogger",
-    "MissingMasksError",
-    "NonFiniteError",
+    "LoadReport",
     "OneCycle",
     "ParameterSummary",
+    "ProbeCallback",
     "ProjectNonnegative",
     "QuantusLogger",
     "RankLogger",
@@ -50,13 +49,11 @@ __all__ = [
     "Term",
     "Trainer",
     "Unfreeze",
-    "UnknownScoreError",
-    "Watcher",
-    "adopt",
     "check_same_run",
     "initialise",
     "layer_names",
     "layerwise",
+    "load_shipped_weights",
     "log_config",
     "parameter_table",
     "progress_bar",

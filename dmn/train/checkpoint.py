@@ -12,8 +12,9 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from dmn.weights import CheckpointError, read_file
-from dmn.writing import write_whole
+from dmn.errors import CheckpointError
+from dmn.io.weights import read_file
+from dmn.io.writing import write_whole
 
 KINDS: dict[str, type] = {  # of what a checkpoint holds to go on with
     **dict.fromkeys(("state_dict", "loops", "callbacks"), dict),

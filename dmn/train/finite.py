@@ -9,12 +9,8 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from dmn.errors import DmnError
-from dmn.weights import shorten
-
-
-class NonFiniteError(DmnError, ArithmeticError):
-    """A loss or a weight that is NaN or infinite; names the batch and the last good checkpoint."""
+from dmn.errors import RunError
+from dmn.io.weights import truncate
 
 
 class StopAtNonFinite(pl.Callback):
@@ -23,7 +19,7 @@ class StopAtNonFinite(pl.Callback):
     The batch at fault changes no weight, and the epoch writes no checkpoint. All processes stop.
 
     Raises:
-        NonFiniteError: names the batch, its images if they are at fault, and the last good
+        RunError: names the batch, its images if they are at fault, and the last good
             checkpoint.
     """
 
@@ -54,7 +50,7 @@ class StopAtNonFinite(pl.Callback):
             else "its images are finite: a lower learning rate may help"
         )
         epoch = trainer.current_epoch
-        raise NonFiniteError(
+        raise RunError(
             f"{whose} in batch {self._index} of epoch {epoch}; {cause}. {_last_good(trainer)}"
         )
 
@@ -63,9 +59,9 @@ class StopAtNonFinite(pl.Callback):
         state = pl_module.state_dict()
         wrong = [key for key, value in state.items() if not torch.isfinite(value).all()]
         if wrong:
-            raise NonFiniteError(
+            raise RunError(
                 f"after epoch {trainer.current_epoch} there are NaN or infinite numbers in "
-                f"{shorten(wrong)}; a lower learning rate may help. {_last_good(trainer)}"
+                f"{truncate(wrong)}; a lower learning rate may help. {_last_good(trainer)}"
             )
 
 

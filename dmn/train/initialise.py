@@ -11,17 +11,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dmn.networks import load_network
+from dmn.errors import CheckpointError
+from dmn.hub.networks import load_network
+from dmn.io.resources import checkpoint_names, offer
+from dmn.io.weights import format_mismatches, read_weights, state_dict_mismatches, truncate
 from dmn.nn import project
-from dmn.resources import checkpoint_names, offer
 from dmn.train.groups import layer_names
-from dmn.weights import CheckpointError, misfits, read_weights, shorten, tell
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Fit:
+class LoadReport:
     """How a checkpoint fitted a network.
 
     Attributes:
@@ -43,13 +44,13 @@ class Fit:
         parts = [f"loaded {len(self.loaded)} tensors"]
         for name in ("missing", "unexpected", "replaced"):
             if keys := getattr(self, name):
-                parts.append(f"{name}: {shorten(keys)}")
+                parts.append(f"{name}: {truncate(keys)}")
         if self.projected:
             parts.append(f"{self.projected} weights were negative and set to their floor")
         return "; ".join(parts)
 
 
-def initialise(net: nn.Module, checkpoint: str | Path, fresh_head: bool = False) -> Fit:
+def initialise(net: nn.Module, checkpoint: str | Path, fresh_head: bool = False) -> LoadReport:
     """Load the weights of a checkpoint into a network, in place; nothing else of it.
 
     A head with another number of classes keeps its start. The constraint is kept: weights below
@@ -68,28 +69,28 @@ def initialise(net: nn.Module, checkpoint: str | Path, fresh_head: bool = False)
     Raises:
         CheckpointError: if the file cannot be read without executing code, if none of its keys
             fits, or if a weight is of another type or, other than the head's, of another shape.
-        CorruptCheckpointError: if a shipped network is damaged.
+        CheckpointError: if a shipped network is damaged.
     """
     given = _read(checkpoint)
     own = net.state_dict()
     shared = own.keys() & given.keys()
     if not shared:
         raise CheckpointError(
-            f"{checkpoint}: no weight fits; it has {shorten(given)}, the network {shorten(own)}"
+            f"{checkpoint}: no weight fits; it has {truncate(given)}, the network {truncate(own)}"
         )
     other = [key for key in own if key in shared and own[key].shape != given[key].shape]
     last = layer_names(net)[-1]
     head = {key for key in shared if key.rpartition(".")[0] in last}
     if wrong := [key for key in other if key not in head]:
         shapes = (f"{key} {tuple(given[key].shape)} for {tuple(own[key].shape)}" for key in wrong)
-        raise CheckpointError(f"{checkpoint}: other shapes: {shorten(list(shapes))}")
+        raise CheckpointError(f"{checkpoint}: other shapes: {truncate(list(shapes))}")
     fitting = {key: own[key] for key in shared if key not in other}
-    if wrong := misfits(fitting, given).get("of another type", []):
-        raise CheckpointError(f"{checkpoint}: of another type: {shorten(wrong)}")
+    if wrong := state_dict_mismatches(fitting, given).get("of another type", []):
+        raise CheckpointError(f"{checkpoint}: of another type: {truncate(wrong)}")
     replaced = [key for key in own if key in head] if fresh_head or other else []
     loaded = [key for key in own if key in shared and key not in replaced]
     net.load_state_dict({key: given[key] for key in loaded}, strict=False)
-    return Fit(
+    return LoadReport(
         tuple(loaded),
         tuple(key for key in own if key not in shared),
         tuple(key for key in given if key not in own),
@@ -98,7 +99,7 @@ def initialise(net: nn.Module, checkpoint: str | Path, fresh_head: bool = False)
     )
 
 
-def adopt(net: nn.Module, name: str) -> None:
+def load_shipped_weights(net: nn.Module, name: str) -> None:
     """Give a network the weights of a shipped one, which must be the same function.
 
     Args:
@@ -110,8 +111,10 @@ def adopt(net: nn.Module, name: str) -> None:
     """
     shipped = load_network(name)
     state = shipped.model.state_dict()
-    if faults := misfits(net.state_dict(), state):
-        raise CheckpointError(f"{name} is another network than the config's: {tell(faults)}")
+    if faults := state_dict_mismatches(net.state_dict(), state):
+        raise CheckpointError(
+            f"{name} is another network than the config's: {format_mismatches(faults)}"
+        )
     net.load_state_dict(state)
     assert shipped.size is not None
     image = torch.linspace(0, 1, math.prod(shipped.size)).view(1, *shipped.size)

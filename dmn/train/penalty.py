@@ -11,18 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dmn.errors import DmnError
-from dmn.explain.stream import eval_mode
+from dmn.errors import DataError, UnknownNameError
+from dmn.explain.read import eval_mode
 from dmn.models import DifferenceOfMonotone
-from dmn.nn import Stream, UnknownLayerError, check_layers, seeds
-from dmn.posthoc.learned import OBJECTIVES
+from dmn.nn import Stream, check_layers, select_output
+from dmn.split.learned_bounds import OBJECTIVES
 from dmn.train.terms import Term
 
 Objective = Literal["mask", "sparseness"]
-
-
-class MissingMasksError(DmnError, ValueError):
-    """Training batches without the masks that an objective needs; names what works."""
 
 
 class ExplanationPenalty(Term):
@@ -41,8 +37,8 @@ class ExplanationPenalty(Term):
         share: Of each batch that is explained; a half costs half as much.
 
     Raises:
-        MissingMasksError: when called; says which data and which objective work.
-        UnknownLayerError: when called; names the layers that there are.
+        DataError: when called; says which data and which objective work.
+        UnknownNameError: when called; names the layers that there are.
 
     Source: Ross, Hughes & Doshi-Velez, Right for the Right Reasons, IJCAI 2017 (input gradients).
     """
@@ -85,7 +81,7 @@ def evidence(net: nn.Module, x: Tensor, y: Tensor, layer: str, stream: Stream) -
         Maps (B, 1, h, w); positive speaks for the class, in "h" against it.
 
     Raises:
-        UnknownLayerError: names the layers that there are.
+        UnknownNameError: names the layers that there are.
     """
     if not isinstance(net, DifferenceOfMonotone):
         known = ("input", *(name for name, _ in net.named_modules() if name))
@@ -108,17 +104,17 @@ def _evidence(side: nn.Module, x: Tensor, y: Tensor, path: str) -> Tensor:
         logits: Tensor = side(x.clone().requires_grad_())
     values = kept[-1]
     if values.dim() != 4:
-        raise UnknownLayerError(
+        raise UnknownNameError(
             f"layer {path.removeprefix('net.')!r} holds no image, {tuple(values.shape)}"
         )
-    chosen = (logits * seeds(logits, y, "class")).sum()
+    chosen = (logits * select_output(logits, y, "class")).sum()
     (sensitivities,) = torch.autograd.grad(chosen, values, create_graph=True)
     return (values * sensitivities).sum(dim=1, keepdim=True)
 
 
 def _resized(maps: Tensor, masks: list[Tensor]) -> Tensor:
     if not masks:
-        raise MissingMasksError(
+        raise DataError(
             "objective 'mask' needs training batches with masks, as dmn.data.MNIST and Scenes have "
             "them and these data do not; objective 'sparseness' needs none"
         )

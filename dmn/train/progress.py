@@ -12,9 +12,9 @@ from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar, RichProgre
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from dmn.plain_text import plain
-from dmn.train.tracking import wandb_folders
-from dmn.train.watch import Watcher
+from dmn.io.text import plain
+from dmn.tracking.loggers import wandb_folders
+from dmn.train.probe_callbacks import ProbeCallback
 
 SHOWN = ("train/loss", "train/acc", "val/loss", "val/acc")
 
@@ -82,7 +82,7 @@ class RunSummary(pl.Callback):
 
     @rank_zero_only
     def _print(self, trainer: pl.Trainer, folder: Path, seconds: float) -> None:
-        watchers = [c for c in trainer.callbacks if isinstance(c, Watcher)]  # type: ignore[attr-defined]
+        watchers = [c for c in trainer.callbacks if isinstance(c, ProbeCallback)]  # type: ignore[attr-defined]
         watching = sum(watcher.seconds for watcher in watchers)
         lines = {
             "run": folder,

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dmn.cards import read_card
-from dmn.options import OptionError
-from dmn.plain_yaml import read_yaml
+from dmn.errors import OptionError
+from dmn.hub.cards import read_card
+from dmn.io.yaml import read_yaml
 
 KEPT = ("seed_everything", "data", "model", "unfreeze")
 FREE = {  # of these, what changes neither weights nor data
@@ -29,7 +29,7 @@ def check_same_run(checkpoint: Path, config: str) -> None:
 
     Raises:
         OptionError: names the first option that differs, and both values.
-        CorruptCheckpointError: if the run's configuration cannot be read.
+        CheckpointError: if the run's configuration cannot be read.
     """
     told_by = checkpoint.parent.parent / "config.yaml"
     if not os.path.isfile(told_by):

@@ -9,12 +9,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from dmn.errors import DmnError
+from dmn.errors import UnknownNameError
 from dmn.train.checkpoint import OwnCheckpoint
-
-
-class UnknownScoreError(DmnError, KeyError):
-    """A score that is not logged, though others are; names those."""
 
 
 class BestExplanation(OwnCheckpoint):
@@ -31,7 +27,7 @@ class BestExplanation(OwnCheckpoint):
         accuracy: What is logged of the accuracy.
 
     Raises:
-        UnknownScoreError: in the first epoch; names the scores that are logged.
+        UnknownNameError: in the first epoch; names the scores that are logged.
     """
 
     def __init__(
@@ -78,5 +74,5 @@ class BestExplanation(OwnCheckpoint):
         kind = self.metric.partition("/")[0] + "/"
         logged = [name for name in candidates if name.startswith(kind)]
         if logged and self.metric not in logged:
-            raise UnknownScoreError(f"no score {self.metric}; there are {', '.join(logged)}")
+            raise UnknownNameError(f"no score {self.metric}; there are {', '.join(logged)}")
         return {self.metric: torch.tensor(math.nan), **candidates}

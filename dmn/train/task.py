@@ -14,19 +14,15 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
-from dmn.errors import DmnError
+from dmn.errors import CheckpointError
 from dmn.explain import Explainer
+from dmn.io.weights import format_mismatches, state_dict_mismatches
 from dmn.train.groups import layerwise
 from dmn.train.terms import Term
-from dmn.weights import CheckpointError, misfits, tell
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
 ExplainerFactory = Callable[[Any], Explainer]
-
-
-class ScheduleError(DmnError, ValueError):
-    """A run that is resumed with another number of steps than it was planned for; says both."""
 
 
 class OneCycle(OneCycleLR):
@@ -46,10 +42,10 @@ class OneCycle(OneCycleLR):
         """Go on from where a run was.
 
         Raises:
-            ScheduleError: if that run was planned for another number of steps.
+            CheckpointError: if that run was planned for another number of steps.
         """
         if state_dict["total_steps"] != self.total_steps:
-            raise ScheduleError(
+            raise CheckpointError(
                 f"the run was planned for {state_dict['total_steps']} steps, now it would have "
                 f"{self.total_steps}; resume it with the epochs and batches that it had, or train "
                 "on from its weights by `dmn finetune --init_from last`"
@@ -134,8 +130,10 @@ class ClassificationTask(pl.LightningModule):
         Raises:
             CheckpointError: names the keys.
         """
-        if faults := misfits(self.state_dict(), checkpoint["state_dict"]):
-            raise CheckpointError(f"the checkpoint is of another network: {tell(faults)}")
+        if faults := state_dict_mismatches(self.state_dict(), checkpoint["state_dict"]):
+            raise CheckpointError(
+                f"the checkpoint is of another network: {format_mismatches(faults)}"
+            )
 
     def on_train_start(self) -> None:
         """Refuse to go on with the state of another optimizer, which would fail at its first step.

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dmn.networks import load_network
+from dmn.hub.networks import load_network
 
 
 class Term:

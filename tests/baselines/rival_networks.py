@@ -5,7 +5,7 @@ from small_pairs import randomise, tiny_pair
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
-from dmn.posthoc import canonize
+from dmn.canonize import canonize
 
 CLASSES = 3
 

@@ -7,7 +7,7 @@ from rival_networks import ResNet, made
 from torch import nn
 
 from dmn.baselines import GradCAM, GradCAMpp, LayerCAM
-from dmn.nn import UnknownLayerError
+from dmn.errors import UnknownNameError
 
 TARGET = torch.tensor([0, 1, 2, 1, 0])
 EVERY = pytest.mark.parametrize("method", [GradCAM, GradCAMpp, LayerCAM])
@@ -59,11 +59,11 @@ def test_by_definition(method, inplace, contrast, images):
 def test_layers_that_are_unknown_or_no_image(method, images):
     model = made(ResNet())
     model.unused = nn.Conv2d(1, 1, 1)
-    with pytest.raises(UnknownLayerError, match=r"no layer 'block3'; there are .*block1") as caught:
+    with pytest.raises(UnknownNameError, match=r"no layer 'block3'; there are .*block1") as caught:
         method(model, "block3")
     assert len(str(caught.value)) < 250
-    with pytest.raises(UnknownLayerError, match="'fc' holds no image"):
+    with pytest.raises(UnknownNameError, match="'fc' holds no image"):
         method(model, "fc")(images)
-    with pytest.raises(UnknownLayerError, match="'unused' does not run"):
+    with pytest.raises(UnknownNameError, match="'unused' does not run"):
         method(model, "unused")(images)
     assert not any(module._forward_hooks for module in model.modules())

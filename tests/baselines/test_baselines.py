@@ -10,9 +10,9 @@ import torch
 from rival_networks import COPIES, NETWORKS, options
 from torch import nn
 
-from dmn.baselines import BASELINES, MissingPackageError
+from dmn.baselines import BASELINES
+from dmn.errors import MissingPackageError, TargetError
 from dmn.explain import Explainer
-from dmn.nn import TargetError
 
 EVERY = pytest.mark.parametrize("method", BASELINES)
 

@@ -22,7 +22,7 @@ from dmn.baselines import (
     SmoothGrad,
 )
 from dmn.baselines.rewrite import WindowsApart
-from dmn.posthoc import UnsupportedError
+from dmn.errors import UnsupportedError
 
 TARGET = torch.tensor([0, 1, 2, 1, 0])
 

@@ -7,20 +7,11 @@ from small_pairs import fronted_pair, tiny_pair
 
 import dmn
 from dmn.baselines import BASELINES
+from dmn.canonize import canonize, hookable
+from dmn.errors import UnsupportedError
 from dmn.explain import SplitCAM, SplitGrad, SplitLRP
-from dmn.explain.stream import InferenceWeightsError
-from dmn.posthoc import (
-    SplitAnew,
-    ThroughFront,
-    canonize,
-    hookable,
-    load,
-    load_converted,
-    mirror,
-    save_converted,
-    split,
-    written_out,
-)
+from dmn.hub import load, load_converted, save_converted
+from dmn.split import FrontAdapter, ResplitExplainer, mirror, split, unfold_front
 
 
 @pytest.fixture
@@ -34,8 +25,8 @@ MADE = {
     "canonize": lambda folder: canonize(NETWORKS["resnet"]()),
     "hookable": lambda folder: hookable(NETWORKS["resnet"]()),
     "mirror": lambda folder: mirror(NETWORKS["vgg"]()),
-    "written_out": lambda folder: written_out(fronted_pair()),
-    "posthoc.load": lambda folder: load("squeezenet1_1", num_classes=3).model,
+    "written_out": lambda folder: unfold_front(fronted_pair()),
+    "hub.load": lambda folder: load("squeezenet1_1", num_classes=3).model,
     "load_converted": lambda folder: (
         load_converted(folder / "split.safetensors", NETWORKS["resnet"]()).network
     ),
@@ -63,16 +54,16 @@ def test_split_explainers_made_inside_give_the_same_maps(method, images):
         for maps in (
             kind(split(model))(images, 1),
             kind(split(model, images.clone()))(images.clone(), torch.ones(5, dtype=torch.long)),
-            SplitAnew(model, kind)(images.clone(), 1),
+            ResplitExplainer(model, kind)(images.clone(), 1),
         ):
             assert torch.equal(maps, outside)
 
 
 def test_a_front_read_inside_gives_the_same_map():
     net, x = fronted_pair(), torch.rand(2, 3, 16, 16, dtype=torch.float64)
-    outside = SplitCAM(ThroughFront(net), "input")(x, 1)
+    outside = SplitCAM(FrontAdapter(net), "input")(x, 1)
     with torch.inference_mode():
-        assert torch.equal(SplitCAM(ThroughFront(net), "input")(x.clone(), 1), outside)
+        assert torch.equal(SplitCAM(FrontAdapter(net), "input")(x.clone(), 1), outside)
 
 
 @pytest.mark.parametrize("method", BASELINES)
@@ -93,12 +84,12 @@ def test_a_network_made_inside_is_refused_by_what_differentiates_it(method, imag
     with torch.inference_mode():
         if method == "splitcam":
             model = tiny_pair()
-            with pytest.raises(InferenceWeightsError, match=r"outside of torch\.inference_mode"):
+            with pytest.raises(UnsupportedError, match=r"outside of torch\.inference_mode"):
                 model.explain(images, 1)
         else:
             model = NETWORKS["resnet"]()
             explainer = BASELINES[method](model, **options(method, "resnet"))
-            with pytest.raises(InferenceWeightsError, match="ResNet was made in inference mode"):
+            with pytest.raises(UnsupportedError, match="ResNet was made in inference mode"):
                 explainer(images, 1)
         copied = split(NETWORKS["resnet"]())  # of which the weights are copied outside
     assert copied.explain(images, 1).any()

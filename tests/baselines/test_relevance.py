@@ -14,7 +14,7 @@ from dmn.baselines import (
     LRPEpsilonPlus,
     LRPGamma,
 )
-from dmn.posthoc import canonize, hookable
+from dmn.canonize import canonize, hookable
 
 TARGET = torch.tensor([0, 1, 2, 1, 0])
 LRP = [LRPEpsilon, LRPGamma, LRPEpsilonPlus, LRPEpsilonAlpha2Beta1, ExcitationBackprop]

@@ -8,9 +8,9 @@ from torch import nn
 import dmn
 from dmn.baselines import BASELINES
 from dmn.baselines.rewrite import BothReLUs
+from dmn.canonize import canonize
+from dmn.io.resources import checkpoint_names
 from dmn.nn import ConvexConcave, MaxMinPool2d
-from dmn.posthoc import canonize
-from dmn.resources import checkpoint_names
 
 TARGET = torch.tensor([1, 7])
 

@@ -17,14 +17,10 @@ from torchvision.ops import FrozenBatchNorm2d
 from torchvision.transforms import v2
 
 from dmn.baselines import BASELINES
+from dmn.canonize import canonize, hookable
+from dmn.errors import NotEqualError, UnsupportedError
 from dmn.explain import SplitCAM, SplitGrad, SplitLRP
-from dmn.posthoc import (
-    NotEqualError,
-    UnsupportedError,
-    canonize,
-    hookable,
-    split,
-)
+from dmn.split import split
 
 CHANNELS, SIZE, TARGET = 4, 12, torch.tensor([0, 2])
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

@@ -2,14 +2,13 @@ import pytest
 import torch
 
 from dmn.compare.card import accuracy, explanations
-from dmn.compare.images import NoImagesError
-from dmn.explain import UnknownMethodError
-from dmn.networks import Network
-from dmn.train.watch import SCORED
+from dmn.errors import DataError, UnknownNameError
+from dmn.hub.networks import Network
+from dmn.train.probe_callbacks import SCORED
 
 CAM = {"class_path": "dmn.explain.SplitCAM", "init_args": {"layer": "stage1_1", "stream": "g"}}
 LRP = {"class_path": "dmn.explain.SplitLRP", "init_args": {"stream": "g"}}
-ANEW = {"class_path": "dmn.posthoc.SplitAnew", "init_args": {"explainer": LRP}}
+ANEW = {"class_path": "dmn.split.ResplitExplainer", "init_args": {"explainer": LRP}}
 
 
 def network(model, explainers=None):
@@ -49,7 +48,7 @@ def test_every_explainer_of_the_card_and_the_floor_is_scored(pair):
     assert (
         explanations(network(model, {"lrp": LRP}), batches)["images"] == 5
     )  # of 8 three are wrong
-    with pytest.raises(NoImagesError):
+    with pytest.raises(DataError):
         explanations(network(model), batches[1:])
 
 
@@ -63,9 +62,9 @@ def test_ordinary_networks_are_explained_by_what_they_are_split_into(images):
     assert told["scores"]["anew"]["PointingGame"] == {"mean": None, "interval": [None] * 2, "n": 0}
 
 
-@pytest.mark.parametrize("path", ["os.system", "subprocess.Popen", "open", "dmn.cli.main"])
+@pytest.mark.parametrize("path", ["os.system", "subprocess.Popen", "open", "dmn.cli.training.main"])
 def test_a_card_makes_explainers_of_dmn_only(path):
     told = {"class_path": path, "init_args": {}}
     for explainer in (told, {**ANEW, "init_args": {"explainer": told}}):
-        with pytest.raises(UnknownMethodError, match=r"is not used; explainers are of"):
+        with pytest.raises(UnknownNameError, match=r"is not used; explainers are of"):
             explanations(network(torch.nn.Identity(), {"evil": explainer}), [])

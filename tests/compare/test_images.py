@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from dmn.compare import NoImagesError
 from dmn.compare.images import collect
+from dmn.errors import DataError
 
 
 class Says:
@@ -51,5 +51,5 @@ def test_batches_after_the_last_image_are_not_read():
 
 
 def test_no_right_image_is_an_error_that_names_the_networks():
-    with pytest.raises(NoImagesError, match=r"of 2 images none .* all of a, b"):
+    with pytest.raises(DataError, match=r"of 2 images none .* all of a, b"):
         collect(batches([0, 1]), [Says("a", [0, 0]), Says("b", [1, 1])], 1)

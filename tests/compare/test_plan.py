@@ -5,12 +5,13 @@ import torch
 from small_pairs import fronted_pair, tiny_pair
 
 from dmn.baselines import BASELINES
-from dmn.compare import Subject, TooManySettingsError, entries
+from dmn.compare import Subject, entries
 from dmn.compare.plan import CONTROLS, SPLIT, grid
-from dmn.explain import SplitCAM, UnknownMethodError
+from dmn.errors import OptionError, UnknownNameError
+from dmn.explain import SplitCAM
+from dmn.hub.networks import Network
 from dmn.models import PlainCNN
-from dmn.networks import Network
-from dmn.posthoc import written_out
+from dmn.split import unfold_front
 
 
 def subject(label, model):
@@ -76,19 +77,19 @@ def test_a_network_with_a_front_explains_itself_at_its_pixels():
     x = torch.rand(2, 3, 16, 16, dtype=torch.float64)
     (entry, *_) = entries({"front": {"SplitCAM": {"layer": "input"}}}, {"front": one}, 1)
     assert entry.kind == "self"
-    whole = written_out(one.network.model)
+    whole = unfold_front(one.network.model)
     assert entry.explainer(one, {"layer": "input"})(x, 0).equal(SplitCAM(whole, "input")(x, 0))
 
 
 def test_unknown_methods_are_refused_by_name(subjects):
-    with pytest.raises(UnknownMethodError, match=r"Gradcam \(own\): no method 'Gradcam'.*GradCAM"):
+    with pytest.raises(UnknownNameError, match=r"Gradcam \(own\): no method 'Gradcam'.*GradCAM"):
         entries({"own": {"Gradcam": {}}}, subjects, 4)
 
 
 def test_every_method_has_the_same_number_of_tries(subjects):
     wanted = {"cnn": {"GradCAM": {"layer": ["stage1", "stage2"], "contrast": [False, True]}}}
     assert len(entries(wanted, subjects, 4)[0].settings) == 4
-    with pytest.raises(TooManySettingsError, match=r"GradCAM \(cnn\): 4 settings.* has 3"):
+    with pytest.raises(OptionError, match=r"GradCAM \(cnn\): 4 settings.* has 3"):
         entries(wanted, subjects, 3)
 
 

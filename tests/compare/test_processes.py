@@ -3,7 +3,8 @@
 import pytest
 import works
 
-from dmn.compare.processes import ProcessError, Processes
+from dmn.compare.processes import Processes
+from dmn.errors import RunError
 
 FATES = {"raises": "ValueError: no luck", "is_killed": "SIGKILL"}
 
@@ -16,7 +17,7 @@ FATES = {"raises": "ValueError: no luck", "is_killed": "SIGKILL"}
 def test_a_process_that_fails_ends_all(full, happened):
     reasons = []
     for fate in FATES if full else ["raises"]:
-        with pytest.raises(ProcessError, match=f"^process 1 failed: .*{FATES[fate]}") as told:
+        with pytest.raises(RunError, match=f"^process 1 failed: .*{FATES[fate]}") as told:
             Processes("cpu", 2).run(getattr(works, fate))
         reasons.append(str(told.value))
     happened("; ".join(reasons))
@@ -26,5 +27,5 @@ def test_a_process_that_fails_ends_all(full, happened):
     ("device", "count"), [("cpu", 0), ("cpu", -1), ("nope", 2), ("cuda", 10_000)]
 )
 def test_devices_that_there_are_not_are_refused(device, count):
-    with pytest.raises(ProcessError, match=f"devices: {count} of {device}: "):
+    with pytest.raises(RunError, match=f"devices: {count} of {device}: "):
         Processes(device, count)

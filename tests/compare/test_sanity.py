@@ -12,7 +12,7 @@ from dmn.compare.images import collect
 from dmn.compare.plan import CONTROLS, SPLIT, Subject, entries
 from dmn.data import Scenes
 from dmn.evaluate import METRICS, score
-from dmn.networks import load_network
+from dmn.hub.networks import load_network
 
 LAYERS = {"GradCAM": "layer3", "GradCAM++": "layer3", "LayerCAM": "layer3", "SplitCAM": "layer3"}
 LOCALISATION = [name for name, spec in METRICS.items() if spec.needs_mask]

@@ -11,7 +11,8 @@ from scipy.stats import bootstrap, wilcoxon
 
 from dmn.compare.statistics import best_rivals, holm, interval, paired_p, places
 from dmn.compare.summary import OVERALL, cost, number, ranks, summarise
-from dmn.evaluate import METRICS, UnknownMetricError
+from dmn.errors import UnknownNameError
+from dmn.evaluate import METRICS
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +197,7 @@ def test_a_cell_that_was_never_run_says_so(made):
 
 
 def test_an_unknown_metric_is_refused(made):
-    with pytest.raises(UnknownMetricError, match="Beauty"):
+    with pytest.raises(UnknownNameError, match="Beauty"):
         summarise(made.scores, made.cells.replace({"metric": {"Sparseness": "Beauty"}}))
 
 

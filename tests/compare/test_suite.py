@@ -11,8 +11,8 @@ from dmn.compare import Budget, Images, Subject, Suite
 from dmn.compare.cells import CellStore
 from dmn.compare.plan import Entry
 from dmn.compare.suite import best_setting
-from dmn.networks import Network
-from dmn.options import OptionError
+from dmn.errors import OptionError
+from dmn.hub.networks import Network
 
 SIZE = 8
 METRICS = ["PixelFlipping", "PointingGame", "MaxSensitivity"]
@@ -82,7 +82,7 @@ def make(folder, **changed):
         "images": {"validation": images(4), "test": images(8)},
         "metrics": METRICS,
         "choose_by": ["PixelFlipping", "PointingGame"],
-        "budget": Budget(dear=3),
+        "budget": Budget(expensive=3),
         "store": CellStore(folder / "cells"),
         **changed,
     }
@@ -105,7 +105,7 @@ def test_the_right_setting_is_chosen_on_validation_images_and_scored_on_test_ima
     assert hits["fixed"] == 0
     counts = tests.groupby(["entry", "metric"]).size()
     assert counts["searched", "PixelFlipping"] == 8
-    assert counts["searched", "MaxSensitivity"] == 3  # dear
+    assert counts["searched", "MaxSensitivity"] == 3  # expensive
     assert suite.curves()["searched"].shape[0] == 8
 
 
@@ -155,7 +155,7 @@ def test_a_run_that_is_cut_short_goes_on(tmp_path):
     "changed",
     [
         {"seed": 1},
-        {"budget": Budget(dear=3, seconds=7.0)},
+        {"budget": Budget(expensive=3, seconds=7.0)},
         {"images": {"validation": images(4), "test": images(7)}},
     ],
 )
@@ -194,7 +194,7 @@ def test_the_rule_is_the_mean_rank_in_each_metrics_direction():
     [
         ("validation", -1),
         ("test", 0),
-        ("dear", 0),
+        ("expensive", 0),
         ("settings", -3),
         ("seconds", 0.0),
         ("seconds", math.nan),

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torchvision import datasets
 
-from dmn.data import CIFAR10, DataUnavailableError, Labelled
+from dmn.data import CIFAR10, Labelled
+from dmn.errors import DataError
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 IMAGES = 40  # a file
@@ -75,7 +76,7 @@ def test_offline_it_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
     data = CIFAR10(str(tmp_path))
     told = r"CIFAR-10 is not in .*Put cifar-10-python\.tar\.gz there and unpack it"
-    with pytest.raises(DataUnavailableError, match=told):
+    with pytest.raises(DataError, match=told):
         data.prepare_data()
-    with pytest.raises(DataUnavailableError, match=told):
+    with pytest.raises(DataError, match=told):
         data.setup("fit")

@@ -9,13 +9,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from pytorch_lightning import Trainer
 
-from dmn.data import Batch, DataUnavailableError, Folder, Labelled, files
-from dmn.data.files import MaskError, copies, divide, turns
+from dmn.data import Batch, Folder, Labelled, files
+from dmn.data.files import copies, divide, interleave_classes
 from dmn.data.images import Images
 from dmn.data.sampling import EpochSampler
-from dmn.errors import DmnError
-from dmn.options import OptionError
-from dmn.pictures import UnreadableImageError
+from dmn.errors import DataError, DmnError, OptionError, UnreadableImageError
 
 
 def save(path, mode="RGB", seed=0, size=(40, 30)):
@@ -205,10 +203,10 @@ def test_shares_must_leave_something(flat, shares):
 
 
 def test_what_is_amiss_is_named(tmp_path):
-    with pytest.raises(DataUnavailableError, match=r"put images there as class/name\.jpg"):
+    with pytest.raises(DataError, match=r"put images there as class/name\.jpg"):
         module(tmp_path / "none")
     fill(tmp_path / "val", {"a": 2})
-    with pytest.raises(DataUnavailableError, match="no classes to train with"):
+    with pytest.raises(DataError, match="no classes to train with"):
         module(tmp_path)
     fill(tmp_path / "train", {"a": 2})
     with pytest.raises(DmnError, match="no images for test; add some, or change"):
@@ -246,7 +244,7 @@ def test_masks_are_of_pictures_as_they_are_seen(tmp_path):
     data = module(images, masks=str(masks))
     batch = everything(data.validation)
     assert torch.equal(batch.mask[0, 0], batch.image[0, 0].round())
-    with pytest.raises(MaskError, match=r"0\.png is 40 x 30 pixels, its mask 30 x 40"):
+    with pytest.raises(DataError, match=r"0\.png is 40 x 30 pixels, its mask 30 x 40"):
         everything(data.test)
 
 
@@ -428,8 +426,8 @@ def test_options_that_cannot_be_are_named(option, value):
 
 def test_turns_balance_every_beginning():
     samples = [(number, label) for number, label in enumerate([2, 2, 2, 0, 0, 1])]
-    assert [label for _, label in turns(samples)] == [0, 1, 2, 0, 2, 2]
-    assert sorted(turns(samples)) == samples
+    assert [label for _, label in interleave_classes(samples)] == [0, 1, 2, 0, 2, 2]
+    assert sorted(interleave_classes(samples)) == samples
 
 
 def test_parts_of_a_division_are_disjoint_and_whole():

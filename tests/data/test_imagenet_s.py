@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dmn.data import Batch, DataUnavailableError, ImageNetS, Labelled
+from dmn.data import Batch, ImageNetS, Labelled
 from dmn.data.imagenet_s import MEAN, STD
-from dmn.errors import DmnError
+from dmn.errors import DataError, DmnError
 
 WNIDS = [f"n{10_000_000 + 7 * place}" for place in range(50)]
 WIDTH, HEIGHT = 40, 30
@@ -104,7 +104,7 @@ def test_without_published_test_masks_validation_is_divided(root, tmp_path):
         )
         assert not chosen & scored
         assert [label for _, label in data.validation.samples] == list(range(50))
-    with pytest.raises(DataUnavailableError, match=r"test-segmentation .*set data\.test_on to val"):
+    with pytest.raises(DataError, match=r"test-segmentation .*set data\.test_on to val"):
         module(tmp_path, test_on="test")
 
 
@@ -115,7 +115,7 @@ def test_training_needs_no_masks_and_evaluation_no_training_images(root, tmp_pat
     assert batch.image.shape == (8, 3, 28, 28)
     publish(tmp_path, {"validation": 2})
     module(tmp_path)
-    with pytest.raises(DataUnavailableError, match=r"train is not there; .*ImageNetS50"):
+    with pytest.raises(DataError, match=r"train is not there; .*ImageNetS50"):
         module(tmp_path, "fit")
 
 
@@ -177,7 +177,7 @@ def test_a_class_index_that_does_not_serve_is_named(root, tmp_path, name, text, 
 def test_what_is_not_as_published_is_named(tmp_path):
     with pytest.raises(DmnError, match=r"data\.subset is 51; choose 50, 300 or 919"):
         ImageNetS(str(tmp_path), subset=51)
-    with pytest.raises(DataUnavailableError, match=r"ImageNetS300.validation is not there"):
+    with pytest.raises(DataError, match=r"ImageNetS300.validation is not there"):
         module(tmp_path, subset=300)
     base = publish(tmp_path, {"validation": 2})
     masks = base / "validation-segmentation" / WNIDS[1]

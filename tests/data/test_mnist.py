@@ -5,8 +5,9 @@ import pytest
 import torch
 from torchvision import datasets
 
-from dmn.data import MNIST, DataUnavailableError
+from dmn.data import MNIST
 from dmn.data.mnist import STROKE
+from dmn.errors import DataError
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,7 @@ def test_full_mnist_is_read_in_its_published_format(tmp_path):
 def test_full_mnist_offline_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
     data = MNIST(full=True, root=str(tmp_path))
-    with pytest.raises(DataUnavailableError, match=r"could not be downloaded .*data\.full. false"):
+    with pytest.raises(DataError, match=r"could not be downloaded .*data\.full. false"):
         data.prepare_data()
-    with pytest.raises(DataUnavailableError, match="MNIST/raw"):
+    with pytest.raises(DataError, match="MNIST/raw"):
         data.setup("fit")

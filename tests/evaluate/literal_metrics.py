@@ -44,15 +44,15 @@ def selectivity(f, x, y, a, side):
 
 def faithfulness_correlation(f, x, y, a, runs, size, seed):
     """Correlate the sum of the map over a random subset with the fall of the logit without it."""
-    maps, sums, falls = np.broadcast_to(a, x.shape).ravel(), [], []
+    maps, sums, patch_logit_drops = np.broadcast_to(a, x.shape).ravel(), [], []
     for run in range(runs):
         (rng,) = generators(x[None], seed, run)
         chosen = rng.choice(x.size, size, replace=False)
         without = x.ravel().copy()
         without[chosen] = 0
         sums.append(maps[chosen].sum())
-        falls.append(f(x)[y] - f(without.reshape(x.shape))[y])
-    return np.corrcoef(sums, falls)[0, 1]
+        patch_logit_drops.append(f(x)[y] - f(without.reshape(x.shape))[y])
+    return np.corrcoef(sums, patch_logit_drops)[0, 1]
 
 
 def sensitivities(explain, x, y, a, samples, bound, seed):

@@ -11,7 +11,7 @@ from torch import nn
 from dmn.evaluate import METRICS, score
 from dmn.evaluate.meter import ExplanationMeter
 from dmn.explain import SplitCAM, SplitGrad, SplitLRP
-from dmn.posthoc import split
+from dmn.split import split
 
 METHODS = (SplitCAM, SplitGrad, SplitLRP)
 

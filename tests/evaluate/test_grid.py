@@ -128,7 +128,7 @@ def test_a_network_of_one_size_is_said_to_be(colours):
     remarks = grid(explain, x, y, Fixed().eval()).remarks
     reason = max(remarks, key=remarks.get)
     assert remarks[reason] == 8
-    assert reason.startswith("MosaicError: no map of a mosaic of 12 x 8 pixels: ")
+    assert reason.startswith("UnsupportedError: no map of a mosaic of 12 x 8 pixels: ")
 
 
 def test_maps_without_positive_evidence_have_no_share(colours):

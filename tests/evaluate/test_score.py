@@ -8,11 +8,11 @@ import pytest
 import torch
 from known_maps import ALONE, SIZE, Column, InkIn
 
+from dmn.errors import DataError, TargetError
 from dmn.evaluate import METRICS, Scores, score
-from dmn.evaluate.batch import MapShapeError, as_array
+from dmn.evaluate.batch import as_array
 from dmn.evaluate.metrics import features_in_step
 from dmn.explain import RandomMap
-from dmn.nn import TargetError
 
 
 class Fixed(Column):
@@ -296,16 +296,16 @@ def test_lists_and_arrays_are_taken_as_tensors_are(digits):
 def test_what_does_not_fit_the_images_is_refused(what, digits, happened):
     x, y, masks = digits
     wrong, told, error = {
-        "images in an array": ((x.numpy(), y), "images are of type ndarray; give a", MapShapeError),
+        "images in an array": ((x.numpy(), y), "images are of type ndarray; give a", DataError),
         "a class too few": ((x, y[:5]), r"shape \(5,\), of 6 images", TargetError),
         "float classes": ((x, y.float()), r"target is of torch\.float32", TargetError),
-        "a mask too few": ((x, y, masks[:5]), r"\(6, 1, 8, 8\) would do", MapShapeError),
+        "a mask too few": ((x, y, masks[:5]), r"\(6, 1, 8, 8\) would do", DataError),
         "masks without channel": (
             (x, y, masks[:, 0]),
             r"masks of shape \(6, 8, 8\)",
-            MapShapeError,
+            DataError,
         ),
-        "masks of another size": ((x, y, masks[..., 1:]), r"\(6, 1, 8, 7\)", MapShapeError),
+        "masks of another size": ((x, y, masks[..., 1:]), r"\(6, 1, 8, 7\)", DataError),
     }[what]
     with pytest.raises(error, match=told) as caught:
         score(ALONE, InkIn(), lambda *_: pytest.fail("explained all the same"), *wrong)

@@ -107,7 +107,7 @@ def test_maps_of_three_channels_are_named():
         bare("AttributionLocalisation", x, y, x, s)
     results = score(["AttributionLocalisation"], InkIn().eval(), lambda x, target: x, x[:1], y[:1])
     (reason,) = results["AttributionLocalisation"].remarks
-    assert reason == "MapShapeError: maps of shape (1, 3, 8, 8); (1, 1, 8, 8) would do"
+    assert reason == "DataError: maps of shape (1, 3, 8, 8); (1, 1, 8, 8) would do"
 
 
 def test_maps_are_not_normalised_by_the_batch(x, y):

@@ -7,10 +7,10 @@ from torchvision.models import get_model, squeezenet1_1
 from torchvision.ops import Permute
 
 from dmn.baselines import GradCAM, GradCAMpp, LayerCAM
+from dmn.errors import UnknownNameError
 from dmn.explain.layers import last_stage
 from dmn.models import MonotoneMLP, PlainCNN, ResNet18
-from dmn.nn import UnknownLayerError
-from dmn.posthoc import split
+from dmn.split import split
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_channels_last_are_turned_by_the_network_or_refused(method):
     odd = ChannelsLast(turned=False).eval()
     assert last_stage(odd, x) == "turn"
     for layer in ("turn", "norm", "block", "patches"):
-        with pytest.raises(UnknownLayerError, match=r"channels last, \(2, 6, 4, 8\); name one"):
+        with pytest.raises(UnknownNameError, match=r"channels last, \(2, 6, 4, 8\); name one"):
             method(odd, layer)(x)
     assert method(odd, "patches.0")(x).shape == (2, 1, 24, 16)
 

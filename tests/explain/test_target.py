@@ -7,11 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_pairs import fronted_pair, tiny_pair
 
+from dmn.errors import TargetError
 from dmn.explain import SplitCAM, SplitGrad, SplitLRP, explain_together, resolve_target
 from dmn.explain.controls import RandomMap
 from dmn.explain.target import probabilities
-from dmn.nn import TargetError, check_target, seeds
-from dmn.posthoc import ThroughFront, split
+from dmn.nn import check_target, select_output
+from dmn.split import FrontAdapter, split
 from dmn.train.penalty import evidence
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -51,7 +52,7 @@ def explainers():
         ),
         "streams": lambda x, t: SplitCAM(pair).streams(x, t).difference,
         "explain": pair.explain,
-        "front": SplitCAM(ThroughFront(FRONTED)),
+        "front": SplitCAM(FrontAdapter(FRONTED)),
     }
 
 
@@ -142,7 +143,7 @@ def test_one_logit_has_maps_and_nothing_to_be_contrasted_with(method, happened):
     happened(str(caught.value))
     for seed in ("contrast", "all"):
         with pytest.raises(TargetError, match="needs two classes"):
-            seeds(torch.zeros(2, 1), torch.tensor([0, 0]), seed)
+            select_output(torch.zeros(2, 1), torch.tensor([0, 0]), seed)
 
 
 def test_probabilities_of_one_logit_are_the_sigmoid():

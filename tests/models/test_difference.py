@@ -2,9 +2,11 @@ import pytest
 import torch
 from small_pairs import fronted_pair, randomise, tiny_pair
 
+from dmn.canonize import canonize, hookable
+from dmn.errors import UnknownNameError
 from dmn.models import DifferenceOfMonotone, MonotoneConvNet, MonotoneMLP
-from dmn.nn import UnknownLayerError, is_pair
-from dmn.posthoc import canonize, hookable, split
+from dmn.nn import is_pair
+from dmn.split import split
 
 INPUTS = ["paired", "opposed", "inverted", "plain"]
 
@@ -57,9 +59,9 @@ def test_layers_are_those_of_both_sides(pair):
 
 
 def test_unknown_layers_are_named(pair, images):
-    with pytest.raises(UnknownLayerError, match="no layer 'stage9'; there are input, stem"):
+    with pytest.raises(UnknownNameError, match="no layer 'stage9'; there are input, stem"):
         pair.explain(images, layer="stage9")
-    with pytest.raises(UnknownLayerError, match=r"'head' holds no image, \(5, 3\)"):
+    with pytest.raises(UnknownNameError, match=r"'head' holds no image, \(5, 3\)"):
         pair.explain(images, layer="head")
 
 
@@ -126,7 +128,7 @@ def test_a_pair_with_a_front_is_read_from_what_the_front_makes():
     assert torch.equal(reading.n, -pair.front(x))
     assert reading.delta_p.min() >= 0
     assert pair.explain(x, layer="front", part="p-n").shape == (3, 1, 16, 16)
-    with pytest.raises(UnknownLayerError, match="no layer 'input'; there are front, stem"):
+    with pytest.raises(UnknownNameError, match="no layer 'input'; there are front, stem"):
         pair.explain(x, layer="input")
 
 

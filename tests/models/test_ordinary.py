@@ -5,9 +5,9 @@ import torch
 import torchvision
 from torch import nn
 
+from dmn.errors import OptionError
 from dmn.models import VGG16BN, PlainCNN, ResNet18, Trunk
-from dmn.options import OptionError
-from dmn.posthoc import split
+from dmn.split import split
 
 
 @pytest.mark.parametrize(

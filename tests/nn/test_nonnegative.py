@@ -5,11 +5,11 @@ import torch
 from small_pairs import tiny_pair
 from torch import nn
 
+from dmn.errors import NotMonotoneError
 from dmn.models import MonotoneConvNet, MonotoneMLP
 from dmn.nn import (
     MONOTONE_OPERATIONS,
     Monotone,
-    NotMonotoneError,
     assert_monotone,
     constrained,
     constraint_statistics,

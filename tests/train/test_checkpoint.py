@@ -9,8 +9,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from small_disks import run_on_disk
 from train_problem import make_task
 
+from dmn.errors import CheckpointError
 from dmn.train import BestExplanation, CheckpointFiles, EpochCheckpoint, Trainer
-from dmn.weights import CheckpointError
 
 PLAIN = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
 
@@ -93,7 +93,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, happened):
         """
 import torch
 from dmn.train import CheckpointFiles
-from dmn.writing import WriteError
+from dmn.io.writing import WriteError
 files = CheckpointFiles()
 files.save_checkpoint({"state_dict": torch.ones(1000)}, disk / "last.ckpt")
 fill(8192)

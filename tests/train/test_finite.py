@@ -8,7 +8,8 @@ import pytorch_lightning as pl
 import torch
 from train_problem import Halves, make_task
 
-from dmn.train import EpochCheckpoint, NonFiniteError, StopAtNonFinite
+from dmn.errors import RunError
+from dmn.train import EpochCheckpoint, StopAtNonFinite
 
 
 class Spoil(pl.Callback):
@@ -46,7 +47,7 @@ TOLD = {
 def test_training_stops_before_it_spoils_a_checkpoint(what, make_trainer, tmp_path, happened):
     keep = EpochCheckpoint(tmp_path / "c", "best", "val/acc", mode="max", save_last=True)
     trainer = make_trainer(StopAtNonFinite(), Spoil(what), keep, enable_checkpointing=True)
-    with pytest.raises(NonFiniteError, match=TOLD[what]) as caught:
+    with pytest.raises(RunError, match=TOLD[what]) as caught:
         trainer.fit(make_task(), Halves())
     happened(str(caught.value).replace(str(tmp_path), ""))
     last = tmp_path / "c" / "last.ckpt"
@@ -74,7 +75,7 @@ def test_one_number_that_is_not_finite_beside_sound_ones_is_enough(
                 pl_module.state_dict()[key].view(-1)[1] = value
 
     trainer = make_trainer(StopAtNonFinite(), Spoiled())
-    with pytest.raises(NonFiniteError, match=f"after epoch 1 .* in {re.escape(key)}; a") as caught:
+    with pytest.raises(RunError, match=f"after epoch 1 .* in {re.escape(key)}; a") as caught:
         trainer.fit(make_task(), Halves())
     happened(str(caught.value))
 
@@ -85,7 +86,7 @@ def test_one_pixel_of_any_such_value_is_counted(value, make_trainer):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             batch[0][3, 0, 4, 4] = value
 
-    with pytest.raises(NonFiniteError, match=r"in batch 0 of epoch 0; 1 of its pixels are not fin"):
+    with pytest.raises(RunError, match=r"in batch 0 of epoch 0; 1 of its pixels are not fin"):
         make_trainer(StopAtNonFinite(), OnePixel()).fit(make_task(), Halves())
 
 
@@ -94,7 +95,7 @@ def test_without_a_checkpoint_there_is_none_to_name(make_trainer):
         def on_before_batch_transfer(self, batch, dataloader_idx):
             return [batch[0] * math.nan, *batch[1:]]
 
-    with pytest.raises(NonFiniteError, match=r"batch 0 of epoch 0.*There is no checkpoint yet"):
+    with pytest.raises(RunError, match=r"batch 0 of epoch 0.*There is no checkpoint yet"):
         make_trainer(StopAtNonFinite()).fit(make_task(), Always())
 
 

@@ -3,9 +3,9 @@ import safetensors.torch
 import torch
 from train_problem import make_task
 
+from dmn.errors import CheckpointError
 from dmn.nn import assert_monotone
 from dmn.train import initialise
-from dmn.weights import CheckpointError
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ from small_pairs import fronted_pair
 from torch import nn
 from train_problem import Halves, make_task
 
-from dmn.nn import UnknownLayerError, assert_monotone
-from dmn.train import ClassificationTask, ExplanationPenalty, MissingMasksError
+from dmn.errors import DataError, UnknownNameError
+from dmn.nn import assert_monotone
+from dmn.train import ClassificationTask, ExplanationPenalty
 from dmn.train.penalty import evidence
 
 
@@ -116,11 +117,11 @@ def test_training_with_it_moves_evidence_into_the_mask_and_keeps_the_constraint(
 
 
 def test_data_without_masks_and_unknown_layers_are_named(pair, batch):
-    with pytest.raises(MissingMasksError, match=r"dmn\.data\.MNIST and Scenes .*'sparseness'"):
+    with pytest.raises(DataError, match=r"dmn\.data\.MNIST and Scenes .*'sparseness'"):
         ExplanationPenalty()(pair, batch[:2], batch[0])
-    with pytest.raises(UnknownLayerError, match="no layer 'nose'; there are input, stem"):
+    with pytest.raises(UnknownNameError, match="no layer 'nose'; there are input, stem"):
         ExplanationPenalty(layer="nose")(pair, batch, batch[0])
-    with pytest.raises(UnknownLayerError, match="layer 'head' holds no image"):
+    with pytest.raises(UnknownNameError, match="layer 'head' holds no image"):
         ExplanationPenalty(layer="head")(pair, batch, batch[0])
-    with pytest.raises(UnknownLayerError, match="no layer 'nose'; there are input, 0"):
+    with pytest.raises(UnknownNameError, match="no layer 'nose'; there are input, 0"):
         ExplanationPenalty(layer="nose")(nn.Sequential(nn.Flatten()), batch, batch[0])

@@ -8,11 +8,10 @@ import torch
 import yaml
 from train_problem import make_task
 
-from dmn.cli import main
-from dmn.options import OptionError
+from dmn.cli.training import main
+from dmn.errors import CheckpointError, OptionError
 from dmn.train import Trainer, check_same_run
 from dmn.train.resume import FREE
-from dmn.weights import CheckpointError
 
 FIT = shlex.split(
     "fit --config debug --quantus.every_n_epochs 0 --heatmaps.every_n_epochs 0 "

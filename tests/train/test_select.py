@@ -6,7 +6,8 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from dmn.train import BestExplanation, UnknownScoreError
+from dmn.errors import UnknownNameError
+from dmn.train import BestExplanation
 
 SCORE = "quantus/Sparseness/splitcam"
 
@@ -96,5 +97,5 @@ def test_a_resumed_run_keeps_what_a_whole_one_does(select, tmp_path):
 
 def test_a_score_that_is_never_logged_is_named(make_trainer):
     trainer = make_trainer(BestExplanation("quantus/Truth/it"), enable_checkpointing=True)
-    with pytest.raises(UnknownScoreError, match=f"no score quantus/Truth/it; there are {SCORE}"):
+    with pytest.raises(UnknownNameError, match=f"no score quantus/Truth/it; there are {SCORE}"):
         trainer.fit(Fabricated((0.9, 0.1)), DataLoader([0]), DataLoader([0]))

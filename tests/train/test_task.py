@@ -3,8 +3,8 @@ import torch
 from torch.nn import functional as F
 from train_problem import make_task
 
+from dmn.errors import CheckpointError
 from dmn.train import OneCycle
-from dmn.train.task import ScheduleError
 
 
 def test_training_learns_and_stays_monotone(task, data, make_trainer):
@@ -69,6 +69,6 @@ def test_the_schedule_spans_the_run(task, data, make_trainer):
 def test_a_schedule_is_resumed_as_it_was_planned(data, make_trainer, tmp_path, happened):
     make_trainer(max_epochs=2).fit(task := make_task(), data)
     task.trainer.save_checkpoint(tmp_path / "last.ckpt")
-    with pytest.raises(ScheduleError, match="planned for 6 steps, now it would have 9") as told:
+    with pytest.raises(CheckpointError, match="planned for 6 steps, now it would have 9") as told:
         make_trainer(max_epochs=3).fit(make_task(), data, ckpt_path=tmp_path / "last.ckpt")
     happened(str(told.value))

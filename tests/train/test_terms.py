@@ -3,7 +3,7 @@ import torch
 import yaml
 from train_problem import make_task
 
-from dmn.networks import Network, save_network
+from dmn.hub.networks import Network, save_network
 from dmn.train import Distillation, Term
 
 TEACHER = """

@@ -1,0 +1,271 @@
+"""Constant scales and shifts, however they are written: norms, Normalize, arithmetic."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision import transforms
+from torchvision.transforms import v2
+
+from dmn.graph.trace import target_of
+from dmn.graph.tracer import is_number
+from dmn.rules.base import Activation
+from dmn.rules.table import find_rules
+
+_ScaleShift = tuple[Any, Any]
+
+
+class Affine(NamedTuple):
+    """x * scale + shift by constants, in float64.
+
+    Attributes:
+        nodes: The operations that do it, in order.
+        position: Of what goes in, among the inputs of the first.
+        scale: One number, one for each channel (C,), or of any shape that broadcasts.
+        shift: Likewise.
+        by_channel: Whether both have one number or one for each channel.
+        rank: Of x, where that is known.
+    """
+
+    nodes: tuple[fx.Node, ...]
+    position: int
+    scale: Tensor
+    shift: Tensor
+    by_channel: bool
+    rank: int | None
+
+    @property
+    def node(self) -> fx.Node:
+        """The operation that returns the result."""
+        return self.nodes[-1]
+
+    @property
+    def source(self) -> fx.Node:
+        """What goes in, as the graph is now."""
+        return self.nodes[0].all_input_nodes[self.position]
+
+    def after(self, first: Affine) -> Affine | None:
+        """Return this after another one, as one; None where that is not one for each channel."""
+        ranks = {first.rank, self.rank} - {None}
+        if not (first.by_channel and self.by_channel and len(ranks) <= 1):
+            return None
+        scale, shift = first.scale * self.scale, first.shift * self.scale + self.shift
+        rank = next(iter(ranks), None)
+        return Affine((*first.nodes, *self.nodes), first.position, scale, shift, True, rank)
+
+
+class ScaleShift(nn.Module):
+    """x * scale + shift, as a module.
+
+    Args:
+        affine: Which.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, affine: Affine) -> None:
+        super().__init__()
+        self.by_channel = affine.by_channel
+        self.register_buffer("scale", affine.scale)
+        self.register_buffer("shift", affine.shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x * scale + shift."""
+        if not self.by_channel:
+            return torch.addcmul(self.shift, x, self.scale)
+        shape = (-1, *[1] * (x.dim() - 2))
+        return torch.addcmul(self.shift.view(shape), x, self.scale.view(shape))
+
+
+def find_affine(network: fx.GraphModule) -> list[Affine]:
+    """Find what scales and shifts by constants alone, as long chains as there are.
+
+    Args:
+        network: In eval mode. A norm without running statistics is not among what is found.
+    """
+    constants, ranks = _constants(network), _ranks(network)
+    numbers: set[fx.Node] = set()
+    found: dict[fx.Node, Affine] = {}  # by the node that returns the result
+    for node in network.graph.nodes:
+        if is_number(node, numbers):
+            numbers.add(node)
+        if node in constants or node in numbers or not node.op.startswith("call"):
+            continue
+        if (one := _read(network, node, constants, ranks)) is None:
+            continue
+        before = found.get(one.source)
+        whole = one.after(before) if before and len(one.source.users) == 1 else None
+        if before and whole:
+            del found[before.node]
+        found[node] = whole or one
+    return list(found.values())
+
+
+def _constants(network: fx.GraphModule) -> dict[fx.Node, Any]:
+    """Return the value of what depends on parameters and buffers alone."""
+    values: dict[fx.Node, Any] = {}
+    for node in network.graph.nodes:
+        inputs = node.all_input_nodes
+        if node.op == "get_attr":
+            values[node] = operator.attrgetter(str(node.target))(network)
+        elif node.op in ("call_function", "call_method") and inputs and values.keys() >= {*inputs}:
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+            if node.op == "call_method":
+                values[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            else:
+                values[node] = node.target(*args, **kwargs)
+    return values
+
+
+def _ranks(network: fx.GraphModule) -> dict[fx.Node, int]:
+    """Return the rank of tensors: as an example has told it, or an operation such as Conv2d."""
+    seen = ((node, _shape(node)) for node in network.graph.nodes)
+    ranks = {node: len(shape) for node, shape in seen if shape}
+    for node, rule in find_rules(network).items():
+        target, before = target_of(network, node), node.all_input_nodes[0]
+        name = str(getattr(target, "__name__", type(target).__name__))
+        keeps = isinstance(rule, Activation) or isinstance(target, (nn.Identity, nn.Dropout))
+        if name.endswith(("2d", "3d")):
+            ranks.setdefault(node, 2 + int(name[-2]))
+        elif keeps and before in ranks:
+            ranks.setdefault(node, ranks[before])
+    return ranks
+
+
+def _read(
+    network: fx.GraphModule,
+    node: fx.Node,
+    constants: dict[fx.Node, Any],
+    ranks: dict[fx.Node, int],
+) -> Affine | None:
+    """Read one operation, if it scales and shifts by constants."""
+    target = target_of(network, node)
+    images = [place for place, one in enumerate(node.all_input_nodes) if one not in constants]
+    if len(images) != 1:
+        return None
+    source = node.all_input_nodes[images[0]]
+    seen = ranks.get(source)
+    for kinds, reader, rank in _MODULES:
+        if isinstance(target, kinds):
+            made = reader(target)
+            return made and Affine((node,), images[0], *made, True, rank or seen)
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda one: constants.get(one, one))
+    if target is F.batch_norm:
+        made = _function_norm(args, kwargs)
+        return made and Affine((node,), images[0], *made, True, _owner(node) or seen)
+    made = _arithmetic(target, args, kwargs)
+    return made and _by_channel(node, images[0], *made, seen)
+
+
+def _norm(module: Any) -> _ScaleShift | None:
+    if module.running_mean is None:
+        return None
+    norm = deepcopy(module).to("cpu", torch.float64)
+    numbers = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    return _statistics(*numbers, eps=norm.eps)
+
+
+def _statistics(mean: Any, variance: Any, weight: Any, bias: Any, *, eps: float) -> _ScaleShift:
+    scale = (variance + eps).rsqrt() * (1 if weight is None else weight)
+    return scale, (0 if bias is None else bias) - mean * scale
+
+
+def _normalize(module: Any) -> _ScaleShift:
+    mean, std = (torch.as_tensor(each, dtype=torch.float64) for each in (module.mean, module.std))
+    return 1 / std, -mean / std
+
+
+_RANKS = {nn.BatchNorm2d: 4, nn.BatchNorm3d: 5}  # of what they take; others take several
+_MODULES: tuple[tuple[Any, Callable[[Any], _ScaleShift | None], int | None], ...] = (
+    *((norm, _norm, rank) for norm, rank in _RANKS.items()),
+    (_BatchNorm, _norm, None),
+    ((transforms.Normalize, v2.Normalize), _normalize, 4),
+)
+_STATISTICS = ("running_mean", "running_var", "weight", "bias")  # arguments after the first
+_OPTIONS = ("training", "momentum", "eps")
+
+
+def _function_norm(args: tuple[Any, ...], kwargs: Any) -> _ScaleShift | None:
+    """Read a batch norm that is a function of its statistics."""
+    given = {**dict(zip((*_STATISTICS, *_OPTIONS), args[1:], strict=False)), **kwargs}
+    numbers = {name: given.get(name) for name in _STATISTICS}
+    known = not any(isinstance(number, fx.Node) for number in numbers.values())
+    if given.get("training") or numbers["running_mean"] is None or not known:
+        return None
+    exact = (None if each is None else _double(each) for each in numbers.values())
+    return _statistics(*exact, eps=given.get("eps", 1e-5))
+
+
+def _spelled(name: str, form: Callable[..., _ScaleShift | None]) -> Iterator[tuple[Any, Any]]:
+    for target in (getattr(operator, name, None), getattr(torch, name, None), name):
+        if target is not None:
+            yield target, form
+
+
+# From the constant, and whether it comes first.
+_FORMS: dict[Any, Callable[[Tensor, bool], _ScaleShift | None]] = {
+    target: form
+    for names, form in (
+        ("add", lambda c, first: (1, c)),
+        ("mul multiply", lambda c, first: (c, 0)),
+        ("sub subtract", lambda c, first: (-1, c) if first else (1, -c)),
+        ("rsub", lambda c, first: (1, -c) if first else (-1, c)),
+        ("div divide truediv true_divide", lambda c, first: None if first else (1 / c, 0)),
+    )
+    for name in names.split()
+    for target, form in _spelled(name, form)
+}
+
+
+def _arithmetic(target: Any, args: tuple[Any, ...], kwargs: Any) -> _ScaleShift | None:
+    """Read a sum, difference, product or quotient of an image and a constant."""
+    operands = [*args, *(value for key, value in kwargs.items() if key in ("input", "other"))]
+    if target not in _FORMS or len(operands) != 2 or len(operands) < len(args) + len(kwargs):
+        return None
+    first = not isinstance(operands[0], fx.Node)
+    constant = operands[0 if first else 1]
+    if not isinstance(constant, (int, float, Tensor)):
+        return None
+    return _FORMS[target](_double(constant), first)
+
+
+def _double(constant: Any) -> Tensor:
+    return torch.as_tensor(constant).detach().to("cpu", torch.float64)
+
+
+def _by_channel(node: fx.Node, position: int, scale: Any, shift: Any, rank: int | None) -> Affine:
+    """Tell one number for each channel, the second axis of x, from other shapes."""
+    scale, shift = (torch.as_tensor(each, dtype=torch.float64) for each in (scale, shift))
+    shapes = [each.shape for each in (scale, shift) if each.numel() > 1]
+    if not shapes:
+        return Affine((node,), position, scale.reshape(1), shift.reshape(1), True, rank)
+    channels, trailing = max(shapes[0]), len(shapes[0]) - 1 - shapes[0].index(max(shapes[0]))
+    sizes = [(channels, *[1] * trailing), (1, channels, *[1] * trailing)]
+    # (C,) and (C, 1) may be of other axes, and one channel may become several: x's shape tells
+    known = trailing > 1 if rank is None else rank == 2 + trailing
+    wide = (_shape(node.all_input_nodes[position]) or (0, channels))[1] == channels
+    if known and wide and all(each in sizes for each in shapes):
+        scale, shift = (each.reshape(-1).expand(channels) for each in (scale, shift))
+        return Affine((node,), position, scale, shift, True, 2 + trailing)
+    return Affine((node,), position, scale, shift, False, rank)
+
+
+def _shape(node: fx.Node) -> torch.Size | None:
+    """Return the shape of a tensor, where an example has told it."""
+    seen = node.meta.get("tensor_meta")
+    return seen.shape if seen else None
+
+
+def _owner(node: fx.Node) -> int | None:
+    """Return the rank that the module takes which called a function, if that is a norm itself."""
+    owners = [kind for _, kind in node.meta.get("nn_module_stack", {}).values()][-1:]
+    kinds = [kind for kind in owners if isinstance(kind, type)]
+    return next((_RANKS[norm] for norm in _RANKS for kind in kinds if issubclass(kind, norm)), None)

@@ -1,0 +1,320 @@
+"""The same network without BatchNorm, with a module for each call, ReLU and residual addition.
+
+Rules of attribution are defined for single operations, and their maps depend on how a network is
+written: a BatchNorm after a convolution is explained otherwise than the convolution that does both.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from itertools import count
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dmn.canonize.affine import Affine, find_affine
+from dmn.graph.equal import require_equal
+from dmn.graph.trace import Unsupported, describe, rename, target_of, trace, unsupported
+from dmn.graph.tracer import is_query
+from dmn.nn import Add
+from dmn.rules.table import find_rules, is_known
+
+_Layers = dict[str, fx.Node]
+
+
+def hookable(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
+    """Write a copy of a model with a module for each call, activation and addition, none in place.
+
+    Hooks of attribution then see every operation, and each only once; BatchNorm stays.
+    A second call of the module `name` is `name_1`; the addition in `block` is `block.add`.
+
+    Args:
+        model: Takes one tensor, returns one. It is not changed.
+        example: A batch, whose shapes the nodes of the graph then tell.
+
+    Returns:
+        The same function, in eval mode and without trainable parameters.
+
+    Raises:
+        UnsupportedError: where the model cannot be written as a graph.
+        UnsupportedError: lists what cannot be made out of place, and why.
+    """
+    return _written(model, example, lambda network, layers: [], "rewrite")
+
+
+def canonize(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
+    """Write a copy of a model without BatchNorm, with a module for each call, ReLU and addition.
+
+    It is `hookable`, with every BatchNorm folded into the linear operation before it, else into
+    those after it; failing both it becomes a depthwise convolution of size 1, or a diagonal
+    `nn.Linear`, of its own path.
+    Without an example, a BatchNorm1d beside a Linear of as many features is taken to see (B, C).
+
+    Args:
+        model: Takes one tensor, returns one. It is not changed.
+        example: A batch, to tell (B, C) from (B, C, L) in BatchNorm1d and SyncBatchNorm.
+
+    Returns:
+        The same function, in eval mode and without trainable parameters.
+
+    Raises:
+        UnsupportedError: where the model cannot be written as a graph.
+        UnsupportedError: lists every BatchNorm that cannot be folded, and why.
+
+    Source: Motzkus, Weber & Lapuschkin 2022, Measurably Stronger ... via Model Canonization.
+    """
+    return _written(model, example, _fold, "canonize")
+
+
+@contextmanager
+def canonized(model: nn.Module, example: Tensor | None = None) -> Iterator[nn.Module]:
+    """Let a model behave as its canonized form within a block, and restore it afterwards.
+
+    Look submodules up inside the block: those found before are not the ones that run. The block
+    cannot be nested, nor the model traced inside it, as its class's own forward is out of use.
+
+    Args:
+        model: As for `canonize`, with its example and its errors.
+        example: Likewise.
+
+    Yields:
+        The model itself.
+    """
+    network = canonize(model, example)
+    swapped = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set", "training")
+    inside = {name: network.__dict__[name] for name in swapped} | {"forward": network.forward}
+    outside = {name: model.__dict__[name] for name in inside if name in model.__dict__}
+    model.__dict__.update(inside)
+    try:
+        yield model
+    finally:
+        del model.__dict__["forward"]
+        model.__dict__.update(outside)
+
+
+@torch.inference_mode(False)
+def _written(
+    model: nn.Module,
+    example: Tensor | None,
+    fold: Callable[[fx.GraphModule, _Layers], list[Unsupported]],
+    job: str,
+) -> fx.GraphModule:
+    network, layers, overwriting = trace(model, is_known)
+    if example is not None:
+        ShapeProp(network).propagate(example)
+    _one_module_for_each_call(network, layers)
+    _operations_become_modules(network, layers)
+    if refused := [*overwriting, *fold(network, layers)]:
+        raise unsupported(refused, f"{job} {type(model).__name__}")
+    network.delete_all_unused_submodules()
+    network.graph.lint()
+    network.recompile()
+    if example is not None:
+        require_equal(network, model, example)
+    return network.eval().requires_grad_(False)
+
+
+def _one_module_for_each_call(network: fx.GraphModule, layers: _Layers) -> None:
+    seen = set()
+    for node in network.graph.find_nodes(op="call_module"):
+        if node.target in seen:
+            module = deepcopy(target_of(network, node))
+            node.target = _free_path(network, layers, node, node.target)
+            network.add_submodule(node.target, module)
+        seen.add(node.target)
+
+
+_WINDOWS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+# Functions as modules: which, of how many tensors, and by which options after them.
+_OPERATIONS: dict[Any, tuple[type[nn.Module], int, tuple[str, ...]]] = {
+    **dict.fromkeys((F.relu, torch.relu, "relu"), (nn.ReLU, 1, ("inplace",))),
+    **dict.fromkeys((operator.add, torch.add, "add"), (Add, 2, ())),
+    **dict.fromkeys((F.sigmoid, torch.sigmoid, "sigmoid"), (nn.Sigmoid, 1, ())),
+    **dict.fromkeys((F.tanh, torch.tanh, "tanh"), (nn.Tanh, 1, ())),
+    F.elu: (nn.ELU, 1, ("alpha", "inplace")),
+    F.leaky_relu: (nn.LeakyReLU, 1, ("negative_slope", "inplace")),
+    F.softplus: (nn.Softplus, 1, ("beta", "threshold")),
+    **dict.fromkeys((F.max_pool1d, torch.max_pool1d), (nn.MaxPool1d, 1, _WINDOWS)),
+    **dict.fromkeys((F.max_pool2d, torch.max_pool2d), (nn.MaxPool2d, 1, _WINDOWS)),
+    **dict.fromkeys((F.max_pool3d, torch.max_pool3d), (nn.MaxPool3d, 1, _WINDOWS)),
+}
+
+
+def _operations_become_modules(network: fx.GraphModule, layers: _Layers) -> None:
+    """Replace the operations of the table, unless they take a constant or another option."""
+    tensors: set[Any] = set()  # that depend on the image; neither sizes nor parameters
+    for node in network.graph.nodes:
+        if node.op in ("placeholder", "call_module"):
+            tensors.add(node)
+        elif not is_query(node) and not tensors.isdisjoint(node.all_input_nodes):
+            tensors.add(node)
+            if node.target in _OPERATIONS:
+                _becomes_module(network, layers, node, tensors)
+
+
+def _becomes_module(
+    network: fx.GraphModule, layers: _Layers, node: fx.Node, tensors: set[Any]
+) -> None:
+    kind, count, names = _OPERATIONS[node.target]
+    tensor_names = ("input", "other")[:count]
+    given = {**dict(zip((*tensor_names, *names), node.args, strict=False)), **node.kwargs}
+    operands = [given.pop(name, None) for name in tensor_names]
+    given.pop("inplace", None)
+    options = {name: value for name, value in given.items() if name in names}
+    if len(options) < len(given) or len(node.args) > count + len(names):
+        return
+    nodes = [one for one in operands if isinstance(one, fx.Node) and one in tensors]
+    if len(nodes) < count or any(isinstance(value, fx.Node) for value in options.values()):
+        return
+    stack = node.meta.get("nn_module_stack", {})
+    owner = [path for path, _ in stack.values() if path][-1:]
+    name = ".".join([*owner, str(getattr(node.target, "__name__", node.target))])
+    path = _free_path(network, layers, node, name)
+    network.add_submodule(path, kind(**options))
+    node.op, node.target, node.args, node.kwargs = "call_module", path, tuple(nodes), {}
+    node.meta["nn_module_stack"] = {**stack, path: (path, kind)}
+
+
+def _free_path(network: fx.GraphModule, layers: _Layers, node: fx.Node, path: str) -> str:
+    """Return the name that the trace gave a call, unless a submodule has it."""
+    given = [name for name, named in layers.items() if named is node]
+    path = next((name for name in given if name.startswith(path)), path)
+    taken = dict(network.named_modules())
+    numbered = (f"{path}_{repeat}" if repeat else path for repeat in count())
+    return next(name for name in numbered if name not in taken)
+
+
+_OUTPUT_AXES: dict[type[nn.Module], int] = {  # of the weight, see _scaled
+    **dict.fromkeys((nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d), 1),
+    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), 2),
+}
+_INPUT_AXIS = 2
+
+
+def _fold(network: fx.GraphModule, layers: _Layers) -> list[Unsupported]:
+    """Fold what scales and shifts by constants; returns every norm that cannot be, and why."""
+    refused = [
+        (node, rule)
+        for node, rule in find_rules(network).items()
+        if isinstance(rule, str) and _is_norm(target_of(network, node))
+    ]
+    found = [one for one in find_affine(network) if not _is_complement(one)]
+    found = [one for one in found if not _into_preceding(network, one)]
+    found = [one for one in found[::-1] if not _into_following(network, one)][::-1]
+    for one in found:
+        norm = any(_is_norm(target_of(network, node)) for node in one.nodes)
+        if norm and one.rank is None:
+            refused.append((one.node, "sees (B, C) or (B, C, L); to tell, pass `example`"))
+        elif one.rank and one.by_channel and (norm or _is_like_norm(one)):
+            _into_its_own(network, layers, one, one.rank)
+    network.graph.eliminate_dead_code()
+    return [Unsupported(describe(network, node), needs) for node, needs in refused]
+
+
+def _is_norm(target: Any) -> bool:
+    return isinstance(target, _BatchNorm) or target in (F.batch_norm, torch.batch_norm)
+
+
+def _is_complement(affine: Affine) -> bool:
+    """Return whether it is like 1 - x, which is no norm: what is missing has its own relevance."""
+    return affine.scale.numel() == 1 and bool(affine.scale < 0)
+
+
+def _is_like_norm(affine: Affine) -> bool:
+    """Return whether it both scales and shifts each channel; either alone hands relevance on."""
+    both = bool((affine.scale != 1).any() and affine.shift.any())
+    return both and len(affine.scale) > 1
+
+
+def _into_preceding(network: fx.GraphModule, norm: Affine) -> bool:
+    if len(norm.source.users) > 1 or not _folds_into(network, norm.source, norm):
+        return False
+    linear = target_of(network, norm.source)
+    scale, shift = _spread(norm, linear, "out")
+    _fit(linear, scale, _OUTPUT_AXES[type(linear)], shift, gain=scale)
+    return _removed(network, norm)
+
+
+def _into_following(network: fx.GraphModule, norm: Affine) -> bool:
+    if not all(_folds_into(network, user, norm) for user in norm.node.users):
+        return False
+    for module in (target_of(network, user) for user in norm.node.users):
+        scale, constant = _spread(norm, module, "in")
+        shift = _scaled(module, constant, _INPUT_AXIS).sum((2, 3)).flatten()
+        _fit(module, scale, _INPUT_AXIS, shift)
+    return _removed(network, norm)
+
+
+def _into_its_own(network: fx.GraphModule, layers: _Layers, norm: Affine, rank: int) -> None:
+    if _into_preceding(network, norm):  # what precedes it may have become linear by now
+        return
+    path, channels = str(norm.node.target), len(norm.scale)
+    if norm.node.op != "call_module":
+        path = _free_path(network, layers, norm.node, norm.node.name)
+    kind: Any = {2: nn.Linear, 3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[rank]
+    options = {} if rank == 2 else {"kernel_size": 1, "groups": channels}
+    unit = kind(channels, channels, bias=False, device="meta", **options)  # draws no numbers
+    one = torch.eye(channels) if rank == 2 else torch.ones(unit.weight.shape)
+    held = (*network.parameters(), *network.buffers())
+    like = next((each for each in held if each.is_floating_point()), one)
+    unit.weight = nn.Parameter(one.to(like))
+    _fit(unit, norm.scale, _OUTPUT_AXES[type(unit)], norm.shift)
+    network.add_submodule(path, unit)
+    node = norm.node
+    node.op, node.target, node.args, node.kwargs = "call_module", path, (norm.source,), {}
+    for before in reversed(norm.nodes[:-1]):
+        node.graph.erase_node(before)
+
+
+def _removed(network: fx.GraphModule, norm: Affine) -> bool:
+    rename(network, norm.node, norm.source)
+    norm.node.replace_all_uses_with(norm.source)
+    for node in reversed(norm.nodes):
+        node.graph.erase_node(node)
+    return True
+
+
+def _spread(norm: Affine, linear: Any, side: str) -> tuple[Tensor, Tensor]:
+    """Return scale and shift for each channel that a linear operation takes or returns."""
+    kind = "features" if isinstance(linear, nn.Linear) else "channels"
+    channels = getattr(linear, f"{side}_{kind}")
+    return norm.scale.expand(channels), norm.shift.expand(channels)
+
+
+def _folds_into(network: fx.GraphModule, node: fx.Node, norm: Affine) -> bool:
+    """Tell whether a norm folds into a node next to it, whose weights are its own."""
+    linear, follows = target_of(network, node), node in norm.node.users
+    read = {str(other.target).rpartition(".")[0] for other in node.graph.find_nodes(op="get_attr")}
+    if type(linear) not in _OUTPUT_AXES or node.target in read or not norm.by_channel:
+        return False
+    if isinstance(linear, nn.Linear):
+        side = linear.in_features if follows else linear.out_features
+        channels = len(norm.scale)
+        return norm.rank == 2 or channels == 1 or (norm.rank is None and side == channels)
+    transposed = _OUTPUT_AXES[type(linear)] != 1
+    padded = linear.padding != "valid" and any(linear.padding) and linear.padding_mode == "zeros"
+    # where zeros stand in for inputs, the shift of these does not arrive
+    suits = norm.rank in (None, linear.weight.dim())
+    return suits and not (follows and (transposed or padded))
+
+
+def _scaled(linear: Any, factor: Tensor, axis: int) -> Tensor:
+    """Scale a weight, seen as (groups, outputs, inputs, taps) or transposed, along an axis."""
+    weight, groups = linear.weight.to(factor), getattr(linear, "groups", 1)
+    rows = weight.reshape(groups, len(weight) // groups, weight.shape[1], -1)
+    return torch.mul(rows, factor.view([groups, *(-1 if dim == axis else 1 for dim in (1, 2, 3))]))
+
+
+def _fit(linear: Any, scale: Tensor, axis: int, shift: Tensor, gain: Tensor | float = 1.0) -> None:
+    """Give an operation another weight and bias, rounded once."""
+    like = linear.weight
+    bias = shift if linear.bias is None else linear.bias.to(shift) * gain + shift
+    linear.weight = nn.Parameter(_scaled(linear, scale, axis).view_as(like).to(like))
+    linear.bias = nn.Parameter(bias.to(like))

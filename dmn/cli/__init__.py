@@ -1,0 +1,1 @@
+"""The `dmn` command, a module for each of its subcommands."""

@@ -1,0 +1,60 @@
+"""`dmn compare`: how good explanations are, self-explanations and others, on the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jsonargparse import ArgumentParser
+
+import dmn.data  # noqa: F401  (whose classes the help names)
+from dmn.cli.config import ConfigFile, HelpFormatter
+from dmn.compare import Comparison
+from dmn.io.resources import config_names
+from dmn.io.text import PlainErrors
+from dmn.train import Run
+
+DESCRIPTION = """\
+Compare explanations by Quantus' metrics: of networks that explain themselves, and by other methods.
+
+  dmn compare --config scenes
+  dmn compare --config scenes --budget.test 20 --budget.expensive 5    a quick look
+  dmn compare --config mine.yaml --run.online true                   send it to Weights & Biases
+  dmn compare --config scenes --devices 2                            two processes, or GPUs, at once
+
+Configs are files or the names {configs}. The report, its tables (parquet and CSV) and an offline
+Weights & Biases run lie in runs/compare/NAME. What is scored is kept: the same command goes on
+where it was stopped."""
+FOLDER = "compare"  # of the shipped configs
+
+
+class Parser(PlainErrors, ArgumentParser):  # type: ignore[misc]
+    """A parser whose errors are plain text."""
+
+
+def main(args: Sequence[str]) -> None:
+    """Run `dmn compare`.
+
+    Args:
+        args: The command line, without the program's and the command's name.
+    """
+    parser = _parser()
+    config = parser.parse_args(list(args))
+    text = parser.dump(config)
+    made = parser.instantiate_classes(config)
+    options = {name: made[name] for name in vars(made) if name not in ("config", "run")}
+    Comparison(**options).run(made.run, text)
+
+
+def _parser() -> ArgumentParser:
+    parser = Parser(
+        prog="dmn compare",
+        usage="dmn compare --config NAME_OR_FILE [--OPTION VALUE ...]",
+        description=DESCRIPTION.format(configs=", ".join(config_names(FOLDER))),
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument(
+        "-c", "--config", action=ConfigFile, help="A YAML file, or a shipped config's name."
+    )
+    parser.add_class_arguments(Run, "run")
+    parser.add_class_arguments(Comparison, None)
+    return parser

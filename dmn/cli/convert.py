@@ -1,0 +1,149 @@
+"""`dmn convert`: a trained classifier, canonized and split, with its certificate."""
+
+from __future__ import annotations
+
+import os
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from dmn.canonize import canonize
+from dmn.cli.parser import Parser
+from dmn.errors import UnsupportedError
+from dmn.hub import Pretrained, load, save_converted
+from dmn.hub.networks import load_network
+from dmn.io.options import require, require_output
+from dmn.io.pictures import read_picture
+from dmn.io.resources import CHECKPOINTS, checkpoint_names
+from dmn.io.text import plain, plain_lines
+from dmn.nn import Pool
+from dmn.split import split
+
+DESCRIPTION = """\
+Convert a trained classifier into equal forms that can be explained better.
+
+  dmn convert resnet18 --weights DEFAULT               split, saved as resnet18_split.safetensors
+  dmn convert vgg16 --weights vgg16.pth --form both    without BatchNorm first, then split
+  dmn convert densenet121 --form canonized --images cat.jpg dog.jpg
+  dmn convert resnet50 --pool convex --theta 1         the literal split, monotone and convex
+  dmn convert scenes_resnet18                          an ordinary network that is shipped
+
+A split network is a difference of two monotone ones and the same function bit for bit; a canonized
+one has no BatchNorm, and is the same but for rounding. What was proved is printed, and saved with
+it. Networks with operations that have no such form are refused, with the list of these."""
+
+Form = Literal["split", "canonized", "both"]
+
+
+def main(args: Sequence[str]) -> None:
+    """Run `dmn convert`.
+
+    Args:
+        args: The command line, without the program's and the command's name.
+    """
+    convert(**vars(_parser().parse_args(args)))
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "dmn convert", description=DESCRIPTION, formatter_class=RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("name", help="a classifier of torchvision (vgg16, resnet18, ...), or a shipped one")
+    add("--weights", help="a name such as DEFAULT, or a local .safetensors or .pth; else random")
+    add("--form", choices=get_args(Form), default="split", help="both: canonized, then split")
+    add("--out", help="file to save it in; NAME_FORM.safetensors by default")
+    add("--pool", choices=get_args(Pool), default="winner", help="form of max pooling")
+    add("--theta", type=float, default=0.0, help="share of min(p, n) kept, 0 to 1; default 0")
+    add("--threshold", type=float, default=0.0, help="recentre only above it; default 0")
+    add("--images", nargs="+", metavar="FILE", help="to certify on; random ones by default")
+    add("--num_classes", type=int, help="outputs, if not as many as the weights have")
+    return parser
+
+
+def convert(
+    name: str,
+    weights: str | None = None,
+    form: Form = "split",
+    out: str | None = None,
+    pool: Pool = "winner",
+    theta: float = 0.0,
+    threshold: float = 0.0,
+    images: Sequence[str] | None = None,
+    num_classes: int | None = None,
+) -> None:
+    """Convert a classifier, and save it.
+
+    Args:
+        name: Any classifier of torchvision (vgg16, resnet18, densenet121, ...), or a shipped one.
+        weights: A name such as DEFAULT, a local .safetensors or .pth file, or nothing for random.
+        form: Split, canonized (without BatchNorm), or canonized and then split.
+        out: File to save it in; <name>_<form>.safetensors by default.
+        pool: Form of max pooling in a split network.
+        theta: Share of min(p, n) kept after each activation, in [0, 1].
+        threshold: Recentre only where p + n exceeds it.
+        images: Images for the certificate; random ones by default.
+        num_classes: Outputs, if not as many as the weights have.
+
+    Raises:
+        UnsupportedError: if it is a shipped difference network.
+        OptionError: names the option that cannot be as it is, and says what can.
+    """
+    require("--threshold", threshold, 0)
+    require("--num_classes", num_classes, 1)
+    shipped = weights is None and name in checkpoint_names()
+    target = Path(out or f"{name}_{form}.safetensors")
+    read = [weights, *(images or ()), str(CHECKPOINTS / f"{name}.safetensors")]
+    require_output("--out", str(target), ".safetensors", read)
+    pretrained = _shipped(name) if shipped else load(name, weights, num_classes=num_classes)
+    original = pretrained.model
+    x = _images(pretrained, images)
+    network: Any = original if form == "split" else canonize(original, x)
+    if form != "split":
+        print(f"canonized: {_difference(original, x)}")
+    if form != "canonized":
+        network = split(network, x, pool=pool, theta=theta, threshold=threshold)
+        print(plain_lines(str(network.certificate(x))))
+    done = "replaced" if os.path.exists(target) else "saved"
+    save_converted(
+        network,
+        target,
+        architecture="" if shipped else name,
+        classes=pretrained.classes,
+        canonized=form != "split",
+    )
+    told = f"{pretrained.source} weights, {len(pretrained.classes)} classes"
+    print(plain(f"{done} {target}: {told}"))
+
+
+def _shipped(name: str) -> Pretrained:
+    network = load_network(name)
+    if network.is_pair:
+        raise UnsupportedError(
+            f"{name} is a difference g - h as it is; see `dmn explain IMAGE --model {name}`"
+        )
+    return Pretrained(name, network.model, network.transform, network.classes, "shipped")
+
+
+def _images(pretrained: Pretrained, files: Sequence[str] | None) -> Tensor:
+    """Read images as the network wants them, or draw some of their size."""
+    pictures: list[Any] = [read_picture(file) for file in files or ()] or _drawn()
+    return torch.stack([pretrained.transform(picture) for picture in pictures])
+
+
+def _drawn() -> list[Tensor]:
+    random = torch.Generator().manual_seed(0)
+    return [torch.randint(256, (3, 256, 256), generator=random, dtype=torch.uint8) for _ in "ab"]
+
+
+def _difference(original: nn.Module, x: Tensor) -> str:
+    exact, x = deepcopy(original).double(), x.double()
+    with torch.no_grad():
+        logits = exact(x)
+        largest = float((canonize(exact, x)(x) - logits).abs().max() / logits.abs().max())
+    return f"largest relative |f - original| {largest:.1g} in float64"

@@ -1,0 +1,222 @@
+"""`dmn explain`: what in a person's own pictures speaks for a class, by many methods at once."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from textwrap import fill
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from dmn.baselines import BASELINES
+from dmn.cli.parser import Parser
+from dmn.errors import UnknownNameError
+from dmn.explain import Explainer
+from dmn.explain.layers import last_stage
+from dmn.explain.methods import SPLIT_METHODS
+from dmn.explain.target import probabilities
+from dmn.hub.networks import Network, load_network
+from dmn.io.options import require, require_output
+from dmn.io.pictures import read_picture
+from dmn.io.text import plain
+from dmn.io.writing import write_whole
+from dmn.nn import Stream
+from dmn.split import FrontAdapter, as_pair
+from dmn.viz.panels import overlay, panel, png
+
+DESCRIPTION = """\
+Show what in pictures of your own speaks for a class, and what against it.
+
+  dmn explain cat.jpg --model resnet18 --weights DEFAULT      one of torchvision's classifiers
+  dmn explain cat.jpg dog.jpg --model vgg16 --weights vgg16.pth --method splitcam LayerCAM
+  dmn explain digit.png --model runs/mnist/version_0 --invert a dark digit on white paper
+  dmn explain cat.jpg --model resnet18 --target "tiger cat"   why not another class?
+  dmn explain cat.jpg --model resnet18 --contrast             why this class rather than any other?
+
+Each picture is cropped to what the network takes. The most probable classes are printed, and a
+panel is saved: a row a picture, a column a method; red speaks for the class, blue against it.
+A trained difference network explains itself, by g, h and g - h; any other is split first. One that
+has a front is read at the image; --layer front reads what the front makes of it."""
+METHODS: dict[str, str] = {name.lower(): name for name in (*SPLIT_METHODS, *BASELINES)}
+DEFAULTS = ("splitcam", "splitlrp", "GradCAM")
+ALPHA = 0.4  # of the paper's SplitCAM on VGG16
+CELL = 224  # pixels a side
+LINE = 24  # characters before a row
+LEGEND = "Red speaks for the class, blue against it."
+
+
+def main(args: Sequence[str]) -> None:
+    """Run `dmn explain`.
+
+    Args:
+        args: The command line, without the program's and the command's name.
+    """
+    explain(**vars(_parser().parse_args(args)))
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "dmn explain",
+        description=DESCRIPTION,
+        formatter_class=RawDescriptionHelpFormatter,
+        epilog=fill(f"Methods: {', '.join(METHODS.values())}.", 96),
+    )
+    add = parser.add_argument
+    add("images", nargs="+", metavar="IMAGE", help="picture files of any kind and size")
+    add("--model", required=True, help="a shipped network, a run's folder, or torchvision's name")
+    add("--weights", help="of torchvision's: a name such as DEFAULT, or a local file; else random")
+    add("--method", nargs="+", help=f"any of those below; by default {', '.join(DEFAULTS)}")
+    add("--layer", help="where to read; default: the image; CAMs without a front: the last stage")
+    add("--target", help="class to explain, by name or index; by default the predicted one")
+    add("--stream", choices=get_args(Stream), help="evidence for, against, or both; default: all")
+    add("--alpha", type=float, help=f"shift of split networks, 0 to 0.5; default {ALPHA}")
+    add("--contrast", action="store_true", help="leave out what speaks for all classes alike")
+    add("--top", type=int, default=3, help="classes to print; default 3")
+    add("--invert", action="store_true", help="turn dark on white into white on dark first")
+    add("--out", default="explained.png", help="PNG file to save; default explained.png")
+    return parser
+
+
+def explain(
+    images: Sequence[str],
+    model: str,
+    weights: str | None = None,
+    method: Sequence[str] | None = None,
+    layer: str | None = None,
+    target: str | None = None,
+    stream: Stream | None = None,
+    alpha: float | None = None,
+    contrast: bool = False,
+    top: int = 3,
+    invert: bool = False,
+    out: str = "explained.png",
+) -> None:
+    """Explain pictures, and save a panel of them.
+
+    Args:
+        images: Picture files.
+        model: What `load_network` takes.
+        weights: Likewise.
+        method: Names of methods, in any case.
+        layer: Where to read the network, of methods that have a choice.
+        target: Class to explain, by name or index; the predicted one by default.
+        stream: Of split methods; all three of trained pairs by default, g of split networks.
+        alpha: Of SplitCAM and SplitGrad on split networks.
+        contrast: Leave out what speaks for all classes alike.
+        top: Classes to print.
+        invert: Turn dark on white into white on dark first.
+        out: PNG file to save.
+
+    Raises:
+        UnreadableImageError: names the file.
+        UnknownNameError: names the methods that there are.
+        UnknownNameError: names classes that are close.
+        UnknownNameError: if a class activation map has no layer to be read at.
+        OptionError: names the option that cannot be as it is, and says what can.
+    """
+    require("--top", top, 1)
+    require("--alpha", alpha, 0, 0.5)
+    require_output("--out", out, ".png", [*images, model, weights])
+    names = [_method(name) for name in method or DEFAULTS]
+    pictures = [read_picture(file) for file in images]
+    if invert:
+        pictures = [picture.point(lambda value: 255 - value) for picture in pictures]
+    network = load_network(model, weights)
+    wanted = None if target is None else _class(network, target)
+    if network.card.get("weights") == "random":
+        print(plain(f"{model} has random weights, and knows nothing; give it some by --weights"))
+    inputs = [network.transform(picture)[None] for picture in pictures]
+    explainers = _explainers(network, inputs[0], names, layer, stream, alpha, contrast)
+    columns: dict[str, list[Tensor]] = {title: [] for title in ("image", *explainers)}
+    rows = []
+    for file, x in zip(images, inputs, strict=True):
+        indices, said = _classify(network, x, top)
+        print(plain(f"{file}: {', '.join(said)}"))
+        index = indices[0] if wanted is None else wanted
+        lines = [Path(file).name, *said, *([] if wanted is None else [f"why {target}?"])]
+        rows.append("\n".join(fill(plain(line), LINE) for line in lines))
+        shown = network.restore(x)
+        columns["image"].append(1 - shown[0] if invert else shown[0])
+        for title, explainer in explainers.items():
+            maps = explainer(x, index)
+            columns[title].append(overlay(shown, maps, against=title.endswith(" h"))[0])
+    done = "replaced" if os.path.exists(out) else "saved"
+    write_whole(out, png(panel(columns, rows, LEGEND, CELL)))
+    print(plain(f"{done} {out}: {', '.join(explainers)}"))
+
+
+def _method(name: str) -> str:
+    if name.lower() not in METHODS:
+        raise UnknownNameError(f"no method {name!r}; there are {', '.join(METHODS.values())}")
+    return METHODS[name.lower()]
+
+
+def _class(network: Network, target: str) -> int:
+    """Find a class by name or, failing that, by index."""
+    names = [name.lower() for name in network.classes]
+    if target.lower() in names:
+        return names.index(target.lower())
+    if target.isdecimal() and int(target) < len(names):
+        return int(target)
+    close = get_close_matches(target.lower(), names) or network.classes[:3]
+    raise UnknownNameError(
+        f"no class {target!r}; there are {', '.join(close)} and others, by name or by index, "
+        f"0 to {len(names) - 1}"
+    )
+
+
+@torch.no_grad()
+def _classify(network: Network, x: Tensor, top: int) -> tuple[list[int], list[str]]:
+    """Return the most probable classes of an image, and what is to be said of them."""
+    chances = probabilities(network.model(x))[0]
+    shares, indices = (each.tolist() for each in chances.topk(min(top, len(chances))))
+    names = [network.classes[index] for index in indices]
+    return indices, [f"{name} {_percent(p)}" for name, p in zip(names, shares, strict=True)]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.005 else "<1 %"
+
+
+def _explainers(
+    network: Network,
+    x: Tensor,
+    names: Sequence[str],
+    layer: str | None,
+    stream: Stream | None,
+    alpha: float | None,
+    contrast: bool,
+) -> dict[str, Explainer]:
+    """Make the explainers, by the title of the column each fills."""
+    own, model = network.is_pair, network.model
+    stage = layer or last_stage(model, x).removeprefix("h.net.")
+    streams = (stream,) if stream else get_args(Stream) if own else ("g",)
+    pair: Any = as_pair(model, x) if SPLIT_METHODS.keys() & names else None
+    fronted = isinstance(pair, FrontAdapter)
+    made: dict[str, Explainer] = {}
+    for name in names:
+        options: dict[str, Any] = {"contrast": contrast}
+        if name not in SPLIT_METHODS:
+            if "layer" in inspect.signature(BASELINES[name]).parameters:
+                if stage == "input":
+                    raise UnknownNameError(
+                        f"{name} reads a layer of the network that holds an image, and the last "
+                        "one holds none: name another by --layer, or other methods by --method"
+                    )
+                options["layer"] = f"g.net.{stage}" if own else stage
+            made[name] = BASELINES[name](model, **options)
+            continue
+        options["layer"] = stage if name == "splitcam" and not fronted else layer or "input"
+        if name != "splitlrp":
+            options["alpha"] = alpha if alpha is not None else 0.0 if own else ALPHA
+        if not own or fronted:
+            options["part"] = "p"
+        for side in streams:
+            made[f"{name} {side}"] = SPLIT_METHODS[name](pair, stream=side, **options)
+    return made

@@ -1,0 +1,93 @@
+"""What the command line says: refusals in one line, and of other packages' messages few."""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pytorch_lightning.utilities.exceptions import (  # type: ignore[attr-defined]
+    MisconfigurationException,
+    SIGTERMException,
+)
+
+from dmn.errors import DmnError
+from dmn.io.text import plain, plain_lines
+from dmn.io.writing import UNWRITABLE
+
+NOISE = (  # Lightning's own
+    "isinstance.treespec, LeafSpec",
+    "does not have many workers",
+    "Checkpoint directory .* exists and is not empty",  # of a resumed run
+    "The dirpath has changed from",  # of a checkpoint that is tested
+)
+ADVERTISEMENT = "litlogger"
+
+
+@contextmanager
+def refusals_in_one_line() -> Iterator[None]:
+    """End the process with one line, and no traceback, where it cannot do what it is asked to."""
+    try:
+        yield
+    except KeyboardInterrupt:  # of what does not train; Lightning ends trainings by itself
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except SIGTERMException:
+        sys.exit(128 + signal.SIGTERM)  # Lightning's own would pass for success
+    except Exception as error:
+        if told := _refusal(error):
+            sys.exit(f"dmn: {told}")
+        raise
+
+
+def _refusal(error: BaseException) -> str:
+    """Return what is to be said of an error; nothing of one that is a fault of the program."""
+    if isinstance(error, DmnError):
+        return "\n".join(map(plain, error.lines))
+    if isinstance(error.__cause__, DmnError):  # told by jsonargparse, at length
+        return _refusal(error.__cause__)
+    if isinstance(error, MisconfigurationException):  # Lightning's, of what it was asked to do
+        return plain(" ".join(str(error).split()))
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        return plain(f"{error.filename or 'a file'}: cannot be written, {error.strerror}")
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return plain(f"{error.filename}: the name is too long for a file; give a shorter one")
+    return ""
+
+
+def choose_messages() -> None:
+    """Let the package's own messages through, as plain lines, and keep some of others' out.
+
+    Characters that the terminal's encoding lacks are escaped.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    for message in NOISE:
+        warnings.filterwarnings("ignore", f".*{message}")
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_advertisement)
+    log = logging.getLogger("dmn")
+    log.setLevel(logging.INFO)
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(_PlainFormatter())
+        log.addHandler(handler)
+        log.propagate = False  # other packages give the root logger handlers of their own
+
+
+class _PlainFormatter(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return plain(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        return plain_lines(super().formatException(ei))
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return ADVERTISEMENT not in record.getMessage()

@@ -1,0 +1,346 @@
+"""The `dmn` command."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from dmn.cli.config import ConfigFile, HelpFormatter, configs_looked_through
+from dmn.cli.messages import choose_messages, refusals_in_one_line
+from dmn.errors import CheckpointError
+from dmn.io.options import SEEDS, require, require_below
+from dmn.io.resources import checkpoint_names, config_names, config_path, offer
+from dmn.io.text import PlainErrors
+from dmn.io.writing import write_whole
+from dmn.train import (
+    ClassificationTask,
+    EpochCheckpoint,
+    HeatmapLogger,
+    ParameterSummary,
+    ProjectNonnegative,
+    QuantusLogger,
+    RankLogger,
+    Run,
+    RunSummary,
+    StopAtNonFinite,
+    Trainer,
+    Unfreeze,
+    check_same_run,
+    load_shipped_weights,
+    log_config,
+    progress_bar,
+    tracking,
+)
+
+DESCRIPTION = """\
+Train image classifiers that explain themselves, as differences of monotone networks; convert
+trained ones into such differences.
+
+  dmn fit --config mnist                       train, watching it explain itself
+  dmn test --config mnist --ckpt_path best     report its test accuracy
+  dmn fit --config mnist --ckpt_path last      resume an interrupted run
+  dmn finetune --config mnist --init_from best train on from its weights
+  dmn test --config scenes --ckpt_path scenes  test a shipped network; finetune takes them too
+  dmn fit --config mnist --print_config        see every option and its value
+  dmn convert resnet18 --weights DEFAULT       split any trained CNN: `dmn convert --help`
+  dmn compare --config scenes                  score explanations: `dmn compare --help`
+  dmn explain cat.jpg --model resnet18         see what speaks for a class: `dmn explain --help`
+
+Configs are files or, from any folder, the names {configs}.
+A file without a suffix is ./NAME; a bare name is always of what is shipped.
+Later configs and dotted options override earlier ones:
+  dmn fit --config mnist --config mine.yaml --trainer.max_epochs 5 --quantus.images 32
+"""
+
+SUBCOMMANDS = {
+    "fit": """\
+Train a network, watched by heatmaps and Quantus scores each epoch.
+
+  dmn fit --config mnist
+  dmn fit --config mnist --trainer.max_epochs 5 --run.online true
+
+The options most often changed stand last: --run, --checkpoint, --heatmaps, --quantus.
+What a class takes, --model.net say, is told by e.g.
+  dmn fit --model.net.help dmn.models.DifferenceOfMonotone""",
+    "finetune": """\
+Train from the weights of a checkpoint, with a new optimizer and schedule.
+
+  dmn finetune --config mnist --init_from runs/mnist/version_0/checkpoints/best.ckpt
+  dmn finetune --config mnist --init_from best --data.init_args.fold 1
+
+Digits become letters: as many classes, but others, hence a head that starts anew. It is trained
+alone for an epoch, then thawed downwards, each layer at .7 of the rate of the one above:
+  dmn finetune --config letters --init_from mnist_paired \\
+      --fresh_head true --unfreeze.head_epochs 1 --unfreeze.layers_per_epoch 2 \\
+      --model.layer_decay 0.7
+
+Keys that are missing, unexpected or replaced (a head for other classes) are reported, and the
+constraint is kept. Files are read without executing code. An interrupted run is resumed by the
+same command and --ckpt_path last.""",
+    "validate": """\
+Report a checkpoint's metrics on the validation set, heatmaps and Quantus scores included.
+
+  dmn validate --config mnist --ckpt_path best --quantus.images 100""",
+    "test": """\
+Report a checkpoint's metrics on the test set: once, when all is chosen.
+
+  dmn test --config mnist --ckpt_path best""",
+}
+COMMANDS = ("compare", "convert", "explain")  # those that do not train, each a module
+CHECKPOINT = {
+    "checkpoint.filename": "best",
+    "checkpoint.monitor": "val/acc",
+    "checkpoint.mode": "max",
+    "checkpoint.save_last": True,
+    "checkpoint.auto_insert_metric_name": False,
+    "checkpoint.enable_version_counter": False,
+    "checkpoint.save_on_train_epoch_end": True,
+}
+LEAST: dict[str, float] = {  # of options whose own code would take less, and go wrong
+    **dict.fromkeys(("heatmaps.images", "quantus.images", "rank.images"), 1),
+    **dict.fromkeys([f"{name}.every_n_epochs" for name in ("heatmaps", "quantus", "rank")], 0),
+    **dict.fromkeys(("unfreeze.head_epochs", "unfreeze.layers_per_epoch"), 0),
+    **dict.fromkeys(("trainer.max_epochs", "trainer.max_steps"), -1),
+    "model.layer_decay": 0,
+    "model.optimizer.init_args.lr": 0,
+    "quantus.seed": 0,
+}
+TRAINER = {
+    "enable_model_summary": False,  # ParameterSummary shows more
+    "log_every_n_steps": 1,
+    "gradient_clip_val": 1.0,
+}
+
+
+def find_checkpoint(name: str | None, run: Run) -> str | None:
+    """Turn "best" and "last" into the newest such checkpoint of a run; leave paths as they are.
+
+    Args:
+        name: "best", "last", a path, the name of a shipped network, or None.
+        run: Whose folder is searched.
+
+    Raises:
+        CheckpointError: names the folder, and how to get there.
+    """
+    if name is None or name in checkpoint_names():
+        return name
+    if name not in ("best", "last"):
+        if told := offer(name):
+            raise CheckpointError(f"no checkpoint {name!r}; give best or last{told}")
+        return name
+    found = list(Path(run.root, run.name).glob(f"version_*/checkpoints/{name}.ckpt"))
+    if not found:
+        raise CheckpointError(
+            f"no {name}.ckpt below {Path(run.root, run.name)}; train first with "
+            f"`dmn fit`, or give --run.name, --run.root or the path of a checkpoint" + offer(name)
+        )
+    return str(max(found, key=lambda path: path.stat().st_mtime_ns))
+
+
+def check_options(config: Any) -> None:
+    """Refuse numbers out of range, and names that would lead out of a run's folder.
+
+    Args:
+        config: The options of a subcommand, by dotted names.
+
+    Raises:
+        OptionError: names the option, and says what can be.
+    """
+    for option, least in LEAST.items():
+        require(option, config.get(option), least)
+    require("seed_everything", config.get("seed_everything"), 0, SEEDS)
+    for option in ("model.explainers", "model.terms"):
+        for name in config.get(option) or {}:
+            require_below(f"a name in {option}", name)
+    require_below("checkpoint.filename", config.get("checkpoint.filename") or "best")
+
+
+class Parser(PlainErrors, LightningArgumentParser):  # type: ignore[misc]
+    """Lightning's parser, whose errors are plain text."""
+
+
+class SaveConfig(SaveConfigCallback):
+    """Save the whole configuration in the run's folder and in Weights & Biases."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Find the folder, which asks all processes, and save; if it is resumed, not yet."""
+        self._folder = Path(trainer.log_dir or trainer.default_root_dir)
+        if stage != "fit" or not self.config.get("ckpt_path"):
+            super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save what a run goes on with, once its state is restored."""
+        super().setup(trainer, pl_module, "fit")
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write it, whole or not at all, and hand it to the loggers."""
+        text = self.parser.dump(self.config, skip_none=False)
+        write_whole(self._folder / self.config_filename, text)
+        log_config(trainer.loggers, self.config.as_dict())
+
+
+class DmnCLI(LightningCLI):
+    """LightningCLI with the run, the checkpoints and the watchers as options of their own.
+
+    Args:
+        opened: Closes the loggers when the command ends, however it ends.
+    """
+
+    def __init__(self, opened: ExitStack) -> None:
+        self._opened = opened
+        description = DESCRIPTION.format(configs=", ".join(config_names()))
+        super().__init__(
+            ClassificationTask,
+            pl.LightningDataModule,
+            subclass_mode_data=True,
+            trainer_class=Trainer,
+            trainer_defaults={**TRAINER, "callbacks": _fixed_callbacks()},
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False},  # SaveConfig writes it
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_class=Parser,
+            parser_kwargs={
+                "description": description,
+                **{
+                    name: {
+                        "description": text,
+                        "usage": f"dmn {name} --config NAME_OR_FILE [--OPTION VALUE ...]",
+                    }
+                    for name, text in SUBCOMMANDS.items()
+                },
+            },
+        )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Make a parser whose `--config` also takes the names of shipped configs."""
+        parser = self.parser_class(formatter_class=HelpFormatter, **kwargs)
+        parser.add_argument(
+            "-c",
+            "--config",
+            action=ConfigFile,
+            help=f"A YAML file, or the name of a shipped config: {', '.join(config_names())}.",
+        )
+        return parser
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return the subcommands, and the arguments of the trainer's methods they do not take."""
+        return {
+            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
+            "finetune": {"model", "datamodule"},
+            "validate": {"model", "dataloaders", "datamodule"},
+            "test": {"model", "dataloaders", "datamodule"},
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add `--run`, `--checkpoint`, `--heatmaps`, `--quantus`, `--rank`, `--unfreeze`."""
+        parser.add_class_arguments(Run, "run")
+        parser.add_lightning_class_args(EpochCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(HeatmapLogger, "heatmaps")
+        parser.add_lightning_class_args(QuantusLogger, "quantus")
+        parser.add_lightning_class_args(RankLogger, "rank")
+        parser.add_lightning_class_args(Unfreeze, "unfreeze")
+        parser.set_defaults(CHECKPOINT)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Refuse options that cannot be before anything follows from them."""
+        super().parse_arguments(parser, args)
+        check_options(self.config[self.config["subcommand"]])
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the config as it is: Lightning's own takes options from a checkpoint, any class."""
+
+    def before_instantiate_classes(self) -> None:
+        """Find the checkpoints that are asked for by name, and refuse to go on with another run."""
+        config = self.config[self.subcommand]
+        if self.subcommand in ("fit", "finetune") and config["ckpt_path"] in checkpoint_names():
+            raise CheckpointError(
+                f"{config['ckpt_path']} is shipped without the state of its training, and cannot "
+                f"be resumed; start from it by `dmn finetune --init_from {config['ckpt_path']}`"
+            )
+        for key in ("ckpt_path", "init_from"):
+            if key in config:
+                config[key] = find_checkpoint(config[key], config["run"])
+        path = config["ckpt_path"]
+        elsewhere = path is None or "://" in path or path in (*checkpoint_names(), "hpc")
+        if not (elsewhere or os.path.isfile(path)):
+            raise CheckpointError(f"{path}: there is no such file; give best, last or a path")
+        if self.subcommand in ("fit", "finetune") and path:
+            told = self._parser(self.subcommand).dump(config, skip_none=False)
+            check_same_run(Path(path), told)
+
+    def before_test(self) -> None:
+        """Give the task the weights of a shipped network, which are no checkpoint of Lightning's.
+
+        Raises:
+            CheckpointError: if the config's network is another one.
+        """
+        given = self.config_init[self.subcommand]
+        if given["ckpt_path"] in checkpoint_names():
+            load_shipped_weights(self.model.net, given["ckpt_path"])
+            given["ckpt_path"] = None
+
+    before_validate = before_test
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Give the trainer its loggers, unless the config names others or none."""
+        config = self.config[self.subcommand]
+        if config["trainer"]["logger"] is None:
+            resumed = config.get("ckpt_path") if self.subcommand in ("fit", "finetune") else None
+            job = {"fit": "train"}.get(str(self.subcommand), str(self.subcommand))
+            run = tracking(config["run"], job, Path(resumed) if resumed else None)
+            kwargs["logger"] = self._opened.enter_context(run)
+        return super().instantiate_trainer(**kwargs)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the `dmn` command.
+
+    Args:
+        args: The command line, without the program's name; None takes the process's.
+    """
+    choose_messages()
+    given = sys.argv
+    try:
+        with refusals_in_one_line(), configs_looked_through(), ExitStack() as opened:
+            arguments = _with_config_paths(given[1:] if args is None else list(args))
+            sys.argv = [given[0], *arguments]  # from which Lightning starts further processes
+            if arguments[:1] and arguments[0] in COMMANDS:
+                import_module(f"dmn.cli.{arguments[0]}").main(arguments[1:])
+            else:
+                DmnCLI(opened)
+    finally:
+        sys.argv = given
+
+
+def _with_config_paths(args: list[str]) -> list[str]:
+    """Replace the names of shipped configs by their paths."""
+    folder = "compare" if args[:1] == ["compare"] else ""
+    paths = []
+    for before, argument in zip(["", *args], args, strict=False):
+        if before in ("--config", "-c"):
+            argument = str(config_path(argument, folder))
+        elif argument.startswith("--config="):
+            argument = f"--config={config_path(argument.removeprefix('--config='), folder)}"
+        paths.append(argument)
+    return paths
+
+
+def _fixed_callbacks() -> list[pl.Callback]:
+    return [
+        StopAtNonFinite(),
+        ProjectNonnegative(),
+        ParameterSummary(),
+        RunSummary(),
+        progress_bar(),
+    ]

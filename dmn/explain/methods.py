@@ -1,0 +1,283 @@
+"""SplitCAM, SplitGrad and SplitLRP: maps read off a pair f = g - h, trained or split.
+
+Each gives three maps: evidence (of g), counter-evidence (of h) and their difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, ClassVar, Literal, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dmn.errors import OptionError, UnknownNameError
+from dmn.explain.target import Target, resolve_target
+from dmn.nn import (
+    EPSILON,
+    Alpha,
+    Backward,
+    BackwardConfig,
+    Pair,
+    Pool,
+    Reading,
+    Stream,
+    check_layers,
+)
+
+Part = Literal["p", "n", "p+n", "p-n"]
+Readings = Mapping[str, Mapping[Stream, Reading]]  # by layer
+
+
+class StreamMaps(NamedTuple):
+    """The maps of both sides of a pair and of their difference, each (B, 1, H, W), float32.
+
+    The difference is kept apart, for in deep split networks it drowns in what g and h share.
+    """
+
+    g: Tensor
+    h: Tensor
+    difference: Tensor
+
+
+class SplitExplainer:
+    """A map of a pair at one layer; subclasses say how a reading becomes a map.
+
+    Args:
+        pair: The network as g - h; a trained difference network or a split one.
+        layer: Name of the layer to read; "input" for the image.
+        stream: "g" for evidence, "h" for counter-evidence, "g-h" for their difference.
+        part: Of the layer, "p", "n", their sum or their difference. In a split network they are its
+            streams. At a paired input p is the image, what ink says, and n its complement, what
+            blank says; elsewhere in a trained pair all is p.
+        contrast: Remove what speaks for all classes alike: start from the logit less the mean of
+            all; of relevance, subtract the map of that mean, each divided by its own L1 norm.
+        absolute: Return magnitudes.
+        alpha: Of split networks, like the rest: the shift in [0, 0.5] that takes the streams'
+            sensitivities from their own gradient (0) to the plain one (0.5). One number, one by
+            layer, or "balanced".
+        rho: The streams' share where alpha is "balanced".
+        theta: Share of min(p, n) kept after activations, in [0, 1]; None for the network's own.
+        threshold: Recentre only above it; None for the network's own.
+        pool: Form of max pooling; None for the network's own.
+        epsilon: Stabilises relevance.
+
+    Raises:
+        UnknownNameError: names the layers that there are; when called, for one without image.
+        OptionError: when called for a part "n" that the layer does not have.
+        OptionError: when called with an option that the pair has no use for.
+        TargetError: when called for what is no class, and for the contrast of a single one.
+    """
+
+    backward: ClassVar[Backward] = "gradient"
+
+    def __init__(
+        self,
+        pair: Pair,
+        layer: str = "input",
+        stream: Stream = "g-h",
+        part: Part = "p+n",
+        *,
+        contrast: bool = False,
+        absolute: bool = False,
+        alpha: Alpha = 0.0,
+        rho: float = 1.0,
+        theta: float | None = None,
+        threshold: float | None = None,
+        pool: Pool | None = None,
+        epsilon: float = EPSILON,
+    ) -> None:
+        check_layers([layer], pair.layers, pair.layers)
+        if self.backward == "relevance" and alpha:
+            raise OptionError("relevance takes no shift; leave alpha at 0")
+        self.pair, self.layer, self.stream, self.part = pair, layer, stream, part
+        self.contrast, self.absolute = contrast, absolute
+        config = BackwardConfig(self.backward, "class", epsilon, alpha, rho, theta, threshold, pool)
+        self.passes: tuple[BackwardConfig, ...] = (config,)
+        if contrast and self.backward == "relevance":
+            self.passes = (config, config._replace(output="all"))
+        elif contrast:
+            self.passes = (config._replace(output="contrast"),)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} at {self.layer}, part {self.part}"
+
+    def __call__(self, x: Tensor, target: Target = None) -> Tensor:
+        """Explain images of shape (B, C, H, W); returns maps of shape (B, 1, H, W), float32.
+
+        Positive speaks for the target in the streams g and g-h, and against it in h.
+        """
+        (maps,) = explain_together([self], x, target)
+        return maps
+
+    def streams(self, x: Tensor, target: Target = None) -> StreamMaps:
+        """Explain by both sides at once.
+
+        Args:
+            x: Images (B, C, H, W).
+            target: Class index, one an image, or None for the predicted class.
+        """
+        every: tuple[Stream, ...] = ("g", "h", "g-h")
+        read = _read_together([(self, every)], x, target)
+        return StreamMaps(*(self.map(read, stream, x) for stream in every))
+
+    def map(
+        self, read: Callable[[Pair, BackwardConfig], Readings], stream: Stream, x: Tensor
+    ) -> Tensor:
+        """Make one stream's map of what was read.
+
+        Args:
+            read: Returns what a pass over a pair has read.
+            stream: Which side.
+            x: The images, whose size the map gets.
+        """
+        values = [
+            self._values(read(self.pair, config)[self.layer], stream) for config in self.passes
+        ]
+        if len(values) > 1:
+            values = [F.normalize(each.flatten(1), p=1).view_as(each) for each in values]
+        (first, *others) = values
+        result = first - others[0] if others else first
+        return _to_image(result.abs() if self.absolute else result, x)
+
+    def reduce(self, values: Tensor, sensitivities: Tensor) -> Tensor:
+        """Reduce a part's values and sensitivities, both (B, C, h, w), to a map (B, 1, h, w)."""
+        raise NotImplementedError
+
+    def _values(self, readings: Mapping[Stream, Reading], stream: Stream) -> Tensor:
+        if stream in readings:
+            return self._reduced(readings[stream])
+        return self._reduced(readings["g"]) - self._reduced(readings["h"])
+
+    def _reduced(self, reading: Reading) -> Tensor:
+        p, n, delta_p, delta_n = reading
+        if self.part == "n" and not n.shape[1]:
+            raise OptionError(
+                f"layer {self.layer!r} has no part n; only paired inputs and split networks have"
+            )
+        sign = -1 if self.part == "p-n" else 1
+        values, sensitivities = {
+            "p": (p, delta_p),
+            "n": (n, delta_n),
+        }.get(self.part) or (torch.cat([p, n], 1), torch.cat([delta_p, sign * delta_n], 1))
+        return self.reduce(values, sensitivities)
+
+
+def explain_together(
+    explainers: Collection[SplitExplainer], x: Tensor, target: Target = None
+) -> list[Tensor]:
+    """Explain the same images by many explainers, with one pass for all that agree on it.
+
+    Args:
+        explainers: Of one pair or several.
+        x: Images (B, C, H, W).
+        target: Class index, one an image, or None for the predicted class.
+
+    Returns:
+        One map (B, 1, H, W), float32, for each explainer.
+    """
+    read = _read_together([(each, (each.stream,)) for each in explainers], x, target)
+    return [each.map(read, each.stream, x) for each in explainers]
+
+
+def explain(
+    pair: Pair, x: Tensor, target: Target = None, method: str = "splitcam", **options: Any
+) -> Tensor:
+    """Explain images by a pair itself.
+
+    Args:
+        pair: A trained difference network or a split one.
+        x: Images (B, C, H, W).
+        target: Class index, one an image, or None for the predicted class.
+        method: "splitcam", "splitgrad" or "splitlrp".
+        **options: Of the method, such as `layer` and `stream`: see `SplitExplainer`.
+
+    Returns:
+        Maps (B, 1, H, W), float32; positive speaks for the target.
+
+    Raises:
+        UnknownNameError: names the methods that there are.
+        UnknownNameError: names the layers that there are.
+    """
+    if method not in SPLIT_METHODS:
+        raise UnknownNameError(f"no method {method!r}; there are {', '.join(SPLIT_METHODS)}")
+    return SPLIT_METHODS[method](pair, **options)(x, target)
+
+
+def _read_together(
+    wanted: Iterable[tuple[SplitExplainer, Iterable[Stream]]], x: Tensor, target: Target
+) -> Callable[[Pair, BackwardConfig], Readings]:
+    """Read every pair once for each pass that is asked of it."""
+    asked: list[tuple[Pair, BackwardConfig, dict[str, None], dict[Stream, None]]] = []
+    for explainer, streams in wanted:
+        for config in explainer.passes:
+            job = _find(asked, explainer.pair, config)
+            if job is None:
+                asked.append(job := (explainer.pair, config, {}, {}))
+            job[2][explainer.layer] = None
+            job[3].update(dict.fromkeys(streams))
+    classes: list[tuple[Pair, Tensor]] = []
+    read: list[tuple[Pair, BackwardConfig, Readings]] = []
+    for pair, config, layers, sides in asked:
+        known = next((chosen for other, chosen in classes if other is pair), None)
+        if known is None:
+            classes.append((pair, known := resolve_target(pair, x, target)))
+        read.append((pair, config, pair.read(x, known, tuple(layers), config, tuple(sides))))
+    return lambda pair, config: cast(Readings, _find(read, pair, config)[2])
+
+
+def _find(jobs: Iterable[Any], pair: Pair, config: BackwardConfig) -> Any:
+    return next((job for job in jobs if job[0] is pair and job[1] == config), None)
+
+
+def _to_image(values: Tensor, x: Tensor) -> Tensor:
+    size = x.shape[-2:]
+    if values.shape[-2:] != size:
+        values = F.interpolate(values, size, mode="bilinear", align_corners=False)
+    if values.dtype == torch.float64:  # what does not fit is right up to a factor
+        most = torch.finfo(torch.float32).max / 4
+        values = values / (values.abs().amax() / most).clamp(min=1)
+    return values.float()
+
+
+class SplitCAM(SplitExplainer):
+    """Activation times sensitivity, summed over channels (SplitCAM).
+
+    Source: Zimmermann & Loho, Hidden Monotonicity, CVPR 2026.
+    """
+
+    def reduce(self, values: Tensor, sensitivities: Tensor) -> Tensor:
+        """Weigh each unit by its sensitivity and sum over the channels."""
+        return (values * sensitivities).sum(dim=1, keepdim=True)
+
+
+class SplitGrad(SplitExplainer):
+    """Channel mean of the sensitivities (SplitGrad).
+
+    Source: Zimmermann & Loho, Hidden Monotonicity, CVPR 2026.
+    """
+
+    def reduce(self, values: Tensor, sensitivities: Tensor) -> Tensor:
+        """Average the sensitivities over the channels."""
+        return sensitivities.mean(dim=1, keepdim=True)
+
+
+class SplitLRP(SplitCAM):
+    """Epsilon-LRP on the nonnegative weights of both sides (SplitLRP).
+
+    Relevance is conserved up to what the biases and epsilon = 1e-6 absorb. Where every activation
+    is piecewise linear it equals SplitCAM at the same layer of a trained pair; saturating units
+    tell them apart, and in a split network recentring does.
+
+    Source: Zimmermann & Loho, Hidden Monotonicity, CVPR 2026; the rule is Bach et al. 2015, eq. 58.
+    """
+
+    backward = "relevance"
+
+
+SPLIT_METHODS: dict[str, Callable[..., SplitExplainer]] = {
+    "splitcam": SplitCAM,
+    "splitgrad": SplitGrad,
+    "splitlrp": SplitLRP,
+}

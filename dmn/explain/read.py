@@ -1,0 +1,122 @@
+"""Run one side of a pair forward, and back from chosen logits, keeping what a layer saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+from dmn.errors import UnknownNameError, UnsupportedError
+from dmn.nn import ACTIVATIONS, BackwardConfig, Pair, select_output
+
+
+@contextmanager
+def eval_mode(model: nn.Module | Pair) -> Iterator[None]:
+    """Hold a model in eval mode, and put each of its modules back afterwards."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def explaining(model: nn.Module) -> Iterator[None]:
+    """Hold a model in eval mode with gradients on, whatever holds outside, and restore it.
+
+    Monotonicity, and so every map, is a property of eval mode only.
+
+    Raises:
+        UnsupportedError: if the model's weights were made in inference mode.
+    """
+    if any(weight.is_inference() for weight in model.parameters()):
+        raise UnsupportedError(
+            f"{type(model).__name__} was made in inference mode, and cannot be differentiated; "
+            "build or load it outside of torch.inference_mode()"
+        )
+    with eval_mode(model), torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def read_stream(
+    network: nn.Module, x: Tensor, target: Tensor, layers: Sequence[str], config: BackwardConfig
+) -> list[tuple[Tensor, Tensor]]:
+    """Read layers' activations and the sensitivity of the chosen logits to them.
+
+    Args:
+        network: g or h, in eval mode, with gradients enabled.
+        x: Images (B, C, H, W).
+        target: Class indices (B,).
+        layers: Paths of submodules of the network; their outputs are read.
+        config: Autograd's gradient, or epsilon-LRP's relevance divided by activation; and where
+            it starts.
+
+    Returns:
+        For each layer, activation and sensitivity, both with the shape of its output.
+
+    Raises:
+        UnknownNameError: for a module that does not run by itself; names it.
+    """
+    kept: dict[str, Tensor] = {}
+    with ExitStack() as hooks:
+        if config.backward == "relevance":
+            for module in network.modules():
+                if rule := _rule(module, config.epsilon):
+                    hooks.enter_context(module.register_forward_hook(rule))
+        for layer in layers:
+            module = network.get_submodule(layer)
+            hooks.enter_context(module.register_forward_hook(partial(_keep, kept, layer)))
+        logits = network(x.detach().clone().requires_grad_())
+    # Clones, for what comes from inference mode cannot be saved for a backward pass.
+    weights = select_output(logits.detach(), target.clone(), config.output)
+    if idle := [layer for layer in layers if layer not in kept]:
+        raise UnknownNameError(f"{', '.join(idle)}: never called; read one of the layers inside")
+    values = [kept[layer] for layer in layers]
+    sensitivities = torch.autograd.grad((logits * weights).sum(), values)
+    return [(value.detach(), each) for value, each in zip(values, sensitivities, strict=True)]
+
+
+def _keep(
+    kept: dict[str, Tensor], layer: str, module: nn.Module, args: tuple[Tensor, ...], out: Tensor
+) -> None:
+    kept[layer] = out
+
+
+def _with_slope(output: Tensor, through: Tensor, slope: Tensor) -> Tensor:
+    """Return the output's value, with `slope` for its derivative by `through`."""
+    return output.detach() + (through - through.detach()) * slope
+
+
+def _stabilise(
+    epsilon: float, module: nn.Module, args: tuple[Tensor, ...], output: Tensor
+) -> Tensor:
+    """Divide relevance by z + epsilon sign(z) rather than by z."""
+    z = output.detach()
+    return _with_slope(output, output, z.abs() / (z.abs() + epsilon))
+
+
+def _secant(epsilon: float, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """Pass relevance through an activation whole: the secant slope conserves it."""
+    z = args[0].detach()
+    slope = torch.where(z == 0, torch.zeros_like(z), output.detach() / z)
+    return _with_slope(output, args[0], slope)
+
+
+_RULES: dict[tuple[type[nn.Module], ...], Callable[..., Any]] = {
+    (_ConvNd, nn.Linear, _BatchNorm): _stabilise,
+    tuple(ACTIVATIONS): _secant,
+}
+
+
+def _rule(module: nn.Module, epsilon: float) -> Callable[..., Any] | None:
+    rules = (rule for kinds, rule in _RULES.items() if isinstance(module, kinds))
+    return next((partial(rule, epsilon) for rule in rules), None)

@@ -1,0 +1,186 @@
+"""Load a classifier of torchvision, with its preprocessing and the names of its classes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from dmn.errors import CheckpointError, UnknownNameError
+from dmn.io.weights import format_mismatches, read_file, state_dict_mismatches, validate_state_dict
+
+_SUFFIXES = (".safetensors", ".pth", ".pt")
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads that only training uses: never built
+_RENAMED = (
+    (r"^module\.", ""),  # DataParallel
+    (r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2"),  # torchvision's own old files
+    (r"\bmlp\.linear_1\.", "mlp.0."),  # as above, of vision transformers
+    (r"\bmlp\.linear_2\.", "mlp.3."),
+)
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A classifier, and what is needed to use it.
+
+    Attributes:
+        name: Of the architecture, as torchvision calls it.
+        model: The network, in evaluation mode, without auxiliary heads.
+        transform: From an image (PIL, or a uint8 tensor) to what the network takes.
+        classes: A name for each output.
+        source: Where the weights come from: "random", torchvision's name, or the file's.
+    """
+
+    name: str
+    model: nn.Module = field(repr=False)
+    transform: Callable[[Any], Tensor] = field(repr=False)
+    classes: tuple[str, ...] = field(repr=False)
+    source: str
+
+
+@torch.inference_mode(False)  # weights made inside could not be differentiated
+def load(
+    name: str, weights: str | Path | None = None, *, num_classes: int | None = None
+) -> Pretrained:
+    """Load a classifier of torchvision's, with weights by name, from a file, or random.
+
+    A file still called as torchvision calls it is preprocessed for as those weights ask, any other
+    as the default ones; GoogLeNet and Inception have `transform_input` set for the first only.
+
+    Args:
+        name: The architecture, of `torchvision.models.list_models(torchvision.models)`.
+        weights: None for random; a name such as "DEFAULT", downloaded unless in torch hub's
+            folder; or a `.safetensors`, `.pth` or `.pt` file with a state dict, bare or under
+            "state_dict" or "model". The first may name "classes" in its metadata, a JSON list.
+        num_classes: Outputs of the network; None for as many as the weights have.
+
+    Raises:
+        UnknownNameError: if there is no such architecture, or no such weights of it.
+        CheckpointError: if the file is not there, or the download failed.
+        CheckpointError: if the file is damaged, holds other things than weights, or does not fit.
+    """
+    known = models.list_models(module=models)
+    if name not in known:
+        close = ", ".join(get_close_matches(name.lower(), known)) or "none"
+        every = "torchvision.models.list_models(torchvision.models)"
+        raise UnknownNameError(f"no classifier {name!r}; close are {close}, and {every} lists all")
+    source, reference, path = _find(name, weights)
+    state, labels = _read(path) if path else ({}, None)
+    model = _build(name, reference, path, num_classes)
+    if path:
+        key, head = _head(model)
+        given = state.get(key, head)
+        if (
+            num_classes is None
+            and given.shape[1:] == head.shape[1:]
+            and 0 < len(given) != len(head)
+        ):
+            model = _build(name, reference, path, len(given))
+        _fill(model, state, f"{path} does not fit {name}")
+    classes = _classes(labels, len(_head(model)[1]), reference, path)
+    return Pretrained(name, model.eval(), reference.transforms(), classes, source)
+
+
+def _find(name: str, weights: str | Path | None) -> tuple[str, Any, Path | None]:
+    """Return the source, those of torchvision's weights to preprocess for, and the file."""
+    table = models.get_model_weights(name)
+    if weights is None:
+        return "random", table.DEFAULT, None
+    # those without categories are no classifier: the weights of their head are not numbers
+    named = {key: value for key, value in table.__members__.items() if value.meta["categories"]}
+    if weights in named:
+        chosen = named[weights]
+        return chosen.name, chosen, _cached(chosen.url)
+    path = Path(weights)
+    offer = f"{name} has {', '.join(named)}, and takes any {', '.join(_SUFFIXES)} file"
+    if path.suffix not in _SUFFIXES:
+        raise UnknownNameError(f"no weights {str(weights)!r}; {offer}")
+    if not os.path.isfile(path):
+        raise CheckpointError(f"{path}: there is no such file; {offer}")
+    published = {Path(value.url).name: value for value in table}
+    return path.name, published.get(path.name, table.DEFAULT), path
+
+
+def _cached(url: str) -> Path:
+    """Return the file of torchvision's weights in torch hub's folder, downloaded if need be."""
+    path = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
+    start = path.stem.rpartition("-")[2]  # torch hub ends names with the start of the hash
+    if not os.path.isfile(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), start)
+        except (OSError, HTTPException, RuntimeError) as error:  # the last is a wrong hash
+            told = f"download failed ({error}); fetch {url} elsewhere and save it as {path}"
+            raise CheckpointError(told) from error
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not digest.startswith(start):
+        raise CheckpointError(f"{path}: damaged, by its hash; delete it, or replace it by {url}")
+    return path
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], Any]:
+    """Return the weights of a file, by the names of today, and the names of its classes if any."""
+    try:
+        held, metadata = read_file(path)
+        for key in ("state_dict", "model"):  # under which training scripts save them
+            held = held[key] if isinstance(held, dict) and isinstance(held.get(key), dict) else held
+        state = validate_state_dict(held, path)
+    except CheckpointError as error:
+        raise CheckpointError(str(error)) from error
+    try:
+        labels = json.loads(metadata.get("classes", "null"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: its metadata cannot be read: {error}") from error
+    for pattern, new in _RENAMED:
+        state = {re.sub(pattern, new, key): value for key, value in state.items()}
+    return {key: value for key, value in state.items() if not key.startswith(_AUXILIARY)}, labels
+
+
+def _build(name: str, reference: Any, path: Path | None, num_classes: int | None) -> nn.Module:
+    published = path is not None and path.name == Path(reference.url).name
+    inception = {"aux_logits": False, "init_weights": False, "transform_input": published}
+    transformer = {"image_size": reference.meta["min_size"][0]}
+    table = {"googlenet": inception, "inception": inception, "vit": transformer}
+    options = dict(table.get(name.split("_")[0], {}))
+    options |= {} if num_classes is None else {"num_classes": num_classes}
+    model: nn.Module = models.get_model(name, weights=None, **options)
+    return model
+
+
+def _head(model: nn.Module) -> tuple[str, Tensor]:
+    """Return the weight of the classifier, the last layer, and its key."""
+    layers = [item for item in model.named_modules() if isinstance(item[1], nn.Linear | nn.Conv2d)]
+    name, layer = layers[-1]
+    return f"{name}.weight", layer.weight
+
+
+def _fill(model: nn.Module, state: dict[str, Tensor], refusal: str) -> None:
+    own = model.state_dict()
+    # counters of batches, which old files lack, are not used in evaluation
+    spare = [key for key in own if key.endswith("num_batches_tracked") and key not in state]
+    if faults := state_dict_mismatches({key: own[key] for key in own if key not in spare}, state):
+        raise CheckpointError(
+            f"{refusal}: {format_mismatches(faults)}; its state_dict() does, if num_classes is None"
+        )
+    own.update(state)  # in the model's own dict, which carries its versions
+    model.load_state_dict(own)
+
+
+def _classes(labels: Any, outputs: int, reference: Any, path: Path | None) -> tuple[str, ...]:
+    named = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
+    if labels is not None and not (named and len(labels) == outputs):
+        raise CheckpointError(f"{path}: its metadata must name {outputs} classes in a list")
+    names = labels or reference.meta["categories"] or ()
+    return tuple(str(label) for label in (names if len(names) == outputs else range(outputs)))

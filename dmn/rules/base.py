@@ -1,0 +1,349 @@
+"""What each kind of operation does to the sum stream, and to sensitivities on their way back.
+
+An operation maps u, the original activation, by itself. Its rule says what it does to s, the sum of
+the streams p and n, and how a signal (q, a) comes back through it: half the difference and half the
+sum of the sensitivities to p and to n. docs/split.md derives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from dmn.nn import Pool
+from dmn.rules.call import Call
+
+Signals = list[Tensor] | None  # one for each stream that goes in; None for zeros
+Slope = float | Tensor
+
+SLACK = "_slack"  # ends the name of what loosens a parameter W: V = |W| (1 + slack)
+
+
+def bounds(module: nn.Module) -> dict[str, Tensor]:
+    """Return V >= |W| by the name of each parameter W: the factor of s where W is that of u."""
+    given = dict(module.named_parameters())
+    return {
+        name: _bound(weight, given.get(name + SLACK))
+        for name, weight in given.items()
+        if not name.endswith(SLACK)
+    }
+
+
+def _bound(weight: Tensor, slack: Tensor | None) -> Tensor:
+    return weight.abs() if slack is None else weight.abs() * (1 + slack)
+
+
+def _positive(weight: Tensor, slack: Tensor | None) -> Tensor:
+    """Return (V + W) / 2, by which p goes into p."""
+    return torch.relu(weight) if slack is None else (_bound(weight, slack) + weight) / 2
+
+
+class Rule:
+    """An operation that does to s what it does to u: averages, shapes, concatenation, sums.
+
+    Attributes:
+        weighted: It has weights, so that relevance is stabilised by epsilon where it comes back.
+        bent: It is not linear: the shift acts before it, and s is recentred after it.
+        alike: It does the same to p and to n.
+        gate: It is ReLU, each number or 0.
+        moves: Each number that comes out is one that went in, or a constant more: what is handed
+            back by its gradient is neither lost nor made.
+    """
+
+    weighted = False
+    nonlinear = False
+    symmetric = True
+    is_relu = False
+    moves = False
+
+    def for_pool(self, pool: Pool) -> Rule:
+        """Return the rule for one of the forms of max pooling."""
+        return self
+
+    def preserves(self, call: Call) -> tuple[bool, bool]:
+        """Return whether g and h stay monotone, and convex, in the streams."""
+        return True, True
+
+    def sums(
+        self, call: Call, u: Sequence[Tensor], out: Tensor, s: Sequence[Tensor], unit: float
+    ) -> Tensor:
+        """Return the sum stream that comes out.
+
+        Args:
+            call: The operation.
+            u: Original activations that go in.
+            out: The one that comes out.
+            s: Sum streams that go in, in units of a power of two.
+            unit: What 1 is in these units; constants are multiplied by it.
+        """
+        return call(*s)
+
+    def back(self, call: Call, q: Tensor | None, a: Tensor | None) -> tuple[Signals, Signals]:
+        """Bring a signal back.
+
+        Args:
+            call: The operation, recorded.
+            q: Half the difference of the sensitivities to p and n; None for zero.
+            a: Half their sum, shifted where the operation is bent; None for zero.
+        """
+        return None if q is None else call.vjp(q), None if a is None else self.sum_back(call, a)
+
+    def p_back(self, call: Call, q: Tensor) -> list[Tensor]:
+        """Bring back half of p's sensitivity, where n has none and none is wanted."""
+        if self.symmetric:
+            return call.vjp(q)
+        both = zip(call.vjp(q), self.sum_back(call, q), strict=True)
+        return [(one + other) / 2 for one, other in both]
+
+    def sum_back(self, call: Call, a: Tensor) -> list[Tensor]:
+        """Bring back a, by the transposed of what `sums` does to s."""
+        return call.vjp(a)
+
+
+class Move(Rule):
+    """An operation that moves numbers and changes none: shapes, slices, concatenation."""
+
+    moves = True
+
+
+class Absolute(Rule):
+    """An affine operation: s feels the absolute values of its weights and of its constants.
+
+    Args:
+        linear: What it does to s but for the constants, given the call and the streams.
+        constant: Whether there are constants, which are what it makes of zeros.
+        moves: Whether it only moves numbers and adds constants.
+    """
+
+    symmetric = False
+
+    def __init__(
+        self, linear: Callable[..., Tensor], constant: bool = False, moves: bool = False
+    ) -> None:
+        self.linear, self.constant, self.moves = linear, constant, moves
+
+    def sums(
+        self, call: Call, u: Sequence[Tensor], out: Tensor, s: Sequence[Tensor], unit: float
+    ) -> Tensor:
+        moved = self.linear(call, *s)
+        return moved + unit * call(*map(torch.zeros_like, u)).abs() if self.constant else moved
+
+    def sum_back(self, call: Call, a: Tensor) -> list[Tensor]:
+        return call.transposed(lambda *s: self.linear(call, *s), a)
+
+
+class Linear(Rule):
+    """A convolution, a linear layer, or a module of one's own that is linear in its input.
+
+    Every parameter of the module must enter linearly, and those named "bias" as constants.
+
+    Args:
+        transposed: Brings a back by the absolute weight without running forward, given the call,
+            that weight and a; may return None where it cannot.
+    """
+
+    weighted = True
+    symmetric = False
+
+    def __init__(
+        self, transposed: Callable[[Call, Tensor, Tensor], Tensor | None] | None = None
+    ) -> None:
+        self.transposed = transposed
+
+    def sums(
+        self, call: Call, u: Sequence[Tensor], out: Tensor, s: Sequence[Tensor], unit: float
+    ) -> Tensor:
+        return self._absolute(call, unit)(*s)
+
+    def sum_back(self, call: Call, a: Tensor) -> list[Tensor]:
+        return self._quickly(call, _bound, a) or call.transposed(self._absolute(call), a)
+
+    def p_back(self, call: Call, q: Tensor) -> list[Tensor]:
+        return self._quickly(call, _positive, q) or super().p_back(call, q)
+
+    def _quickly(
+        self, call: Call, part: Callable[[Tensor, Tensor | None], Tensor], signal: Tensor
+    ) -> list[Tensor] | None:
+        """Bring a signal back by a part of the weight, if that can be done without forward."""
+        if self.transposed is None:
+            return None
+        weight = part(call.option("weight", 1), call.option("weight" + SLACK, 99))
+        pulled = self.transposed(call, weight, signal)
+        return None if pulled is None else [pulled]
+
+    def _absolute(self, call: Call, unit: float = 1.0) -> Callable[..., Tensor]:
+        module = call.module
+        if module is None:
+            return lambda *s: call.run(_of_function(call, unit), s)
+        weights = {
+            name: bound * unit if name.endswith("bias") else bound
+            for name, bound in bounds(module).items()
+        }
+        return lambda *s: call.run(lambda *a, **k: functional_call(module, weights, a, k), s)
+
+
+class ChannelAffine(Rule):
+    """Batch normalisation by its running statistics: a scale and a shift for each channel."""
+
+    weighted = True
+    symmetric = False
+
+    def sums(
+        self, call: Call, u: Sequence[Tensor], out: Tensor, s: Sequence[Tensor], unit: float
+    ) -> Tensor:
+        scale, shift = self._scale_and_shift(call, out)
+        return torch.addcmul(shift.abs() * unit, s[0], scale.abs())
+
+    def sum_back(self, call: Call, a: Tensor) -> list[Tensor]:
+        scale, _ = self._scale_and_shift(call, a)
+        return [a * scale.abs()]
+
+    @staticmethod
+    def _scale_and_shift(call: Call, like: Tensor) -> tuple[Tensor, Tensor]:
+        mean, variance = call.option("running_mean", 1), call.option("running_var", 2)
+        weight, bias = call.option("weight", 3), call.option("bias", 4)
+        scale = torch.rsqrt(variance + call.option("eps", 7, 1e-5))
+        scale = scale if weight is None else scale * weight
+        shift = -mean * scale if bias is None else bias - mean * scale
+        shape = (-1, *[1] * (like.dim() - 2))
+        return scale.view(shape), shift.view(shape)
+
+
+class Activation(Rule):
+    """A function of each number alone, with -c <= slope <= C.
+
+    Args:
+        slopes: c and C, both >= 0, or what finds them, given the call.
+        convex: Whether the function is, or what finds out.
+        at_zero: Whether its value at 0 may differ from 0.
+        gate: Whether it returns each number or 0.
+    """
+
+    nonlinear = True
+    symmetric = False
+
+    def __init__(
+        self,
+        slopes: tuple[float, float] | Callable[[Call], tuple[Slope, Slope]] = (0.0, 1.0),
+        convex: bool | Callable[[Call], bool] = False,
+        at_zero: bool = False,
+        is_relu: bool = False,
+    ) -> None:
+        self.slopes, self.convex, self.at_zero, self.is_relu = slopes, convex, at_zero, is_relu
+
+    def preserves(self, call: Call) -> tuple[bool, bool]:
+        return True, self.convex(call) if callable(self.convex) else self.convex
+
+    def sums(
+        self, call: Call, u: Sequence[Tensor], out: Tensor, s: Sequence[Tensor], unit: float
+    ) -> Tensor:
+        low, high = self.bounds(call)
+        total = _plus(out, low - high, u[0])
+        total = torch.add(_times(s[0], low + high), total, alpha=unit)
+        if self.at_zero:  # keep p, n >= 0
+            total = total + 2 * unit * (-self.value_at_zero(call, out)).clamp(min=0)
+        return total
+
+    def back(self, call: Call, q: Tensor | None, a: Tensor | None) -> tuple[Signals, Signals]:
+        if a is None:
+            return None if q is None else call.vjp(q), None
+        low, high = self.bounds(call)
+        pulled = call.vjp(a if q is None else q + a)[0]
+        return [_plus(pulled, low - high, a)], [_times(a, low + high)]
+
+    def bounds(self, call: Call) -> tuple[Slope, Slope]:
+        return self.slopes(call) if callable(self.slopes) else self.slopes
+
+    @staticmethod
+    def value_at_zero(call: Call, like: Tensor) -> Tensor:
+        return call(like.new_zeros(()))
+
+
+class WinnerPool(Rule):
+    """Max pooling that takes both streams from where u is largest; not monotone in them.
+
+    Args:
+        indexed: The pooling function that also returns where, given the call and u.
+    """
+
+    moves = True
+
+    def __init__(self, indexed: Callable[[Call, Tensor], tuple[Tensor, Tensor]]) -> None:
+        self.indexed = indexed
+
+    def preserves(self, call: Call) -> tuple[bool, bool]:
+        return False, False
+
+    def sums(
+        self, call: Call, u: Sequence[Tensor], out: Tensor, s: Sequence[Tensor], unit: float
+    ) -> Tensor:
+        _, where = self.indexed(call, u[0])
+        return s[0].flatten(2).gather(2, where.flatten(2)).view_as(out)
+
+
+class ConvexPool(Rule):
+    """Max pooling of p + the others' n: monotone and convex in the streams, but growing.
+
+    Args:
+        window_sum: Sums over each window, given the call, a tensor and the shape that comes out.
+    """
+
+    nonlinear = True
+    symmetric = False
+
+    def __init__(self, window_sum: Callable[[Call, Tensor], Tensor]) -> None:
+        self.window_sum = window_sum
+
+    def sums(
+        self, call: Call, u: Sequence[Tensor], out: Tensor, s: Sequence[Tensor], unit: float
+    ) -> Tensor:
+        return _times(out, unit) + self.window_sum(call, s[0] - _times(u[0], unit))
+
+    def back(self, call: Call, q: Tensor | None, a: Tensor | None) -> tuple[Signals, Signals]:
+        if a is None:
+            return None if q is None else call.vjp(q), None
+        (spread,) = call.transposed(lambda s: self.window_sum(call, s), a)
+        return [call.vjp(a if q is None else q + a)[0] - spread], [spread]
+
+
+class MaxPool(WinnerPool):
+    """Max pooling in the winner form, and by `under` in the convex one."""
+
+    def __init__(
+        self,
+        indexed: Callable[[Call, Tensor], tuple[Tensor, Tensor]],
+        window_sum: Callable[[Call, Tensor], Tensor],
+    ) -> None:
+        super().__init__(indexed)
+        self._convex = ConvexPool(window_sum)
+
+    def for_pool(self, pool: Pool) -> Rule:
+        return self._convex if pool == "convex" else self
+
+
+def _plus(x: Tensor, factor: Slope, y: Tensor) -> Tensor:
+    """Return x + factor y, in one pass."""
+    return x + factor * y if isinstance(factor, Tensor) else torch.add(x, y, alpha=factor)
+
+
+def _times(x: Tensor, factor: Slope) -> Tensor:
+    return x if isinstance(factor, float) and factor == 1 else x * factor
+
+
+def _of_function(call: Call, unit: float) -> Callable[..., Tensor]:
+    """Return a function such as `conv2d` with its weight's and bias' absolute values."""
+    weight, bias = call.option("weight", 1), call.option("bias", 2)
+
+    def absolute(*args: Any, **kwargs: Any) -> Tensor:
+        x = args[0] if args else kwargs["input"]
+        own = ("input", "weight", "bias")
+        rest = {key: value for key, value in kwargs.items() if key not in own}
+        constant = None if bias is None else bias.abs() * unit
+        result: Tensor = call.function(x, weight.abs(), constant, *args[3:], **rest)
+        return result
+
+    return absolute

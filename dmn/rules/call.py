@@ -1,0 +1,149 @@
+"""One operation of a graph, bound to its arguments, and its transposed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.fx.node import map_aggregate
+
+from dmn.rules.scaled import Scaled
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The place of a stream among the arguments."""
+
+    index: int
+
+
+class Call:
+    """An operation with its arguments; those that are streams are left open.
+
+    Attributes:
+        module: What is called, if that is a module.
+        shapes: Of the streams that go in.
+        u: The streams that went in; kept where relevance is read only.
+        out: What came out; likewise.
+        s: The sum stream of what came out, before recentring; likewise.
+        out_shape: Shape of what came out.
+    """
+
+    def __init__(
+        self,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        values: dict[fx.Node, Any],
+        streams: Sequence[fx.Node],
+    ) -> None:
+        self.module = target if isinstance(target, nn.Module) else None
+        self.function: Callable[..., Any] = _method(target) if isinstance(target, str) else target
+        self.slots: list[fx.Node] = []
+
+        def bind(argument: Any) -> Any:
+            if not isinstance(argument, fx.Node):
+                return argument
+            if argument not in streams:
+                return values[argument]
+            self.slots.append(argument)
+            return Slot(len(self.slots) - 1)
+
+        self.args = map_aggregate(args, bind)
+        self.kwargs = map_aggregate(kwargs, bind)
+        self.shapes = [values[node].shape for node in self.slots]
+        self._edges: tuple[GradientEdge, list[GradientEdge]] | None = None
+        self.u: list[Tensor] = []
+        self.out: Tensor
+        self.s: Scaled
+        self.out_shape: torch.Size
+
+    def __call__(self, *streams: Tensor) -> Tensor:
+        """Run the operation on other streams."""
+        return self.run(self.function, streams)
+
+    def run(self, function: Callable[..., Any], streams: Sequence[Tensor]) -> Tensor:
+        """Call a function with this operation's arguments."""
+
+        def fill(argument: Any) -> Any:
+            return streams[argument.index] if isinstance(argument, Slot) else argument
+
+        result: Tensor = function(
+            *map_aggregate(self.args, fill), **map_aggregate(self.kwargs, fill)
+        )
+        return result
+
+    def option(self, name: str, position: int, default: Any = None) -> Any:
+        """Return an attribute of the module or, of a function, an argument."""
+        if self.module is not None:
+            return getattr(self.module, name, default)
+        if len(self.args) > position:
+            return self.args[position]
+        return self.kwargs.get(name, default)
+
+    def record(self, streams: Sequence[Tensor]) -> Tensor:
+        """Run the operation on streams, ready to be transposed; returns a tensor without graph."""
+        inputs, out = _cut_off(self, streams)
+        self._edges = get_gradient_edge(out), [get_gradient_edge(cut) for cut in inputs]
+        return out.detach()
+
+    def vjp(self, sensitivity: Tensor) -> list[Tensor]:
+        """Pull a sensitivity back by the derivative at the recorded streams, as autograd does."""
+        assert self._edges is not None, "recorded before it is pulled back"
+        return self._pull(*self._edges, sensitivity)
+
+    def transposed(self, linear: Callable[..., Tensor], sensitivity: Tensor) -> list[Tensor]:
+        """Pull a sensitivity back by a function linear in the streams."""
+        zeros = [sensitivity.new_zeros(()).expand(shape) for shape in self.shapes]
+        inputs, out = _cut_off(linear, zeros)
+        edges = [get_gradient_edge(cut) for cut in inputs]
+        return self._pull(get_gradient_edge(out), edges, sensitivity)
+
+    def _pull(
+        self, out: GradientEdge, inputs: list[GradientEdge], sensitivity: Tensor
+    ) -> list[Tensor]:
+        """Go back by autograd; a stream that only lends its shape gets zeros."""
+        pulled = torch.autograd.grad(
+            [out],
+            inputs,
+            [sensitivity],
+            retain_graph=True,
+            create_graph=torch.is_grad_enabled(),
+            allow_unused=True,
+        )
+        return [
+            sensitivity.new_zeros(shape) if there is None else there
+            for there, shape in zip(pulled, self.shapes, strict=True)
+        ]
+
+
+class _Cut(torch.autograd.Function):
+    """Start a graph at a tensor without holding on to the tensor, as a leaf would."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, start: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *sensitivities: Tensor) -> Any:
+        return None, None
+
+
+def _cut_off(
+    function: Callable[..., Tensor], streams: Sequence[Tensor]
+) -> tuple[list[Tensor], Tensor]:
+    with torch.enable_grad():
+        start = torch.zeros((), requires_grad=True)
+        inputs: list[Tensor] = [_Cut.apply(x.detach(), start) for x in streams]
+        return inputs, function(*inputs)
+
+
+def _method(name: str) -> Callable[..., Any]:
+    def call(x: Any, *args: Any, **kwargs: Any) -> Any:
+        return getattr(x, name)(*args, **kwargs)
+
+    return call

@@ -1,0 +1,342 @@
+"""How an operation of torch is matched with a rule, and rules that depend on its arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torchvision.ops import stochastic_depth
+
+from dmn.rules.base import Absolute, Activation, ChannelAffine, Linear, MaxPool, Move, Rule
+from dmn.rules.call import Call, Slot
+
+
+class Operation(NamedTuple):
+    """What is known of an operation before anything runs.
+
+    Attributes:
+        target: Its module, its function, or its method's name.
+        args: Positional arguments; streams are nodes.
+        kwargs: Keyword arguments.
+        streams: Nodes that hold a stream, rather than a size or a parameter.
+    """
+
+    target: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    streams: frozenset[fx.Node]
+
+    def option(self, name: str, position: int, default: Any = None) -> Any:
+        """Return an attribute of the module or, of a function, an argument."""
+        if isinstance(self.target, nn.Module):
+            return getattr(self.target, name, default)
+        if len(self.args) > position:
+            return self.args[position]
+        return self.kwargs.get(name, default)
+
+    def is_stream(self, argument: Any) -> bool:
+        """Return whether an argument holds a stream."""
+        return isinstance(argument, fx.Node) and argument in self.streams
+
+
+Entry = Rule | Callable[[Operation], Rule | str]  # a string says why there is no rule
+
+
+# -- linear operations ---------------------------------------------------------------------------
+
+
+def convolution(dimensions: int, transposed: bool, order: Sequence[str]) -> Linear:
+    """Return the rule of convolutions, which pulls back without running forward."""
+
+    def back(call: Call, weight: Tensor, a: Tensor) -> Tensor | None:
+        options: dict[str, Any] = {
+            name: call.option(name, position, _CONVOLUTION[name])
+            for position, name in enumerate(order, start=3)
+        }
+        plain = call.option("padding_mode", 99, "zeros") == "zeros"
+        resized = call.module is not None and len(call.args) + len(call.kwargs) > 1
+        if not plain or resized or isinstance(options["padding"], str):
+            return None
+        sizes = {name: _each(options.get(name, 0), dimensions) for name in _CONVOLUTION}
+        pulled: Tensor = torch.ops.aten.convolution_backward(
+            a,
+            a.new_empty(1).expand(call.shapes[0]),
+            weight,
+            None,
+            sizes["stride"],
+            sizes["padding"],
+            sizes["dilation"],
+            transposed,
+            sizes["output_padding"],
+            options["groups"],
+            (True, False, False),
+        )[0]
+        return pulled
+
+    return Linear(back)
+
+
+_CONVOLUTION = {"stride": 1, "padding": 0, "output_padding": 0, "groups": 1, "dilation": 1}
+FORWARD = ("stride", "padding", "dilation", "groups")
+TRANSPOSED = ("stride", "padding", "output_padding", "groups", "dilation")
+
+
+def _each(size: Any, dimensions: int) -> list[int]:
+    return [size] * dimensions if isinstance(size, int) else list(size)
+
+
+def matrix(call: Call, weight: Tensor, a: Tensor) -> Tensor:
+    """Bring a back through a linear layer."""
+    return a @ weight
+
+
+def batch_norm(operation: Operation) -> Rule | str:
+    """Take running statistics as constants; without them there is no rule."""
+    if operation.target is torch.batch_norm:  # its arguments stand in another order
+        return "torch.batch_norm: call torch.nn.functional.batch_norm"
+    if operation.option("running_mean", 1) is None:
+        return "batch normalisation without running statistics: the output depends on the batch"
+    if not isinstance(operation.target, nn.Module) and operation.option("training", 5, False):
+        return "batch normalisation in training mode: the output depends on the batch"
+    return ChannelAffine()
+
+
+# -- sums and constants --------------------------------------------------------------------------
+
+
+def _constant(call: Call) -> Any:
+    """Return the operand that is no stream."""
+    constants = [argument for argument in call.args if not isinstance(argument, Slot)]
+    return constants[0] if constants else call.kwargs["other"]
+
+
+def _size(constant: Any) -> Any:
+    return constant.abs() if isinstance(constant, Tensor) else abs(constant)
+
+
+def _shifted(call: Call, s: Tensor) -> Tensor:
+    constant = _constant(call)
+    return s + torch.zeros_like(constant) if isinstance(constant, Tensor) else s
+
+
+def _joined(call: Call, *s: Tensor) -> Tensor:
+    """Join streams, with zeros where constants are."""
+    return call(*s) - call(*map(torch.zeros_like, s))
+
+
+def _per_channel(call: Call, s: Tensor) -> Tensor:
+    """Return the standard deviations that `transforms.Normalize` divides by."""
+    return torch.as_tensor(call.option("std", 2)).to(s).view(-1, 1, 1)
+
+
+SHIFT = Absolute(_shifted, constant=True, moves=True)
+SCALE = Absolute(lambda call, s: s * _size(_constant(call)))
+DIVIDE = Absolute(lambda call, s: s / _size(_constant(call)))
+NEGATE = Absolute(lambda call, s: s)
+JOINED = Absolute(_joined, constant=True, moves=True)
+NORMALIZE = Absolute(lambda call, s: s / _per_channel(call, s), constant=True)
+SUM = Absolute(lambda call, *s: s[0] + s[1])
+
+
+def _operands(operation: Operation) -> list[bool]:
+    pair = [*operation.args, operation.kwargs.get("other")][:2]
+    return [operation.is_stream(operand) for operand in pair]
+
+
+def join(operation: Operation) -> Rule:
+    """Tell streams joined with constants from streams alone."""
+    parts = operation.args[0] if operation.args else operation.kwargs["tensors"]
+    alone = isinstance(parts, fx.Node) or all(map(operation.is_stream, parts))
+    return MOVE if alone else JOINED
+
+
+def sum_or_shift(operation: Operation) -> Rule | str:
+    """Tell two streams from a stream and a constant."""
+    if operation.kwargs.get("alpha", 1) != 1:
+        return "a sum with `alpha`: write it as a product and a sum"
+    return SUM if all(_operands(operation)) else SHIFT
+
+
+def multiply(operation: Operation) -> Rule | str:
+    """Allow products with constants."""
+    if all(_operands(operation)):
+        return (
+            "a product of two activations (gates, attention, squeeze-and-excitation) is no "
+            "difference of monotone functions of their streams"
+        )
+    return SCALE
+
+
+def divide(operation: Operation) -> Rule | str:
+    """Allow division by constants."""
+    if operation.kwargs.get("rounding_mode") or any(_operands(operation)[1:]):
+        return "a division by an activation, or a rounded one, is not monotone in the streams"
+    return DIVIDE
+
+
+# -- activations ---------------------------------------------------------------------------------
+
+
+def _leaky(call: Call) -> tuple[Any, Any]:
+    slope = call.option("negative_slope", 1, 0.01)
+    return max(0.0, -min(slope, 1.0)), max(1.0, abs(slope))
+
+
+def _prelu_slope(call: Call) -> Tensor:
+    slope: Tensor = call.option("weight", 1)
+    return slope.view(1, -1, *[1] * (len(call.shapes[0]) - 2))
+
+
+def _prelu(call: Call) -> tuple[Any, Any]:
+    slope = _prelu_slope(call)
+    return (-slope).clamp(min=0), slope.abs().clamp(min=1)
+
+
+def _alpha(call: Call) -> float:
+    return float(call.option("alpha", 1, 1.0))
+
+
+def _gelu(call: Call) -> tuple[float, float]:
+    low = 0.12891 if call.option("approximate", 1, "none") == "none" else 0.12900
+    return low, 1 + low
+
+
+def if_positive(rule: Rule, option: str, position: int) -> Callable[[Operation], Rule | str]:
+    """Hold a rule's slopes true only for a positive option."""
+
+    def entry(operation: Operation) -> Rule | str:
+        value = operation.option(option, position, 1.0)
+        return (
+            rule if value > 0 else f"{option} is {value}: slopes are bounded where it is positive"
+        )
+
+    return entry
+
+
+RELU = Activation(convex=True, is_relu=True)
+LEAKY = Activation(_leaky, convex=lambda call: call.option("negative_slope", 1, 0.01) <= 1)
+PRELU = Activation(_prelu, convex=lambda call: bool((_prelu_slope(call) <= 1).all()))
+CLIPPED = Activation(at_zero=True)
+ELU = Activation(
+    lambda call: (max(0.0, -_alpha(call)), max(1.0, abs(_alpha(call)))),
+    convex=lambda call: 0 <= _alpha(call) <= 1,
+)
+SELU = Activation((0.0, 1.7581))
+SOFTPLUS = Activation(convex=True, at_zero=True)
+SIGMOID = Activation((0.0, 0.25), at_zero=True)
+HARD_SIGMOID = Activation((0.0, 1 / 6), at_zero=True)
+BOUNDED = Activation()
+CELU = Activation(convex=True)
+LOG_SIGMOID = Activation(at_zero=True)
+GELU = Activation(_gelu)
+SILU = Activation((0.09984, 1.09984))
+HARDSWISH = Activation((0.5, 1.5))
+MISH = Activation((0.1126, 1.0885))
+
+
+# -- pools ---------------------------------------------------------------------------------------
+
+
+def _windows(call: Call, dimensions: int) -> dict[str, Any]:
+    kernel = call.option("kernel_size", 1)
+    stride = call.option("stride", 2)
+    return {
+        "kernel_size": _each(kernel, dimensions),
+        "stride": _each(kernel if stride is None or stride == [] else stride, dimensions),
+        "padding": _each(call.option("padding", 3, 0), dimensions),
+        "dilation": _each(call.option("dilation", 4, 1), dimensions),
+    }
+
+
+def max_pool(dimensions: int) -> Callable[[Operation], Rule | str]:
+    """Return the rules of max pooling, winner and convex."""
+    pool: Any = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[dimensions - 1]
+    convolve: Any = (F.conv1d, F.conv2d, F.conv3d)[dimensions - 1]
+
+    def indexed(call: Call, u: Tensor) -> tuple[Tensor, Tensor]:
+        ceil_mode = call.option("ceil_mode", 5, False)
+        return pool(u, **_windows(call, dimensions), ceil_mode=ceil_mode, return_indices=True)  # type: ignore[no-any-return]
+
+    def window_sum(call: Call, x: Tensor) -> Tensor:
+        """Pad by just what the windows reach, then convolve with ones."""
+        window = _windows(call, dimensions)
+        reach = [
+            (before, (count - 1) * step + gap * (size - 1) + 1 - length - before)
+            for count, length, size, step, before, gap in zip(
+                call.out_shape[2:], x.shape[2:], *window.values(), strict=True
+            )
+        ]
+        padded = F.pad(x, [side for pair in reversed(reach) for side in pair])
+        ones = x.new_ones(1, 1, *window["kernel_size"])
+        single = padded.flatten(0, 1).unsqueeze(1)
+        summed: Tensor = convolve(
+            single, ones, stride=window["stride"], dilation=window["dilation"]
+        )
+        return summed.view(call.out_shape)
+
+    return partial(_unless_indices, rule=MaxPool(indexed, window_sum))
+
+
+def adaptive_max_pool(dimensions: int) -> Callable[[Operation], Rule | str]:
+    """Return the rules of max pooling to a size."""
+    names = [f"adaptive_{kind}_pool{dimensions}d" for kind in ("max", "avg")]
+    most, average = (getattr(F, name) for name in names)
+
+    def indexed(call: Call, u: Tensor) -> tuple[Tensor, Tensor]:
+        return most(u, call.option("output_size", 1), return_indices=True)  # type: ignore[no-any-return]
+
+    def window_sum(call: Call, x: Tensor) -> Tensor:
+        total = average(x, call.option("output_size", 1))
+        for axis, (size, length) in enumerate(
+            zip(call.out_shape[2:], x.shape[2:], strict=True), start=2
+        ):
+            cells = torch.arange(size, device=x.device)
+            widths = -((cells + 1) * length // -size) - cells * length // size
+            total = total * widths.view(-1, *[1] * (x.dim() - 1 - axis))
+        return total  # type: ignore[no-any-return]
+
+    return partial(_unless_indices, rule=MaxPool(indexed, window_sum))
+
+
+def _unless_indices(operation: Operation, rule: Rule) -> Rule | str:
+    if operation.option("return_indices", 99, False):
+        return "pooling with return_indices: switch it off"
+    return rule
+
+
+# -- the rest ------------------------------------------------------------------------------------
+
+
+def pad(operation: Operation) -> Rule:
+    """Tell padding by a constant from padding by what is there."""
+    constant = operation.option("mode", 2, "constant") == "constant"
+    return CONSTANT_PAD if constant and operation.option("value", 3) else MOVE
+
+
+def _zero_pad(call: Call, s: Tensor) -> Tensor:
+    sizes = call.option("padding", 1) or call.option("pad", 1)
+    return F.pad(s, list(sizes))
+
+
+def interpolate(operation: Operation) -> Rule | str:
+    """Allow what repeats or averages."""
+    mode = operation.option("mode", 3, "nearest")
+    if mode == "bicubic":
+        return "bicubic interpolation has negative weights: use bilinear"
+    return MOVE if mode.startswith("nearest") else SAME
+
+
+def unless_training(operation: Operation) -> Rule | str:
+    """Allow what is random in training only."""
+    position = 3 if operation.target is stochastic_depth else 2
+    training = operation.option("training", position, operation.target is not stochastic_depth)
+    return "random in training mode: pass training=self.training" if training else MOVE
+
+
+SAME = Rule()
+MOVE = Move()
+CONSTANT_PAD = Absolute(_zero_pad, constant=True, moves=True)

@@ -1,0 +1,170 @@
+"""The table of rules: what each module, function and method of torch does to the streams."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torchvision import transforms
+from torchvision.ops import stochastic_depth
+from torchvision.transforms import v2
+
+from dmn.graph.trace import target_of
+from dmn.graph.tracer import is_query
+from dmn.graph.unpack import piece
+from dmn.nn import Add, ConvexConcave
+from dmn.rules import operations as of
+from dmn.rules.base import Linear, Rule
+from dmn.rules.operations import Entry, Operation
+
+
+def _none(reason: str) -> Callable[[Operation], Rule | str]:
+    return lambda operation: reason
+
+
+_ATTENTION = _none("attention multiplies activations: no difference of monotone functions of them")
+_STATISTICS = _none("divides by statistics of the image: not monotone in the streams")
+_SOFTMAX = _none("softmax divides by a sum of activations: leave it out, and explain the logits")
+
+# Each word stands for all its spellings: in torch.nn, torch.nn.functional, torch, operator, and as
+# a method of tensors.
+_ROWS: tuple[tuple[Entry, str], ...] = (
+    (Linear(of.matrix), "Linear linear"),
+    (of.batch_norm, "BatchNorm1d BatchNorm2d BatchNorm3d SyncBatchNorm batch_norm"),
+    (of.sum_or_shift, "add sub subtract rsub"),
+    (of.multiply, "mul multiply"),
+    (of.divide, "div divide true_divide truediv"),
+    (of.NEGATE, "neg negative"),
+    (of.RELU, "ReLU relu"),
+    (of.CLIPPED, "ReLU6 relu6 Hardtanh hardtanh clamp clip"),
+    (of.LEAKY, "LeakyReLU leaky_relu"),
+    (of.PRELU, "PReLU prelu"),
+    (of.ELU, "ELU elu"),
+    (of.SELU, "SELU selu"),
+    (of.if_positive(of.CELU, "alpha", 1), "CELU celu"),
+    (of.if_positive(of.SOFTPLUS, "beta", 1), "Softplus softplus"),
+    (of.SIGMOID, "Sigmoid sigmoid"),
+    (of.HARD_SIGMOID, "Hardsigmoid hardsigmoid"),
+    (of.LOG_SIGMOID, "LogSigmoid logsigmoid"),
+    (of.BOUNDED, "Tanh tanh Softsign softsign"),
+    (of.GELU, "GELU gelu"),
+    (of.SILU, "SiLU silu"),
+    (of.HARDSWISH, "Hardswish hardswish"),
+    (of.MISH, "Mish mish"),
+    (of.pad, "pad ConstantPad1d ConstantPad2d ConstantPad3d"),
+    (of.interpolate, "Upsample interpolate"),
+    (of.unless_training, "Dropout Dropout1d Dropout2d Dropout3d AlphaDropout FeatureAlphaDropout"),
+    (of.unless_training, "dropout dropout1d dropout2d dropout3d"),
+    (of.unless_training, "alpha_dropout feature_alpha_dropout"),
+    (of.SAME, "AvgPool1d AvgPool2d AvgPool3d avg_pool1d avg_pool2d avg_pool3d"),
+    (of.SAME, "AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d"),
+    (of.SAME, "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean sum"),
+    (of.SAME, "UpsamplingBilinear2d"),
+    (of.MOVE, "ZeroPad1d ZeroPad2d ZeroPad3d ReflectionPad1d ReflectionPad2d ReflectionPad3d"),
+    (of.MOVE, "ReplicationPad1d ReplicationPad2d ReplicationPad3d"),
+    (of.MOVE, "CircularPad1d CircularPad2d CircularPad3d"),
+    (of.MOVE, "UpsamplingNearest2d"),
+    (of.MOVE, "Identity Flatten flatten Unflatten unflatten view reshape view_as reshape_as"),
+    (of.MOVE, "permute transpose swapaxes swapdims movedim squeeze unsqueeze expand expand_as"),
+    (of.join, "cat concat concatenate stack"),
+    (of.MOVE, "contiguous clone"),
+    (of.MOVE, "getitem narrow select repeat roll flip"),
+    (of.MOVE, "ChannelShuffle channel_shuffle PixelShuffle pixel_shuffle"),
+    (of.MOVE, "PixelUnshuffle pixel_unshuffle"),
+    (_ATTENTION, "MultiheadAttention scaled_dot_product_attention matmul bmm einsum"),
+    (_STATISTICS, "LayerNorm layer_norm GroupNorm group_norm RMSNorm rms_norm"),
+    (_STATISTICS, "InstanceNorm1d InstanceNorm2d InstanceNorm3d instance_norm normalize"),
+    (_SOFTMAX, "Softmax softmax LogSoftmax log_softmax Softmax2d"),
+)
+_HOMES = (nn, F, torch, operator)
+
+
+def spellings(word: str) -> Iterator[Any]:
+    """Walk what a name stands for: modules, functions, and the method of tensors."""
+    yield from (getattr(home, word) for home in _HOMES if hasattr(home, word))
+    if hasattr(Tensor, word):
+        yield word
+
+
+def _pools_and_convolutions() -> Iterator[tuple[Entry, str]]:
+    for n in (1, 2, 3):
+        yield of.convolution(n, False, of.FORWARD), f"Conv{n}d conv{n}d"
+        yield of.convolution(n, True, of.TRANSPOSED), f"ConvTranspose{n}d conv_transpose{n}d"
+        yield of.max_pool(n), f"MaxPool{n}d max_pool{n}d"
+        yield of.adaptive_max_pool(n), f"AdaptiveMaxPool{n}d adaptive_max_pool{n}d"
+
+
+RULES: dict[Any, Entry] = {
+    target: entry
+    for entry, words in (*_ROWS, *_pools_and_convolutions())
+    for word in words.split()
+    for target in spellings(word)
+}
+RULES[Add] = of.SUM
+RULES[ConvexConcave] = of.BOUNDED  # slopes in [0, 1]
+RULES[piece] = of.MOVE
+RULES[transforms.Normalize] = RULES[v2.Normalize] = of.NORMALIZE
+RULES[stochastic_depth] = of.unless_training
+
+
+def add_rule(target: Any, rule: Rule) -> None:
+    """Say how a module, function or method of your own acts on the streams.
+
+    Args:
+        target: The module's class, the function, or the method's name. Modules are kept whole, with
+            all that is in them; functions need `torch.fx.wrap`.
+        rule: `Activation((c, C))` for a function of each number with slopes in [-c, C],
+            `Linear()` for one linear in its input and parameters, `Rule()` for one that does to
+            the sum stream what it does to the activation (shapes, averages).
+
+    Example:
+        >>> class Snake(nn.Module):  # x + sin(x)^2 has slopes in [0, 2]
+        ...     def forward(self, x):
+        ...         return x + torch.sin(x) ** 2
+        >>> add_rule(Snake, Activation((0.0, 2.0)))
+    """
+    RULES[target] = rule
+
+
+def is_known(module: nn.Module) -> bool:
+    """Return whether a module's own class has a rule, so that it is kept whole."""
+    return type(module) in RULES
+
+
+def find_rules(network: fx.GraphModule) -> dict[fx.Node, Rule | str]:
+    """Return the rule of every node that depends on the image, or what stands in the way of one."""
+    streams: set[fx.Node] = set()
+    rules: dict[fx.Node, Rule | str] = {}
+    for node in network.graph.nodes:
+        if node.op == "placeholder" and not node.args:
+            streams.add(node)
+        if node.op == "output" or is_query(node) or not streams.intersection(node.all_input_nodes):
+            continue
+        streams.add(node)
+        target = target_of(network, node)
+        rules[node] = find_rule(Operation(target, node.args, node.kwargs, frozenset(streams)))
+    return rules
+
+
+def find_rule(operation: Operation) -> Rule | str:
+    """Return the rule of an operation, or what stands in the way of one."""
+    target = operation.target
+    keys = type(target).__mro__ if isinstance(target, nn.Module) else (target,)
+    entry = next((RULES[key] for key in keys if key in RULES), None)
+    if entry is None:
+        return "no rule; if it is monotone or linear, add one by dmn.rules.add_rule"
+    rule = entry if isinstance(entry, Rule) else entry(operation)
+    given = (*operation.args, *operation.kwargs.values())
+    if (
+        isinstance(rule, str)
+        or isinstance(target, nn.Module)
+        or not (rule.weighted or rule.nonlinear)
+    ):
+        return rule
+    if sum(map(operation.is_stream, given)) > 1:
+        return "its weights, slopes or bounds are activations: a product of two is not monotone"
+    return rule

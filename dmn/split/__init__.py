@@ -1,0 +1,22 @@
+"""Trained networks split into differences of monotone ones, the same functions bit for bit."""
+
+from dmn.split.certificate import Certificate
+from dmn.split.front import FrontAdapter, as_pair
+from dmn.split.learned_bounds import Example, learn_bounds, patch_logit_drops
+from dmn.split.mirror import mirror, unfold_front
+from dmn.split.model import SplitModel, split
+from dmn.split.resplit import ResplitExplainer
+
+__all__ = [
+    "Certificate",
+    "Example",
+    "FrontAdapter",
+    "ResplitExplainer",
+    "SplitModel",
+    "as_pair",
+    "learn_bounds",
+    "mirror",
+    "patch_logit_drops",
+    "split",
+    "unfold_front",
+]

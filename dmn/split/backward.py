@@ -1,0 +1,252 @@
+"""Go back through a split network, once for every map that is asked of the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, fx
+
+from dmn.nn import Reading, Stream, select_output
+from dmn.rules.base import Activation, Signals
+from dmn.rules.call import Call
+from dmn.rules.scaled import Scaled, halves, power, recentred, rescaling, settle
+from dmn.split.forward import ForwardPlan, Values
+from dmn.split.relevance import keep_whole, stabilise, through_activation
+
+
+@dataclass(frozen=True)
+class StreamGradient:
+    """A signal on its way back, in units of 2**exponent; None for zeros.
+
+    Where q *is* a, the same object, n has no sensitivity, and both are computed once.
+
+    Attributes:
+        q: Half the difference of the sensitivities to p and to n; a track without a is the plain
+            gradient, and nothing but autograd touches it.
+        a: Half their sum.
+        exponent: Of the unit.
+    """
+
+    q: Tensor | None
+    a: Tensor | None
+    exponent: int = 0
+
+    def __add__(self, other: StreamGradient) -> StreamGradient:
+        """Add where branches meet."""
+        exponent = max(self.exponent, other.exponent)
+        one, two = self.to(exponent), other.to(exponent)
+        q, alone = _add(one.q, two.q), one.q is one.a and two.q is two.a
+        return StreamGradient(q, q if alone else _add(one.a, two.a), exponent)
+
+    def to(self, exponent: int) -> StreamGradient:
+        """Return the same numbers in another unit."""
+        return self.times(power(self.exponent - exponent), exponent)
+
+    def times(self, factor: float, exponent: int | None = None) -> StreamGradient:
+        """Multiply, and say in which unit the result is if not in the same."""
+        q = self.q if self.q is None or factor == 1 else self.q * factor
+        a = self.a if self.a is None or factor == 1 else self.a * factor
+        return StreamGradient(
+            q, q if self.a is self.q else a, self.exponent if exponent is None else exponent
+        )
+
+    def rescaled(self) -> StreamGradient:
+        """Bring the largest magnitude near 1, where it is far from it."""
+        if self.a is None:
+            return self
+        parts = [part for part in (self.q, self.a) if part is not None]
+        return self.to(rescaling(parts, self.exponent))
+
+    def sensitivities(self) -> tuple[Tensor, Tensor]:
+        """Return the sensitivities to p and to n, in the unit of the track."""
+        q, a = self.q, self.a
+        if q is None:
+            assert a is not None, "a track carries something"
+            return a, a
+        return (q, -q) if a is None else (a + q, a - q)
+
+
+class Layout(NamedTuple):
+    """Which tracks are carried, and how streams are read from them.
+
+    Attributes:
+        starts: For each track, the multiple of the seed that q, and that a, starts from.
+        streams: For each stream, the tracks' factors in it.
+    """
+
+    starts: tuple[tuple[float, float], ...]
+    streams: Mapping[Stream, tuple[float, ...]]
+
+
+# The plain gradient F is carried by itself wherever it can be told apart: in deep networks it
+# drowns in what g and h share.
+_ONLY: dict[Stream, Layout] = {
+    "g": Layout(((0.5, 0.5),), {"g": (1,)}),
+    "h": Layout(((-0.5, 0.5),), {"h": (1,)}),
+    "g-h": Layout(((1, 0),), {"g-h": (1,)}),
+}
+_SHARED = Layout(((1, 0), (0, 0.5)), {"g": (0.5, 1), "h": (-0.5, 1), "g-h": (1, 0)})
+_SEPARATE = Layout(((0.5, 0.5), (-0.5, 0.5)), {"g": (1, 0), "h": (0, 1), "g-h": (1, -1)})
+
+
+def backward(
+    plan: ForwardPlan,
+    values: Values,
+    target: Tensor,
+    streams: Collection[Stream],
+    alpha: Callable[[fx.Node], float],
+) -> dict[fx.Node, dict[Stream, Reading]]:
+    """Carry sensitivities from the chosen logits back to the nodes to be read.
+
+    Args:
+        plan: What was run forward.
+        values: What it kept; the operations are used up.
+        target: Class indices (B,).
+        streams: Which sides to read.
+        alpha: The shift before each bent operation; not asked where it is balanced.
+    """
+    weights = select_output(values.u[plan.output], target, plan.config.output)
+    layout = _layout(plan, streams)
+    starts = [_start(weights, q, a) for q, a in layout.starts]
+    pending = {plan.output: starts}
+    readings: dict[fx.Node, dict[Stream, Reading]] = {}
+    for node in reversed(plan.nodes):
+        if node not in pending:
+            continue
+        gradients = pending.pop(node)
+        if node in plan.read:
+            readings[node] = _read(plan, node, values, gradients, layout, streams)
+        if node in plan.active:
+            call = values.calls.pop(node)
+            for source, arrived in _step(plan, node, call, gradients, alpha):
+                if source in plan.active or source in plan.read:
+                    there = pending.get(source)
+                    pending[source] = (
+                        arrived
+                        if there is None
+                        else [a + b for a, b in zip(there, arrived, strict=True)]
+                    )
+    return readings
+
+
+def _layout(plan: ForwardPlan, streams: Collection[Stream]) -> Layout:
+    only = next(iter(streams)) if len(set(streams)) == 1 else None
+    if plan.relevance:
+        return _ONLY[only] if only in ("g", "h") else _SEPARATE
+    return _ONLY[only] if only and plan.config.alpha != "balanced" else _SHARED
+
+
+def _step(
+    plan: ForwardPlan,
+    node: fx.Node,
+    call: Call,
+    gradients: list[StreamGradient],
+    alpha: Callable[[fx.Node], float],
+) -> list[tuple[fx.Node, list[StreamGradient]]]:
+    """Bring tracks back through one operation; returns them for each node that goes into it."""
+    rule = plan.rules[node]
+    if rule.nonlinear and not plan.relevance:
+        gradients = _shifted(plan, gradients, alpha(node))
+    arrived: list[list[StreamGradient]] = [[] for _ in call.slots]
+    for gradient in gradients:
+        if plan.relevance:
+            q, a = _relevance_back(plan, node, call, gradient)
+        else:
+            q, a = rule.back(call, gradient.q, gradient.a)
+        for slot, arrived_here in enumerate(arrived):
+            there = StreamGradient(_at(q, slot), _at(a, slot), gradient.exponent)
+            arrived_here.append(there.rescaled() if rule.weighted else there)
+    return list(zip(call.slots, arrived, strict=True))
+
+
+def _relevance_back(
+    plan: ForwardPlan, node: fx.Node, call: Call, gradient: StreamGradient
+) -> tuple[Signals, Signals]:
+    rule, q, a = plan.rules[node], gradient.q, gradient.a
+    if q is None or a is None:
+        return rule.back(call, q, a)
+    if isinstance(rule, Activation):
+        q, a = through_activation(rule, call, q, a, plan.recentring)
+        return [q], [q] if a is q else [a]
+    if rule.weighted:
+        q, a = stabilise(call, q, a, plan.config.epsilon)
+    elif rule.nonlinear:
+        q, a = keep_whole(call, q, a, plan.recentring)
+    if q is a and plan.alone.issuperset(call.slots):
+        # There is no n below, so only p's sensitivity, q + a, is wanted.
+        both = rule.p_back(call, q)
+        return both, both
+    return rule.back(call, q, a)
+
+
+def _shifted(
+    plan: ForwardPlan, gradients: list[StreamGradient], alpha: float
+) -> list[StreamGradient]:
+    """Multiply a by 1 - 2 alpha or, balanced, bring its mean to rho times that of the gradient."""
+    if plan.config.alpha != "balanced":
+        factor = 1 - 2 * alpha
+        return [
+            StreamGradient(t.q, None if not factor or t.a is None else t.a * factor, t.exponent)
+            for t in gradients
+        ]
+    gradient, rest = gradients
+    if gradient.q is None or rest.a is None:
+        return gradients
+    wanted, had = (_means(part) for part in (gradient.q, rest.a))
+    factors = torch.where(had > 0, plan.config.rho * wanted / had, 0.0)
+    return [
+        gradient,
+        StreamGradient(rest.q, rest.a * factors * power(-rest.exponent), rest.exponent),
+    ]
+
+
+def _means(x: Tensor) -> Tensor:
+    return x.abs().flatten(1).mean(1).view(-1, *[1] * (x.dim() - 1))
+
+
+def _read(
+    plan: ForwardPlan,
+    node: fx.Node,
+    values: Values,
+    gradients: list[StreamGradient],
+    layout: Layout,
+    streams: Collection[Stream],
+) -> dict[Stream, Reading]:
+    u = values.u[node]
+    s = values.s.get(node, Scaled(u.abs()))
+    if not plan.relevance and node in plan.rules and not plan.rules[node].nonlinear:
+        s = recentred(s, u, *plan.recentring)
+    p, n = halves(s, u)
+    sensitivities = {}
+    for stream in streams:
+        parts = [t.times(f) for t, f in zip(gradients, layout.streams[stream], strict=True) if f]
+        gradient = sum(parts[1:], parts[0])
+        # What p and n are too large by, their sensitivities are too small by.
+        exponent = gradient.exponent + s.exponent
+        sensitivities[stream] = [Scaled(part, exponent) for part in gradient.sensitivities()]
+    sides = [stream for stream in sensitivities if stream != "g-h"]
+    settled = settle([part for side in sides for part in sensitivities[side]])
+    deltas: dict[Stream, list[Tensor]] = {
+        side: settled[2 * i : 2 * i + 2] for i, side in enumerate(sides)
+    }
+    if "g-h" in sensitivities:  # by itself: it may fit where g and h do not
+        deltas["g-h"] = settle(sensitivities["g-h"])
+    return {stream: Reading(p, n, *deltas[stream]) for stream in streams}
+
+
+def _start(weights: Tensor, q: float, a: float) -> StreamGradient:
+    first = weights * q if q else None
+    return StreamGradient(first, first if q == a else weights * a if a else None)
+
+
+def _at(signals: list[Tensor] | None, slot: int) -> Tensor | None:
+    return None if signals is None else signals[slot]
+
+
+def _add(one: Tensor | None, two: Tensor | None) -> Tensor | None:
+    if one is None or two is None:
+        return two if one is None else one
+    return one + two

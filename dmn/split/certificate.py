@@ -1,0 +1,215 @@
+"""What was proved of a split network on given images, as a table that is saved with it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dmn.explain.read import eval_mode
+from dmn.nn import BackwardConfig
+from dmn.rules.base import bounds
+from dmn.rules.scaled import Scaled, aligned, magnitude
+
+NOT_CLAIMED = "not claimed"
+SMALLEST = 1e-300  # of magnitudes, which are written as logarithms
+SAMPLES = 4
+TOLERANCE = 1e-10  # of float64, relative to the largest evidence
+_SHIFTS = (0.0, 0.4)
+
+
+class Splittable(Protocol):
+    """What is measured of a split network; `SplitModel` has it."""
+
+    name: str
+    options: BackwardConfig
+    network: Any
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the logits, (B, K)."""
+
+    def read(self, x: Tensor, target: Tensor, layers: Any, config: Any, streams: Any) -> Any:
+        """Read layers, as of `dmn.nn.Pair`."""
+
+    def claims(self, x: Tensor) -> tuple[bool, bool]:
+        """Return whether g and h are monotone, and whether convex."""
+
+    def magnitudes(self, x: Tensor) -> dict[str, Scaled]:
+        """Return the largest p + n of every layer."""
+
+    def ends(self, p: Tensor, n: Tensor) -> tuple[Scaled, Scaled]:
+        """Return g and h as functions of the input's streams."""
+
+
+Property = Callable[[Any, Tensor, Tensor, torch.Generator], bool]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What holds of a split network, measured on images.
+
+    Attributes:
+        network: Name of the original's class.
+        images: Shape of the images.
+        dtype: Type in which the network was run.
+        pool: Form of max pooling.
+        theta: Share of min(p, n) kept after activations.
+        prediction: Largest |f - original|; None where the original is gone.
+        gradient: Largest difference of the gradient from autograd's.
+        least_weight: Least of the nonnegative weights V + W, V - W, where V = |W| unless loosened.
+        monotone: "holds", by sampling in the streams; "fails"; or "not claimed".
+        convex: Likewise.
+        cosines: Cosine of the SplitGrad maps of g and h at the input, by alpha.
+        magnitudes: Largest s, as its binary logarithm, by layer.
+    """
+
+    network: str
+    images: tuple[int, ...]
+    dtype: str
+    pool: str
+    theta: float
+    prediction: float | None
+    gradient: float
+    least_weight: float
+    monotone: str
+    convex: str
+    cosines: dict[str, float]
+    magnitudes: dict[str, float]
+
+    def __str__(self) -> str:
+        """Show it as a table, with the largest and the last of the magnitudes."""
+        layers = list(self.magnitudes)
+        top = max(layers, key=lambda name: self.magnitudes[name])
+        shown = dict.fromkeys((layers[0], top, layers[-1]))
+        rows = [
+            ("network", f"{self.network}, {self.dtype}, images {'x'.join(map(str, self.images))}"),
+            ("form", f"pool {self.pool}, theta {self.theta:g}"),
+            ("largest |f - original|", _difference(self.prediction)),
+            ("largest |F - autograd's gradient|", _difference(self.gradient)),
+            ("least effective weight", f"{self.least_weight:g}"),
+            ("g, h monotone in the streams", self.monotone),
+            ("g, h convex in the streams", self.convex),
+        ]
+        rows += [
+            (f"cosine of g's map and h's, alpha {a}", f"{c:.4f}") for a, c in self.cosines.items()
+        ]
+        rows += [(f"largest p + n at {name}", f"2^{self.magnitudes[name]:.1f}") for name in shown]
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+    def to_json(self) -> str:
+        """Write it down."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Certificate:
+        """Read it back."""
+        fields = json.loads(text)
+        return cls(**{**fields, "images": tuple(fields["images"])})
+
+
+def certify(model: Splittable, original: nn.Module | None, x: Tensor) -> Certificate:
+    """Measure what holds of a split network on images; see `SplitModel.certificate`."""
+    target = model(x).argmax(dim=1)
+    truth = _autograd(original or model.network, x, target)
+    gradient, cosines = 0.0, {}
+    for alpha in _SHIFTS:
+        readings = model.read(x, target, ["input"], BackwardConfig(alpha=alpha), ("g", "h", "g-h"))[
+            "input"
+        ]
+        gradient = max(gradient, magnitude(readings["g-h"].delta_p - truth))
+        g, h = (readings[side].delta_p.mean(1).flatten(1) for side in ("g", "h"))
+        cosines[f"{alpha:g}"] = float(F.cosine_similarity(g, h, dim=1).mean())
+    monotone, convex = model.claims(x)
+    sizes = model.magnitudes(x)
+    return Certificate(
+        network=model.name,
+        images=tuple(x.shape),
+        dtype=str(x.dtype).removeprefix("torch."),
+        pool=str(model.options.pool),
+        theta=float(model.options.theta or 0.0),
+        prediction=None if original is None else _difference_of(model, original, x),
+        gradient=gradient,
+        least_weight=_least_weight(model.network),
+        monotone=_sampled(_is_monotone, model, x) if monotone else NOT_CLAIMED,
+        convex=_sampled(_is_convex, model, x) if convex else NOT_CLAIMED,
+        cosines=cosines,
+        magnitudes={
+            name: math.log2(max(float(size.tensor), SMALLEST)) + size.exponent
+            for name, size in sizes.items()
+        },
+    )
+
+
+def _difference(value: float | None) -> str:
+    if value is None:
+        return "not compared: the original is gone; pass it"
+    return "0, bit-equal" if value == 0 else f"{value:g}"
+
+
+def _difference_of(model: Splittable, original: nn.Module, x: Tensor) -> float:
+    with torch.no_grad(), eval_mode(original):
+        return magnitude(model(x) - original(x))
+
+
+def _autograd(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+    x = x.detach().clone().requires_grad_()
+    with torch.enable_grad(), eval_mode(model):
+        chosen = model(x).gather(1, target[:, None]).sum()
+        (gradient,) = torch.autograd.grad(chosen, x)
+    return gradient
+
+
+def _least_weight(network: nn.Module) -> float:
+    """Return the least of the weights that streams are multiplied by, V + W and V - W."""
+    pairs = ((bound, network.get_parameter(name)) for name, bound in bounds(network).items())
+    return min((float((bound - weight.abs()).min()) for bound, weight in pairs), default=0.0)
+
+
+def _sampled(holds: Property, model: Splittable, x: Tensor) -> str:
+    """Ask in float64 whether something holds of random streams, the images' among them."""
+    double: Any = deepcopy(model)
+    double, x = double.double(), x.double()
+    random = torch.Generator().manual_seed(0)
+    p, n = x.clamp(min=0), (-x).clamp(min=0)
+    kept = all(
+        holds(double, p + common, n + common, random)
+        for common in (_noise(x, random) * scale for scale in (0.0, *[1.0] * (SAMPLES - 1)))
+    )
+    return f"holds in {SAMPLES} samples" if kept else "FAILS in a sample"
+
+
+def _noise(x: Tensor, random: torch.Generator) -> Tensor:
+    """Return nonnegative noise, zero in half of the places."""
+    noise = torch.randn(x.shape, generator=random, dtype=x.dtype).clamp(min=0)
+    return noise.to(x.device)
+
+
+def _is_monotone(model: Splittable, p: Tensor, n: Tensor, random: torch.Generator) -> bool:
+    more = p + _noise(p, random), n + _noise(n, random)
+    return all(
+        _exceeds(high, low) for high, low in zip(model.ends(*more), model.ends(p, n), strict=True)
+    )
+
+
+def _is_convex(model: Splittable, p: Tensor, n: Tensor, random: torch.Generator) -> bool:
+    other = p + _noise(p, random), _noise(n, random)
+    middle = (p + other[0]) / 2, (n + other[1]) / 2
+    ends = zip(model.ends(p, n), model.ends(*other), model.ends(*middle), strict=True)
+    for one, two, between in ends:
+        (first, second), exponent = aligned([one, two])
+        if not _exceeds(Scaled((first + second) / 2, exponent), between):
+            return False
+    return True
+
+
+def _exceeds(high: Scaled, low: Scaled) -> bool:
+    (most, least), _ = aligned([high, low])
+    return bool((most - least).min() >= -TOLERANCE * most.abs().max())

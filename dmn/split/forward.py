@@ -1,0 +1,178 @@
+"""Run a split network forward: u as the network has it, s where something will read it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor, fx
+
+from dmn.graph.trace import target_of
+from dmn.nn import BackwardConfig
+from dmn.rules.base import Rule
+from dmn.rules.call import Call
+from dmn.rules.scaled import Scaled, aligned, power, recentred
+
+
+class Values(NamedTuple):
+    """What was kept of a way forward.
+
+    Attributes:
+        u: Original activation, of the nodes to be read and of the output.
+        s: Sum stream, recentred, of those that want one.
+        calls: Operations that the way back goes through.
+    """
+
+    u: dict[fx.Node, Tensor]
+    s: dict[fx.Node, Scaled]
+    calls: dict[fx.Node, Call]
+
+
+class ForwardPlan:
+    """A plan of what to compute to read some nodes of a split network.
+
+    Args:
+        network: The network as a graph.
+        rules: The rule of each node that holds a stream, by the node's name.
+        how: What is carried back; theta, threshold and pool are numbers, not None.
+        read: Nodes to be read on the way back.
+        sums: Nodes whose sum stream is wanted besides.
+    """
+
+    def __init__(
+        self,
+        network: fx.GraphModule,
+        rules: Mapping[str, Rule],
+        config: BackwardConfig,
+        read: Collection[fx.Node] = (),
+        sums: Collection[fx.Node] = (),
+    ) -> None:
+        self.network, self.config, self.read, self.sums = network, config, set(read), set(sums)
+        self.nodes = [node for node in network.graph.nodes if node.op != "output"]
+        (self.output,) = network.graph.output_node().all_input_nodes
+        self.rules = {
+            node: rules[node.name].for_pool(config.pool or "winner")
+            for node in self.nodes
+            if node.name in rules
+        }
+        self.active: set[fx.Node] = set()
+        for node in self.rules:
+            if any(source in self.active or source in self.read for source in node.all_input_nodes):
+                self.active.add(node)
+        self.alone = self._without_n()
+        self.before, self.after = self._plan_sums()
+        self.last_users = self._plan_memory()
+
+    @property
+    def relevance(self) -> bool:
+        """Whether it is relevance that is carried back."""
+        return self.config.backward == "relevance"
+
+    @property
+    def recentring(self) -> tuple[float, float]:
+        """Share that is kept when recentring, and threshold."""
+        return float(self.config.theta or 0.0), float(self.config.threshold or 0.0)
+
+    def forward(self, x: Tensor, s: Tensor | None = None) -> Values:
+        """Run the network on images; returns what reading and going back will need.
+
+        Args:
+            x: Images, p - n of the input's streams.
+            s: Their p + n; None for |x|, the least there is.
+        """
+        values = Values({}, {}, {})
+        env: dict[fx.Node, Any] = {}
+        sums: dict[fx.Node, Scaled] = {}
+        for node in self.nodes:
+            if node in self.rules:
+                call = self._bind(node, env)
+                env[node] = self._run(node, call, env, sums)
+                if node in self.active:
+                    values.calls[node] = call
+            else:
+                env[node] = self._constant(node, env, x)
+                if node in self.after:
+                    sums[node] = Scaled(x.abs() if s is None else s)
+            if node in self.read or node in self.sums or node is self.output:
+                values.u[node] = env[node]
+                if node in sums:
+                    values.s[node] = sums[node]
+            for done in self.last_users.get(node, ()):
+                env.pop(done, None)
+                sums.pop(done, None)
+        return values
+
+    def _without_n(self) -> set[fx.Node]:
+        """Find the nodes whose stream n is zero: after ReLU with nothing kept, and what follows."""
+        alone: set[fx.Node] = set()
+        for node, rule in self.rules.items():
+            sources = {source for source in node.all_input_nodes if self._streams(source)}
+            carried = rule.symmetric and sources <= alone
+            if carried or (rule.is_relu and self.recentring == (0.0, 0.0)):
+                alone.add(node)
+        return alone
+
+    def _plan_sums(self) -> tuple[set[fx.Node], set[fx.Node]]:
+        """Find the nodes whose sum stream is needed before, and after recentring."""
+        forgets = self.recentring == (0.0, 0.0)  # s after recentring is |u|, whatever it was before
+        before, after = set(), set(self.sums)
+        if not forgets or self.relevance:
+            after |= self.read
+        if self.relevance:
+            before = {n for n in self.active if self.rules[n].weighted or self.rules[n].nonlinear}
+        for node in reversed(self.nodes):
+            if node in self.rules:
+                if node in after and not (forgets and self.rules[node].nonlinear):
+                    before.add(node)
+                if node in before:
+                    after.update(source for source in node.all_input_nodes if self._streams(source))
+        return before, after
+
+    def _streams(self, node: fx.Node) -> bool:
+        return node in self.rules or (node.op == "placeholder" and not node.args)
+
+    def _plan_memory(self) -> dict[fx.Node, list[fx.Node]]:
+        """Find what can be forgotten after each node."""
+        last_users: dict[fx.Node, list[fx.Node]] = {}
+        seen: set[fx.Node] = set()
+        for node in reversed(self.nodes):
+            for source in {*node.all_input_nodes} - seen:
+                seen.add(source)
+                last_users.setdefault(node, []).append(source)
+        return last_users
+
+    def _bind(self, node: fx.Node, env: dict[fx.Node, Any]) -> Call:
+        streams = [source for source in node.all_input_nodes if self._streams(source)]
+        return Call(target_of(self.network, node), node.args, node.kwargs, env, streams)
+
+    def _run(
+        self, node: fx.Node, call: Call, env: dict[fx.Node, Any], s: dict[fx.Node, Scaled]
+    ) -> Tensor:
+        rule = self.rules[node]
+        u = [env[source] for source in call.slots]
+        out = call.record(u) if node in self.active else call(*u)
+        call.out_shape = out.shape
+        if node in self.before:
+            parts, exponent = aligned([s[source] for source in call.slots])
+            total = Scaled(rule.sums(call, u, out, parts, power(-exponent)), exponent)
+            s[node] = total = total.rescaled() if rule.weighted or rule.nonlinear else total
+        if rule.nonlinear and node in self.after:
+            s[node] = recentred(s[node], out, *self.recentring) if node in s else Scaled(out.abs())
+        if self.relevance and node in self.active and (rule.weighted or rule.nonlinear):
+            call.u, call.out = u, out
+            call.s = total
+        return out
+
+    def _constant(self, node: fx.Node, env: dict[fx.Node, Any], x: Tensor) -> Any:
+        """Evaluate what holds no stream: the input, parameters, sizes, and numbers made of them."""
+        if node.op == "placeholder":
+            return node.args[0] if node.args else x
+        if node.op == "get_attr":
+            return _attribute(self.network, str(node.target))
+        return Call(target_of(self.network, node), node.args, node.kwargs, env, ())()
+
+
+def _attribute(module: Any, path: str) -> Any:
+    for name in path.split("."):
+        module = getattr(module, name)
+    return module

@@ -1,0 +1,150 @@
+"""Learn the sum stream's weights V >= |W| for an explanation objective; f stays the teacher's.
+
+u never sees V, so whatever V becomes, predictions and their gradient are what they were, bit for
+bit, and no weight of g or h is negative. What V changes is how evidence is shared out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dmn.errors import OptionError, UnknownNameError
+from dmn.explain.methods import SplitExplainer
+from dmn.split.model import SplitModel
+
+TINY = 1e-12
+
+
+class Example(NamedTuple):
+    """Images to learn from.
+
+    Attributes:
+        x: (B, C, H, W).
+        target: The classes explained, (B,).
+        clue: What maps are compared with, (B, 1, h, w): masks of 0 and 1 for "mask", what
+            `patch_logit_drops` returns for "faithfulness"; "sparseness" needs none.
+    """
+
+    x: Tensor
+    target: Tensor
+    clue: Tensor | None = None
+
+
+@torch.enable_grad()
+@torch.inference_mode(False)
+def learn_bounds(
+    explainer: SplitExplainer,
+    examples: Collection[Example],
+    objective: str = "mask",
+    *,
+    epochs: int = 6,
+    learning_rate: float = 0.3,
+) -> list[float]:
+    """Loosen the bounds V >= |W| of a split network, in place, so that its maps get better.
+
+    Args:
+        explainer: Of a `SplitModel`, with all its options.
+        examples: Batches, gone through once an epoch in their order.
+        objective: A key of `OBJECTIVES`.
+        epochs: Times through the examples.
+        learning_rate: Of Adam on V / |W| - 1, which is kept >= 0 by projection after each step.
+
+    Returns:
+        The mean of the objective in each epoch, before its steps.
+
+    Raises:
+        UnknownNameError: names the objectives that there are.
+        OptionError: if the network is not split, or the maps do not depend on V, as
+            the plain gradient (stream "g-h" or alpha 0.5, with least streams).
+    """
+    if objective not in OBJECTIVES:
+        known = ", ".join(OBJECTIVES)
+        raise UnknownNameError(f"no objective {objective!r}; there are {known}")
+    model = explainer.pair
+    if not isinstance(model, SplitModel):
+        raise OptionError(f"{type(model).__name__} has no bounds; split a network")
+    if not model.bound_slack:
+        model.relax_bounds()
+    bound_slack, history = model.bound_slack, []
+    optimizer = torch.optim.Adam(bound_slack, lr=learning_rate, maximize=True)
+    try:
+        for slack in bound_slack:
+            slack.requires_grad_()
+        for _ in range(epochs):
+            values = []
+            for x, target, clue in examples:
+                value = OBJECTIVES[objective](explainer(x, target), clue).mean()
+                _differentiate(value, bound_slack)
+                optimizer.step()
+                with torch.no_grad():
+                    for slack in bound_slack:
+                        slack.clamp_(min=0)
+                values.append(float(value.detach()))
+            history.append(sum(values) / len(values))
+    finally:
+        for slack in bound_slack:
+            slack.requires_grad_(False).grad = None
+    return history
+
+
+@torch.no_grad()
+def patch_logit_drops(model: nn.Module, x: Tensor, target: Tensor, patch: int = 8) -> Tensor:
+    """Return by how much the class's logit falls when a patch is set to 0, (B, 1, h, w).
+
+    Args:
+        model: Any classifier.
+        x: Images (B, C, H, W).
+        target: Class indices (B,).
+        patch: Side of a patch in pixels; divides H and W.
+    """
+    height, width = (side // patch for side in x.shape[-2:])
+    kept = 1 - torch.eye(height * width, dtype=x.dtype, device=x.device)
+    logits = torch.stack(
+        [model(x * F.interpolate(it.view(1, 1, height, width), x.shape[-2:])) for it in kept], -1
+    )
+    fallen = model(x)[..., None] - logits
+    chosen = torch.take_along_dim(fallen, target[:, None, None], 1)
+    return chosen.view(-1, 1, height, width)
+
+
+def _differentiate(value: Tensor, bound_slack: list[nn.Parameter]) -> None:
+    for slack in bound_slack:
+        slack.grad = None
+    if value.requires_grad:
+        torch.autograd.backward(value, inputs=bound_slack)
+    if all(slack.grad is None for slack in bound_slack):
+        raise OptionError("these maps do not depend on V; try SplitLRP")
+
+
+def _inside(maps: Tensor, clue: Tensor) -> Tensor:
+    """Return the share of positive evidence that lies inside the mask."""
+    positive = maps.clamp(min=0)
+    return (positive * clue).flatten(1).sum(1) / positive.flatten(1).sum(1).clamp(min=TINY)
+
+
+def _sparseness(maps: Tensor, clue: Tensor | None) -> Tensor:
+    """Return 1 where one pixel holds all, 0 where all are alike (Hoyer 2004)."""
+    flat = maps.flatten(1)
+    root = math.sqrt(flat.shape[1])
+    ratio = flat.abs().sum(1) / torch.linalg.vector_norm(flat, dim=1).clamp(min=TINY)
+    return torch.div(ratio - root, 1 - root)
+
+
+def _correlation(maps: Tensor, clue: Tensor) -> Tensor:
+    """Return the correlation of patches' evidence with what they are worth to the logit."""
+    evidence = F.adaptive_avg_pool2d(maps, (clue.shape[2], clue.shape[3])).flatten(1)
+    one, other = (it - it.mean(1, keepdim=True) for it in (evidence, clue.flatten(1)))
+    return F.cosine_similarity(one, other, eps=TINY)
+
+
+OBJECTIVES: Mapping[str, Callable[..., Tensor]] = {
+    "mask": _inside,
+    "sparseness": _sparseness,
+    "faithfulness": _correlation,
+}

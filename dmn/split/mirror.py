@@ -1,0 +1,143 @@
+"""The mirrored form: an ordinary network written with nonnegative weights, without subtraction.
+
+Beside each activation a, from [x, -x] on, it holds the negative -a: a negative weight on a is then
+a positive one on -a. A layer W becomes [[W+, W-], [W-, W+]], relu(z) is held by a convex unit and
+-relu(z) by a concave one, a maximum by a maximum and a minimum. Of [x, -x] it makes [f(x), -f(x)],
+with twice the channels and four times the weights; of [u, -l], where l <= x <= u, the bounds of
+f(x) that interval arithmetic gives. What differs between a and -a but for its sign, be it rounding,
+grows by |W| at each layer, so that deep networks written so are neither exact nor trainable.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from dmn.canonize.folding import canonize
+from dmn.graph.trace import Unsupported, describe, target_of, unsupported
+from dmn.models import DifferenceOfMonotone
+from dmn.nn import Add, ConvexConcave, MaxMinPool2d, Monotone, Opposed
+
+
+class _UnfoldedFront(Monotone, nn.Sequential):
+    """Modules of nonnegative weights, one after the other."""
+
+
+@torch.inference_mode(False)
+def mirror(model: nn.Module) -> fx.GraphModule:
+    """Write an ordinary network with nonnegative weights: from [x, -x] it makes [f(x), -f(x)].
+
+    Args:
+        model: Of convolutions without groups, linear layers, batch norm, ReLU, pooling and
+            addition; traceable. It is not changed.
+
+    Returns:
+        The network, in eval mode and without BatchNorm; its layers keep their names.
+
+    Raises:
+        UnsupportedError: where the model cannot be written as a graph.
+        UnsupportedError: lists every operation that has no mirror image.
+
+    Source: of [u, -l] it is interval bound propagation, Gowal et al. 2018.
+    """
+    network = canonize(model)
+    foreign = [node for node in network.graph.nodes if not _known(network, node)]
+    if foreign:
+        needs = "has no mirror image; ReLU, max pooling, and convolutions without groups have"
+        refused = (Unsupported(describe(network, node), needs) for node in foreign)
+        raise unsupported(refused, f"mirror {type(model).__name__}")
+    channels = 0
+    for node in network.graph.find_nodes(op="call_module"):
+        layer = target_of(network, node)
+        if image := _IMAGES.get(type(layer)):
+            network.set_submodule(str(node.target), image(layer, channels))
+        channels = getattr(layer, "out_channels", channels)
+    return network.eval().requires_grad_(False)
+
+
+@torch.inference_mode(False)
+def unfold_front(model: DifferenceOfMonotone) -> DifferenceOfMonotone:
+    """Write a difference network that has a front as one that has none, of nonnegative weights.
+
+    Args:
+        model: Of inputs "opposed". It is not changed.
+
+    Returns:
+        The same function, to rounding, in eval mode: g and h begin with the mirrored front, see
+        `[x, -x]`, and are monotone in it.
+
+    Raises:
+        UnsupportedError: where the front cannot be written as a graph.
+        UnsupportedError: lists every operation of the front that has no mirror image, or what of
+            the network sees other inputs.
+    """
+    views = [(f"{name}.input", getattr(model, name).input) for name in ("g", "h")]
+    if others := [(path, view) for path, view in views if not isinstance(view, Opposed)]:
+        needs = 'only inputs "opposed" are made of an image and its negative'
+        refused = (Unsupported(f"{path} ({type(view).__name__})", needs) for path, view in others)
+        raise unsupported(refused, f"write out {type(model).__name__}")
+    front, margin = mirror(model.front), nn.ZeroPad2d(model.margin)
+    g, h = (
+        _UnfoldedFront(OrderedDict(front=front, margin=margin, net=deepcopy(side.net)))
+        for side in (model.g, model.h)
+    )
+    return DifferenceOfMonotone(g, h, "opposed", margin=0).eval()
+
+
+def _known(network: fx.GraphModule, node: fx.Node) -> bool:
+    """Tell whether a node has a mirror image, or is its own."""
+    if node.op in ("placeholder", "output"):
+        return True
+    layer = target_of(network, node)
+    if type(layer) in _IMAGES:
+        plain = _PLAIN.get(type(layer), {})
+        return all(getattr(layer, key) == value for key, value in plain.items())
+    return layer is torch.flatten or type(layer) in _ODD
+
+
+def _convolution(layer: nn.Conv2d, channels: int) -> nn.Module:
+    keys = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+    options: dict[str, Any] = {key: getattr(layer, key) for key in keys}
+    return _filled(nn.Conv2d(2 * layer.in_channels, 2 * layer.out_channels, **options), layer)
+
+
+def _linear(layer: nn.Linear, channels: int) -> nn.Module:
+    return _filled(nn.Linear(2 * layer.in_features, 2 * layer.out_features), layer)
+
+
+def _filled(made: nn.Module, layer: Any) -> nn.Module:
+    p, n = layer.weight.relu(), (-layer.weight).relu()
+    bias = p.new_zeros(len(p)) if layer.bias is None else layer.bias
+    whole = torch.cat([torch.cat([p, n], 1), torch.cat([n, p], 1)])
+    made.to(p).load_state_dict({"weight": whole, "bias": torch.cat([bias, -bias])})
+    return made
+
+
+def _relu(layer: nn.ReLU, channels: int) -> nn.Module:
+    return ConvexConcave()
+
+
+def _max_pool(layer: Any, channels: int) -> nn.Module:
+    """Mirror a max pool behind a convolution of so many channels."""
+    return MaxMinPool2d(2 * channels, layer.kernel_size, layer.stride, layer.padding)
+
+
+_IMAGES: dict[type[nn.Module], Callable[[Any, int], nn.Module]] = {
+    nn.Conv2d: _convolution,
+    nn.Linear: _linear,
+    nn.ReLU: _relu,
+    nn.MaxPool2d: _max_pool,
+}
+_PLAIN: dict[type[nn.Module], dict[str, Any]] = {  # the only values that are mirrored
+    nn.Conv2d: {"groups": 1},
+    nn.MaxPool2d: {"ceil_mode": False, "dilation": 1, "return_indices": False},
+}
+_ODD = (  # their own mirror images: of -a they make the negative of what they make of a
+    *(Add, nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d, nn.ZeroPad2d),
+    *(nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d),
+)

@@ -1,0 +1,297 @@
+"""A trained network as a difference of two monotone ones, the same function bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+from weakref import ref
+
+import torch
+from torch import Tensor, fx, nn
+
+from dmn.errors import OptionError, UnknownNameError
+from dmn.explain.methods import explain
+from dmn.explain.read import eval_mode
+from dmn.explain.target import Target
+from dmn.graph.equal import require_equal
+from dmn.graph.trace import Traced, Unsupported, describe, trace, unsupported
+from dmn.nn import GRADIENT, BackwardConfig, Pool, Reading, Stream, check_layers
+from dmn.rules.base import SLACK, Linear, Rule, bounds
+from dmn.rules.scaled import Scaled, halves
+from dmn.rules.table import find_rules, is_known
+from dmn.split.backward import backward
+from dmn.split.certificate import Certificate, certify
+from dmn.split.forward import ForwardPlan, Values
+
+RANGES = {"alpha": (0.0, 0.5), "theta": (0.0, 1.0), "threshold": (0.0, float("inf"))}
+
+
+def split(
+    model: nn.Module,
+    example: Tensor | None = None,
+    *,
+    pool: Pool = "winner",
+    theta: float = 0.0,
+    threshold: float = 0.0,
+) -> SplitModel:
+    """Write a trained network as g - h, both monotone, without changing what it computes.
+
+    Args:
+        model: Any classifier that torch.fx can trace, of operations that have a rule. It is copied,
+            never changed, and taken in eval mode.
+        example: Images (B, C, H, W) on which the split network is compared with the original, and
+            which tell which layers hold images.
+        pool: Form of max pooling: "winner" takes both streams from where the activation is largest,
+            "convex" keeps g and h monotone and convex, but grows.
+        theta: Share of min(p, n) kept after each activation, in [0, 1]; 1 for the literal split, of
+            which monotonicity holds, 0 for the smallest streams.
+        threshold: Recentre only where p + n exceeds it.
+
+    Raises:
+        UnsupportedError: if the network cannot be written as a graph.
+        UnsupportedError: lists every operation without a rule, before anything runs.
+        NotEqualError: if it does not predict what the original does, bit for bit, on the example.
+
+    Source: Zimmermann & Loho, Hidden Monotonicity, CVPR 2026; the rotated form is docs/split.md.
+    """
+    traced = trace(model, is_known)
+    rules = _find_rules(traced)
+    result = SplitModel(traced, rules, pool=pool, theta=theta, threshold=threshold)
+    result.name, result._original = type(model).__name__, ref(model)
+    if example is not None:
+        result.find_image_layers(example)
+        require_equal(result, model, example, exact=True)
+    return result
+
+
+class SplitModel(nn.Module):
+    """A network f = g - h in rotated streams: u = p - n is the original, s = p + n beside it.
+
+    Made by `split`. It predicts what the original does, bit for bit, and explains itself:
+    `model.explain(x)`, or any explainer of `dmn.explain` on it.
+
+    Attributes:
+        network: The original's operations, as a graph.
+        name: Of the original's class.
+        options: Form of max pooling, theta and threshold, where a pass names no others.
+        certified: The last certificate.
+    """
+
+    def __init__(
+        self,
+        traced: Traced,
+        rules: Mapping[str, Rule],
+        *,
+        pool: Pool,
+        theta: float,
+        threshold: float,
+    ) -> None:
+        super().__init__()
+        self.network = traced.network
+        self._rules = dict(rules)
+        self._nodes = {
+            name: node.name
+            for name, node in traced.layers.items()
+            if name == "input" or node.name in rules
+        }
+        self._images: tuple[str, ...] | None = None
+        self._original: Callable[[], nn.Module | None] = _none
+        self.name = type(traced.network).__name__
+        self.certified: Certificate | None = None
+        self.options = BackwardConfig(pool=pool, theta=theta, threshold=threshold)
+        self._check(self.options)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify images (B, C, H, W); returns the original's logits (B, K)."""
+        logits: Tensor = self.network(x)
+        return logits
+
+    def train(self, mode: bool = True) -> SplitModel:
+        """Stay in eval mode, which alone is split, whatever is asked."""
+        return super().train(False)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names a map can be read at; those that hold images, once an example was seen."""
+        return tuple(self._nodes) if self._images is None else self._images
+
+    @property
+    def bound_slack(self) -> list[nn.Parameter]:
+        """What `relax_bounds` has added, of the shapes of the weights and biases; empty without."""
+        named = self.network.named_parameters()
+        return [parameter for name, parameter in named if name.endswith(SLACK)]
+
+    @torch.inference_mode(False)
+    def relax_bounds(self) -> None:
+        """Carry s by V = |W| (1 + slack) in place of |W|, and freeze W; the slacks start at 0.
+
+        For any slack >= 0 the network predicts what it did, bit for bit, and g and h keep what is
+        claimed of them. Maps can be differentiated by the slacks that require a gradient.
+        """
+        self.network.requires_grad_(False)
+        for node in self.network.graph.nodes:
+            if node.op == "call_module" and isinstance(self._rules.get(node.name), Linear):
+                module = self.network.get_submodule(str(node.target))
+                for path in bounds(module):
+                    owner, _, name = path.rpartition(".")
+                    slack = torch.zeros_like(module.get_parameter(path))
+                    parameter = nn.Parameter(slack, requires_grad=False)
+                    module.get_submodule(owner).register_parameter(name + SLACK, parameter)
+
+    def g(self, x: Tensor) -> Tensor:
+        """Return the evidence for each class, (B, K); infinite where it does not fit."""
+        return self._end(x, 0)
+
+    def h(self, x: Tensor) -> Tensor:
+        """Return the evidence against each class, (B, K); infinite where it does not fit."""
+        return self._end(x, 1)
+
+    def find_image_layers(self, example: Tensor) -> None:
+        """Find out which layers hold images."""
+        values = self._forward(self._plan(GRADIENT, self._nodes), example)
+        shapes = {node.name: value.dim() for node, value in values.u.items()}
+        self._images = tuple(name for name, node in self._nodes.items() if shapes[node] == 4)
+
+    def magnitudes(self, x: Tensor) -> dict[str, Scaled]:
+        """Return the largest p + n of every layer, in units of a power of two."""
+        plan = self._plan(GRADIENT, (), sums=self._nodes)
+        values = self._forward(plan, x)
+        nodes = self._by_name()
+        sums = {layer: values.s[nodes[name]] for layer, name in self._nodes.items()}
+        return {layer: Scaled(s.tensor.max(), s.exponent) for layer, s in sums.items()}
+
+    def claims(self, x: Tensor) -> tuple[bool, bool]:
+        """Return whether g and h are monotone, and whether convex, in the streams of the input."""
+        plan = self._plan(GRADIENT, ["input"])
+        values = self._forward(plan, x)
+        kept = [rule.preserves(values.calls[node]) for node, rule in plan.rules.items()]
+        literal = self.options.theta == 1
+        return literal and all(m for m, _ in kept), literal and all(m and c for m, c in kept)
+
+    def ends(self, p: Tensor, n: Tensor) -> tuple[Scaled, Scaled]:
+        """Return g and h, in units of a power of two, as functions of the input's streams.
+
+        In these they are monotone, where the certificate says so, not in the image p - n.
+
+        Args:
+            p: What speaks for each pixel (B, C, H, W), >= 0.
+            n: What speaks against it, >= 0.
+        """
+        plan = self._plan(GRADIENT, (), sums=["output"])
+        values = self._forward(plan, p - n, p + n)
+        s = values.s[plan.output]
+        g, h = halves(s, values.u[plan.output])
+        return Scaled(g, s.exponent), Scaled(h, s.exponent)
+
+    def certificate(self, x: Tensor, original: nn.Module | None = None) -> Certificate:
+        """Measure what holds of this network on images, and keep it; it prints as a table.
+
+        Args:
+            x: Images (B, C, H, W); a few will do.
+            original: What was split; None for the very object, where it still lives.
+        """
+        self.certified = certify(self, original or self._original(), x)
+        return self.certified
+
+    def read(
+        self,
+        x: Tensor,
+        target: Tensor,
+        layers: Sequence[str],
+        config: BackwardConfig = GRADIENT,
+        streams: Collection[Stream] = ("g", "h"),
+    ) -> dict[str, dict[Stream, Reading]]:
+        """Read layers by one pass forward and one back; see `dmn.nn.Pair`.
+
+        Where streams or sensitivities do not fit the dtype, they are given in units of a power of
+        two, one for the batch, and a map is right up to that power.
+        """
+        plan = self._plan(config, layers)
+        values = self._forward(plan, x)
+        with self._mode():
+            readings = backward(plan, values, target.clone(), streams, self._alpha(config))
+        nodes = self._by_name()
+        for layer in layers:
+            u = values.u[nodes[self._nodes[layer]]]
+            if u.dim() != 4:
+                raise UnknownNameError(f"layer {layer!r} holds no image, {tuple(u.shape)}")
+        return {layer: readings[nodes[self._nodes[layer]]] for layer in layers}
+
+    def explain(
+        self, x: Tensor, target: Target = None, method: str = "splitcam", **options: Any
+    ) -> Tensor:
+        """Explain images by this network itself; see `dmn.explain.explain`."""
+        return explain(self, x, target, method, **options)
+
+    def _by_name(self) -> dict[str, fx.Node]:
+        return {node.name: node for node in self.network.graph.nodes}
+
+    def _plan(
+        self, config: BackwardConfig, layers: Collection[str], sums: Collection[str] = ()
+    ) -> ForwardPlan:
+        check_layers(layers, self._nodes, self.layers)
+        nodes = self._by_name()
+        read = [nodes[self._nodes[layer]] for layer in layers]
+        (output,) = nodes["output"].all_input_nodes
+        wanted = [output if name == "output" else nodes[self._nodes[name]] for name in sums]
+        return ForwardPlan(self.network, self._rules, self._check(config), read, wanted)
+
+    def _forward(self, plan: ForwardPlan, x: Tensor, s: Tensor | None = None) -> Values:
+        with self._mode():
+            return plan.forward(x.clone() if x.is_inference() else x.detach(), s)
+
+    @contextmanager
+    def _mode(self) -> Iterator[None]:
+        learning = torch.is_grad_enabled() and any(
+            slack.requires_grad for slack in self.bound_slack
+        )
+        with torch.inference_mode(False), torch.set_grad_enabled(learning), eval_mode(self):
+            yield
+
+    def _end(self, x: Tensor, side: int) -> Tensor:
+        return self.ends(x.clamp(min=0), (-x).clamp(min=0))[side].to(0).tensor
+
+    def _check(self, config: BackwardConfig) -> BackwardConfig:
+        """Fill in the network's own options, and check those of the pass."""
+        own = self.options
+        config = config._replace(
+            theta=own.theta if config.theta is None else config.theta,
+            threshold=own.threshold if config.threshold is None else config.threshold,
+            pool=config.pool or own.pool,
+        )
+        shifts = config.alpha if isinstance(config.alpha, Mapping) else {"alpha": config.alpha}
+        values: list[tuple[str, Any]] = [
+            ("alpha", value) for value in shifts.values() if value != "balanced"
+        ]
+        values += [("theta", config.theta), ("threshold", config.threshold)]
+        for name, value in values:
+            least, most = RANGES[name]
+            if not isinstance(value, (int, float)) or not least <= value <= most:
+                raise OptionError(f"{name} is {value!r}, not in [{least}, {most}]")
+        if config.pool not in ("winner", "convex"):
+            raise OptionError(f"pool is {config.pool!r}, not 'winner' or 'convex'")
+        return config
+
+    def _alpha(self, config: BackwardConfig) -> Any:
+        """Return the shift of each node: of the layer of its name, where there are several."""
+        if not isinstance(config.alpha, Mapping):
+            return lambda node: config.alpha
+        check_layers(config.alpha, self._nodes, self.layers)
+        shifts = {self._nodes[layer]: alpha for layer, alpha in config.alpha.items()}
+        return lambda node: shifts.get(node.name, 0.0)
+
+
+def _none() -> None:
+    """Stand for an original that is not known."""
+
+
+def _find_rules(traced: Traced) -> dict[str, Rule]:
+    """Find the rule of every node that holds a stream, or all that have none."""
+    network, found = traced.network, find_rules(traced.network)
+    missing = [(node, needs) for node, needs in found.items() if isinstance(needs, str)]
+    refused = [Unsupported(describe(network, node), needs) for node, needs in missing]
+    if refused or traced.unsupported:
+        raise unsupported([*traced.unsupported, *refused], f"split {type(network).__name__}")
+    return {node.name: rule for node, rule in found.items() if isinstance(rule, Rule)}

@@ -1,0 +1,120 @@
+"""What relevance needs beside the derivative: stabilised weights, secants, whole recentring.
+
+A track then carries relevance by activation, for which a linear operation does what it does to
+sensitivities. All here is elementwise, and done in pieces that fit the cache.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dmn.rules.base import Activation
+from dmn.rules.call import Call
+from dmn.rules.scaled import Scaled, blockwise, power, recentred
+
+Signal = tuple[Tensor, Tensor]  # q and a
+Recentring = tuple[float, float]  # theta and threshold
+
+
+def stabilise(call: Call, q: Tensor, a: Tensor, epsilon: float) -> Signal:
+    """Divide relevance by z + epsilon rather than by z, where z comes out of weights.
+
+    Args:
+        call: The operation with weights, and what came out of it.
+        q: Half the difference of relevance by activation, of p and of n.
+        a: Half the sum.
+        epsilon: Of z, as it would be without units.
+    """
+    exponent = call.s.exponent
+    epsilon = max(2 * epsilon * power(-exponent), torch.finfo(q.dtype).tiny)
+
+    def piece_of_p(q: Tensor, s: Tensor, u: Tensor) -> tuple[Tensor]:
+        p = _sum(s, u, exponent)
+        return (p.div_(p + epsilon).mul_(q),)
+
+    def piece(q: Tensor, a: Tensor, s: Tensor, u: Tensor) -> Signal:
+        p, n = _twice(s, u, exponent)
+        p, n = (a + q) * p.div_(p + epsilon), (a - q) * n.div_(n + epsilon)
+        return (p - n).mul_(0.5), p.add_(n).mul_(0.5)
+
+    if q is a:
+        (q,) = blockwise(piece_of_p, q, call.s.tensor, call.out)
+        return q, q
+    q, a = blockwise(piece, q, a, call.s.tensor, call.out)
+    return q, a
+
+
+def keep_whole(call: Call, q: Tensor, a: Tensor, recentring: Recentring) -> Signal:
+    """Take relevance back through recentring, which leaves it as it is."""
+
+    def piece(q: Tensor, a: Tensor, s: Tensor, u: Tensor) -> Signal:
+        p, n = _before(q, a, Scaled(s, call.s.exponent), u, recentring)
+        return (p - n).mul_(0.5), p.add_(n).mul_(0.5)
+
+    q, a = blockwise(piece, q, a, call.s.tensor, call.out)
+    return q, a
+
+
+def through_activation(
+    rule: Activation, call: Call, q: Tensor, a: Tensor, recentring: Recentring
+) -> Signal:
+    """Take relevance back through recentring and, by the secant, through an activation."""
+    if rule.is_relu and recentring == (0.0, 0.0):
+        q = _through_gate(call, q, a)
+        return q, q
+    low, high = rule.bounds(call)
+    at_zero = rule.value_at_zero(call, call.out) if rule.at_zero else 0.0
+
+    def piece(q: Tensor, a: Tensor, s: Tensor, u: Tensor, out: Tensor) -> Signal:
+        p, n = _before(q, a, Scaled(s, call.s.exponent), out, recentring)
+        rise = out - at_zero if rule.at_zero else out
+        slope = torch.where(u == 0, 0.0, rise / u)
+        a = n.add_(p).mul_(0.5)
+        return p.mul_(slope) + (low - high) * a, a * (low + high)
+
+    by_channel = any(isinstance(it, Tensor) and it.dim() for it in (low, high, at_zero))
+    if by_channel:  # not to be cut up
+        return piece(q, a, call.s.tensor, call.u[0], call.out)
+    q, a = blockwise(piece, q, a, call.s.tensor, call.u[0], call.out)
+    return q, a
+
+
+def _through_gate(call: Call, q: Tensor, a: Tensor) -> Tensor:
+    """Go back through a ReLU after which there is no n: what is let through has its relevance."""
+    exponent = call.s.exponent
+    unit = power(-exponent)
+
+    def piece(q: Tensor, a: Tensor, s: Tensor, out: Tensor) -> tuple[Tensor]:
+        before = _sum(s, out, exponent).clamp_(min=torch.finfo(s.dtype).tiny)
+        p = (q + a).mul_(out).div_(before)
+        return (p if unit == 1 else p.mul_(unit),)
+
+    (half,) = blockwise(piece, q, a, call.s.tensor, call.out)
+    return half
+
+
+def _before(q: Tensor, a: Tensor, s: Scaled, u: Tensor, recentring: Recentring) -> Signal:
+    """Return relevance by activation of p and of n, of the activation before recentring."""
+    p, n = a + q, a - q
+    after = recentred(s, u, *recentring)
+    if after is s:
+        return p, n
+    new_p, new_n = _twice(after.tensor, u, after.exponent)
+    old_p, old_n = _twice(s.tensor, u, s.exponent)
+    unit = power(after.exponent - s.exponent)
+    return p.mul_(_share(new_p, old_p, unit)), n.mul_(_share(new_n, old_n, unit))
+
+
+def _share(new: Tensor, old: Tensor, unit: float) -> Tensor:
+    share = new.div_(old.clamp_(min=torch.finfo(old.dtype).tiny))
+    return share if unit == 1 else share.mul_(unit)
+
+
+def _sum(s: Tensor, u: Tensor, exponent: int, sign: int = 1) -> Tensor:
+    return torch.add(s, u, alpha=sign * power(-exponent)).clamp_(min=0)
+
+
+def _twice(s: Tensor, u: Tensor, exponent: int) -> Signal:
+    """Return twice the streams p and n, in the unit of s."""
+    return _sum(s, u, exponent), _sum(s, u, exponent, -1)

@@ -1,0 +1,85 @@
+"""The rows of a run's `metrics.csv`: written whole, and read before a run goes on."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import logging
+import math
+import os
+from typing import Any
+
+from pytorch_lightning.loggers.csv_logs import ExperimentWriter
+
+from dmn.io.writing import write_whole
+
+log = logging.getLogger(__name__)
+
+
+class WholeWriter(ExperimentWriter):
+    """Write all of `metrics.csv` at once, going on with what a folder has.
+
+    An epoch that a resumed run repeats takes the place of the row it had, and of all after it. A
+    file that is damaged is kept beside the new one, which goes on with its whole rows.
+    """
+
+    def __init__(self, log_dir: str) -> None:
+        super().__init__(log_dir)
+        self._rows: list[dict[str, Any]] = []
+        path = self.metrics_file_path
+        if os.path.isfile(path):
+            with open(path, newline="", encoding="utf-8", errors="replace") as file:
+                self._rows, damaged = _whole_rows(file.read())
+            if damaged:
+                aside = _unused(f"{path}.damaged_")
+                os.replace(path, aside)
+                log.warning(
+                    "%s: damaged; going on with the rows that are whole, %d, and keeping it as %s",
+                    *(path, len(self._rows), aside),
+                )
+
+    def save(self) -> None:
+        """Write the file, whole or not at all; rows that could not be written go with the next."""
+        if not self.metrics:
+            return
+        for row in self.metrics:
+            kept = [old for old in self._rows if not _epoch(old) >= _epoch(row)]
+            self._rows = [*kept, row]
+        self.metrics = []
+        text = io.StringIO()
+        keys = sorted({key for row in self._rows for key in row if key})
+        writer = csv.DictWriter(text, keys, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(self._rows)
+        write_whole(self.metrics_file_path, text.getvalue())
+
+    def _check_log_dir_exists(self) -> None:
+        """Leave what there is."""
+
+
+def _whole_rows(text: str) -> tuple[list[dict[str, Any]], bool]:
+    """Return the whole rows of a file of metrics, and whether it was damaged."""
+    lines = text.splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    try:
+        rows = [row for row in csv.DictReader(whole) if not {None} & {*row, *row.values()}]
+    except csv.Error:
+        rows = []
+    rows = [row for row in rows if not math.isnan(_epoch(row))]
+    return rows, not rows or len(rows) < len(lines) - 1
+
+
+def _unused(path: str) -> str:
+    """Return a path where nothing lies, by a number at its end."""
+    return next(
+        each for number in itertools.count(1) if not os.path.lexists(each := f"{path}{number}")
+    )
+
+
+def _epoch(row: dict[str, Any]) -> float:
+    """Return a row's epoch; NaN, which is not after any other, where it has none."""
+    try:
+        return float(row["epoch"])
+    except (KeyError, TypeError, ValueError):
+        return math.nan

@@ -1,0 +1,57 @@
+"""A callback that watches whether depth makes one channel of all."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import Tensor, nn
+
+from dmn.nn import ACTIVATIONS, effective_rank
+from dmn.train.probe_callbacks import ProbeCallback
+
+KINDS: tuple[type[nn.Module], ...] = tuple(ACTIVATIONS)
+
+
+class RankLogger(ProbeCallback):
+    """Log each epoch the effective rank of every activation's output, as `rank/<layer>`.
+
+    A rank that falls with depth to nearly 1 is what keeps deep monotone networks from training.
+
+    Args:
+        images: Validation images it is measured on, a process.
+        every_n_epochs: Measure only each n-th epoch, and the last; 0 is never.
+    """
+
+    log_name = "rank"
+    needs_explainers = False
+
+    def __init__(self, images: int = 32, every_n_epochs: int = 0) -> None:
+        super().__init__(images, every_n_epochs)
+
+    def on_probe(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        explainers: Any,
+        x: Tensor,
+        *_: Any,
+    ) -> None:
+        """Measure and log."""
+        ranks: dict[str, float] = {}
+        with ExitStack() as hooks:
+            for name, module in pl_module.named_modules():
+                if isinstance(module, KINDS):
+                    hooks.enter_context(
+                        module.register_forward_hook(partial(_measure, ranks, name))
+                    )
+            pl_module(x)
+        for name, rank in ranks.items():
+            layer = name.removeprefix("net.").replace(".net.", ".").removesuffix(".activation")
+            pl_module.log(f"rank/{layer}", rank, sync_dist=True)
+
+
+def _measure(ranks: dict[str, float], name: str, module: nn.Module, args: Any, out: Tensor) -> None:
+    ranks[name] = effective_rank(out)

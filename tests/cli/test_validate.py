@@ -1,0 +1,31 @@
+"""`dmn validate`, which Lightning runs in inference mode, scores every explainer of a config."""
+
+import csv
+import math
+from pathlib import Path
+
+import pytest
+
+from dmn.cli.training import main
+from dmn.io.resources import CONFIGS, checkpoint_names
+
+NAMES = {"mnist": "mnist_paired", "mnist_cnn": ""}  # of shipped networks that are called otherwise
+SPLIT = sorted(
+    path.stem for path in CONFIGS.glob("*.yaml") if "ResplitExplainer" in path.read_text()
+)
+
+
+@pytest.mark.parametrize("config", [*SPLIT, "mnist"])
+def test_explainers_of_shipped_configs_are_scored(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = NAMES.get(config, config)
+    assert not shipped or shipped in checkpoint_names()
+    command = ["validate", "--config", config, "--trainer.limit_val_batches", "1"]
+    command += ["--quantus.images", "2", "--quantus.metrics", "[Sparseness]"]
+    command += ["--data.num_workers", "0", "--data.batch_size", "4", "--heatmaps.images", "1"]
+    main([*command, *(["--ckpt_path", shipped] if shipped else [])])
+    (path,) = Path("runs").rglob("metrics.csv")
+    (row,) = csv.DictReader(path.read_text().splitlines())
+    scores = {key: float(row[key]) for key in row if key.startswith("quantus/Sparseness/")}
+    assert len(scores) > 2
+    assert not [key for key, value in scores.items() if math.isnan(value)]

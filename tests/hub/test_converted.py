@@ -1,0 +1,214 @@
+"""Converted networks are saved whole, and come back as they were."""
+
+from copy import deepcopy
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+from torchvision import models
+
+from dmn.canonize import canonize
+from dmn.errors import CheckpointError, DmnError
+from dmn.hub import load, load_converted, save_converted
+from dmn.split import SplitModel, split
+
+
+def network():
+    return nn.Sequential(
+        *(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(4, 4, 2), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(16, 3)),
+    ).eval()
+
+
+def images(dtype=torch.float32):
+    return torch.randn(3, 2, 8, 8, generator=torch.Generator().manual_seed(5)).to(dtype)
+
+
+FORMS = {
+    "canonized": lambda model: (canonize(model), False),
+    "split": lambda model: (split(model, pool="convex", theta=0.5, threshold=2.0), False),
+    "both": lambda model: (split(canonize(model), pool="winner", theta=1.0), True),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_what_is_saved_comes_back(tmp_path, form, dtype):
+    model, x = network().to(dtype), images(dtype)
+    ours, was_canonized = FORMS[form](model)
+    if form != "canonized" and dtype.itemsize >= 4:
+        ours.certificate(x)
+    path = tmp_path / "new" / "net.safetensors"
+    assert save_converted(ours, path, classes="abc", canonized=was_canonized) == path
+    loaded = load_converted(path, network())
+    assert loaded.classes == ("a", "b", "c")
+    assert loaded.architecture == ""
+    assert torch.equal(loaded.network(x), ours(x))
+    assert {value.dtype for value in loaded.network.parameters()} == {dtype}
+    assert not loaded.network.training
+    assert isinstance(loaded.network, SplitModel) == (form != "canonized")
+    if form != "canonized":
+        assert loaded.network.options == ours.options
+        assert loaded.network.certified == ours.certified
+        if ours.certified:
+            assert loaded.network.name == ours.name
+        if dtype.itemsize >= 4:
+            assert torch.equal(loaded.network.explain(x), ours.explain(x))
+
+
+def test_a_network_of_torchvision_is_built_by_its_name(tmp_path):
+    model = models.resnet18(num_classes=4).eval()
+    x = torch.randn(2, 3, 64, 64)
+    ours = split(model, x)
+    classes = ["cat", "dog", "ibex", "owl"]
+    path = save_converted(
+        ours, tmp_path / "a.safetensors", architecture="resnet18", classes=classes
+    )
+    loaded = load_converted(path)
+    assert loaded.architecture == "resnet18"
+    assert loaded.classes == tuple(classes)
+    assert torch.equal(loaded.network(x), model(x))
+
+
+def test_a_network_that_transforms_its_input_comes_back(tmp_path):
+    """GoogLeNet with torchvision's weights does, and without does not; no weight tells."""
+    torch.manual_seed(0)
+    file = tmp_path / "googlenet-1378be20.pth"
+    plain = models.googlenet(init_weights=False, aux_logits=False, num_classes=2)
+    torch.save(plain.state_dict(), file)
+    model = load("googlenet", file).model
+    assert model.transform_input
+    x = torch.randn(1, 3, 64, 64)
+    path = tmp_path / "a.safetensors"
+    save_converted(split(model, x), path, architecture="googlenet", classes="ab")
+    assert torch.equal(load_converted(path).network(x), model(x))
+    with pytest.raises(CheckpointError, match="the same weights, but other operations"):
+        load_converted(path, plain)
+
+
+def test_other_memory_formats_are_saved(tmp_path):
+    model = network().to(memory_format=torch.channels_last)
+    path = save_converted(split(model), tmp_path / "a.safetensors")
+    model.to(memory_format=torch.contiguous_format)  # as it is loaded; formats may round otherwise
+    assert torch.equal(load_converted(path, network()).network(images()), model(images()))
+
+
+@pytest.mark.parametrize("failing", ["os.fsync", "os.replace"])
+def test_a_failing_write_leaves_what_was_there(tmp_path, monkeypatch, failing):
+    path = tmp_path / "a.safetensors"
+    ours = split(network())
+    save_converted(ours, path)
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(failing, fail)
+    with pytest.raises(OSError, match="no space left"):
+        save_converted(split(network()), path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def foreign(path):
+    safetensors.torch.save_file(network().state_dict(), path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (truncated, "cannot read"),
+        (lambda path: path.write_bytes(b""), "cannot read"),
+        (lambda path: path.write_text("not weights" * 99), "cannot read"),
+        (lambda path: path.unlink(), "cannot read"),
+        (foreign, "holds no converted network"),
+    ],
+)
+def test_what_is_no_converted_network_is_refused(tmp_path, spoil, message):
+    path = save_converted(split(network()), tmp_path / "a.safetensors")
+    spoil(path)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_converted(path, network())
+    assert str(path) in str(caught.value)
+    assert isinstance(caught.value, DmnError)
+
+
+def test_another_architecture_is_refused_with_the_keys(tmp_path):
+    path = save_converted(split(network()), tmp_path / "a.safetensors")
+    other = network()
+    other[7] = nn.Linear(16, 5)
+    with pytest.raises(
+        CheckpointError,
+        match=r"2 misshapen: 7\.weight \(3, 16\) for \(5, 16\), 7\.bias .*; is it of the same",
+    ):
+        load_converted(path, other)
+    with pytest.raises(CheckpointError, match=f"{path}.* does not fit AlexNet: "):
+        load_converted(path, models.alexnet(num_classes=3))
+    with pytest.raises(CheckpointError, match="names no architecture"):
+        load_converted(path)
+
+
+# -- a split network is a module like any other ----------------------------------------------------
+
+
+def test_moving_to_another_type():
+    model, x = network(), images()
+    ours = split(model, x).double()
+    assert torch.equal(ours(x.double()), deepcopy(model).double()(x.double()))
+    maps = ours.explain(x.double())
+    assert maps.shape == (3, 1, 8, 8)
+    assert torch.isfinite(maps).all()
+
+
+def test_a_deep_copy_stands_alone():
+    model, x = network(), images()
+    ours = split(model, x)
+    copy = deepcopy(ours)
+    expected = ours.explain(x, layer="2")
+    with torch.no_grad():
+        for parameter in ours.network.parameters():
+            parameter.zero_()
+    assert torch.equal(copy(x), model(x))
+    assert torch.equal(copy.explain(x, layer="2"), expected)
+    assert copy.layers == ours.layers
+
+
+def test_compiling_the_forward_changes_nothing():
+    model, x = network(), images()
+    ours = split(model, x)
+    compiled = torch.compile(ours, backend="eager")
+    assert torch.equal(compiled(x), model(x))
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("method", ["splitcam", "splitgrad", "splitlrp"])
+@pytest.mark.parametrize("pool", ["winner", "convex"])
+def test_a_map_does_not_depend_on_the_rest_of_the_batch(method, pool):
+    model, x = network().double(), images(torch.float64)
+    ours = split(model, x, pool=pool, theta=0.5)
+    target = torch.tensor([2, 0, 1])
+    together = ours.explain(x, target, method)
+    for index in range(3):
+        alone = ours.explain(x[index : index + 1], target[index : index + 1], method)
+        scale = float(alone.abs().max())
+        assert torch.allclose(together[index : index + 1], alone, atol=1e-6 * scale)
+
+
+@pytest.mark.parametrize("about", ["{", "[]", "{}", None])
+def test_a_file_with_damaged_metadata_is_named(tmp_path, about):
+    path = tmp_path / "damaged.safetensors"
+    metadata = {"format": "dmn.converted/1", **({} if about is None else {"about": about})}
+    safetensors.torch.save_file({"weight": torch.zeros(1)}, path, metadata)
+    with pytest.raises(CheckpointError, match=r"damaged.safetensors is damaged: its metadata"):
+        load_converted(path)
+
+
+def test_no_file_is_written_that_could_not_be_read(tmp_path):
+    with pytest.raises(CheckpointError, match=r"a\.pth: give a name that ends with \.safetens"):
+        save_converted(split(network()), tmp_path / "a.pth")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,333 @@
+"""The split by its definition: four products a layer, streams p and n, one operation at a time.
+
+Slow and plain on purpose: the oracle of dmn.split, which shares none of its arithmetic.
+"""
+
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dmn.graph.trace import target_of, trace
+
+CONVOLUTIONS = {
+    nn.Conv1d: F.conv1d,
+    nn.Conv2d: F.conv2d,
+    nn.ConvTranspose2d: F.conv_transpose2d,
+}
+
+
+def positive(x):
+    return x.clamp(min=0)
+
+
+def shaped(parameter, x):
+    return parameter.view(1, -1, *[1] * (x.dim() - 2))
+
+
+def nonnegative(module, name):
+    """Return the parts of a weight: what there is of it or, loosened to V, (V + W)/2, (V - W)/2."""
+    weight = getattr(module, name)
+    if weight is None:
+        return torch.zeros(2, 1, dtype=module.weight.dtype)
+    slack = getattr(module, f"{name}_slack", None)
+    if slack is None:
+        return positive(weight), positive(-weight)
+    loose = weight.abs() + slack * weight.abs()
+    return (loose + weight) / 2, (loose - weight) / 2
+
+
+@cache
+def _grid():
+    """Points a thousandth apart, and on either side of every whole number, where kinks are."""
+    whole = torch.arange(-8, 9, dtype=torch.float64)
+    return torch.cat([torch.linspace(-30, 30, 60_001).double(), whole - 1e-9, whole, whole + 1e-9])
+
+
+def slope_bounds(module, x):
+    """Find c and C with -c <= slope <= C by differentiating, with five digits, rounded up."""
+    channels = x.shape[1]
+    grid = _grid().view(-1, 1).expand(-1, channels).clone().requires_grad_()
+    with torch.enable_grad():
+        (slopes,) = torch.autograd.grad(module(grid).sum(), grid)
+    least, most = (
+        torch.ceil(bound * 1e5 - 1e-3) / 1e5 for bound in (-slopes.amin(0), slopes.amax(0))
+    )
+    return shaped(positive(least), x), shaped(most, x)
+
+
+ACTIVATIONS = (
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.Hardtanh, nn.ELU, nn.Softplus, nn.Sigmoid),
+    *(nn.Tanh, nn.GELU, nn.SiLU, nn.Hardswish),
+)
+
+
+class Recorder(torch.fx.Interpreter):
+    """Run a network as it is, and keep every node's value."""
+
+    def values_of(self, x):
+        self.kept = {}
+        with torch.no_grad():
+            self.run(x)
+        return self.kept
+
+    def run_node(self, n):
+        self.kept[n] = super().run_node(n)
+        return self.kept[n]
+
+
+class Literal:
+    """Run a network as two streams and keep, for every node, p, n and how they came to be.
+
+    Args:
+        model: A network in eval mode and float64.
+        x: Images.
+        pool: Form of max pooling.
+        alpha: Shift, applied once before each activation and convex pool.
+        theta: Share of min(p, n) kept after each of them.
+        threshold: Recentre only where p + n exceeds it.
+    """
+
+    def __init__(self, model, x, *, pool="winner", alpha=0.0, theta=1.0, threshold=0.0):
+        self.pool, self.alpha, self.theta, self.threshold = pool, alpha, theta, threshold
+        self.traced = trace(model)
+        self.streams, self.steps, self.weighted, self.nodes = {}, {}, set(), []
+        # At kinks, and in windows with equal entries, rounding in p - n would choose another side.
+        self.original = Recorder(self.traced.network).values_of(x)
+        values = {}
+        for node in self.traced.network.graph.nodes:
+            if node.op == "output":
+                self.output = node.args[0]
+            elif node.op == "placeholder":
+                self.keep(node, positive(x), positive(-x))
+            elif any(source in self.streams for source in node.all_input_nodes):
+                if node.op == "call_method" and node.target == "size":
+                    values[node] = self.streams[node.args[0]][0].size(*node.args[1:])
+                else:
+                    self.step(node, values)
+            else:
+                target = target_of(self.traced.network, node)
+                args = torch.fx.node.map_arg(node.args, values.get)
+                values[node] = (
+                    self.traced.network.get_parameter(target)
+                    if node.op == "get_attr"
+                    else target(*args)
+                )
+        self.p, self.n = self.streams[self.output]
+
+    def keep(self, node, p, n):
+        p, n = p.detach().requires_grad_(), n.detach().requires_grad_()
+        self.streams[node] = p, n
+        self.nodes.append(node)
+
+    def step(self, node, values):
+        """Run one node from streams without history, so that it can be gone back through alone."""
+        target = target_of(self.traced.network, node)
+        sources = [n for n in node.all_input_nodes if n in self.streams]
+        name = node.target if node.op == "call_method" else getattr(target, "__name__", None)
+        args = torch.fx.node.map_arg(node.args, lambda n: values.get(n, n))
+        kwargs = dict(node.kwargs)
+        inputs = [self.streams[source] for source in sources]
+        with torch.enable_grad():
+            nonlinear = False
+            if type(target) in CONVOLUTIONS or isinstance(target, nn.Linear):
+                p, n, z = self.linear(target, *inputs[0])
+                self.weighted.add(node)
+            elif isinstance(target, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                p, n, z = self.norm(target, *inputs[0])
+                self.weighted.add(node)
+            elif isinstance(target, ACTIVATIONS):
+                p, n, z = self.activation(target, *inputs[0], self.original[sources[0]])
+                nonlinear = True
+            elif isinstance(target, (nn.MaxPool2d, nn.AdaptiveMaxPool2d)):
+                p, n, z = self.max_pool(target, *inputs[0], self.original[sources[0]])
+                nonlinear = self.pool == "convex"
+            elif isinstance(target, nn.Module):
+                p, n = (target(stream) for stream in inputs[0])
+                z = p, n
+            else:
+                p, n = self.function(name, target, args, kwargs, sources)
+                z = p, n
+        if nonlinear:
+            with torch.enable_grad():
+                p, n = self.shifted(p, n)
+        self.steps[node] = sources, p, n, z
+        if nonlinear:
+            common = torch.minimum(p, n) * (1 - self.theta)
+            common = torch.where(p + n > self.threshold, common, torch.zeros_like(common))
+            self.keep(node, p - common, n - common)
+        else:
+            self.keep(node, p, n)
+
+    def linear(self, module, p, n):
+        plus, minus = nonnegative(module, "weight")
+        bias_p, bias_n = (shaped(half, p) for half in nonnegative(module, "bias"))
+        if isinstance(module, nn.Linear):
+
+            def run(x, w):
+                return x @ w.T
+        else:
+            options = {
+                "stride": module.stride,
+                "dilation": module.dilation,
+                "groups": module.groups,
+            }
+            if isinstance(module, nn.ConvTranspose2d):
+                options["output_padding"] = module.output_padding
+
+            def run(x, w):
+                padding = module.padding
+                if module.padding_mode != "zeros":
+                    sides = [side for size in reversed(padding) for side in (size, size)]
+                    x, padding = F.pad(x, sides, mode=module.padding_mode), 0
+                return CONVOLUTIONS[type(module)](x, w, padding=padding, **options)
+
+        zp = run(p, plus) + run(n, minus) + bias_p
+        zn = run(p, minus) + run(n, plus) + bias_n
+        return zp, zn, (zp, zn)
+
+    def norm(self, module, p, n):
+        scale = 1 / (module.running_var + module.eps).sqrt()
+        scale = scale if module.weight is None else module.weight * scale
+        shift = (0 if module.bias is None else module.bias) - module.running_mean * scale
+        scale, shift = shaped(scale, p), shaped(shift, p)
+        zp = positive(scale) * p + positive(-scale) * n + positive(shift)
+        zn = positive(-scale) * p + positive(scale) * n + positive(-shift)
+        return zp, zn, (zp, zn)
+
+    def shifted(self, p, n):
+        """Let the backward pass subtract alpha times the sum of the sensitivities from both."""
+        both = torch.stack([p, n])
+        both.register_hook(lambda grad: grad - self.alpha * grad.sum(0))
+        return both[0], both[1]
+
+    def activation(self, module, p, n, u):
+        if isinstance(module, nn.ReLU):
+            high, low = torch.where(u > 0, p, n), n  # the larger, ties by the network
+            slopes = (u > 0).to(p)
+            return high, low, (slopes * p + (1 - slopes) * n, n)
+        c, most = slope_bounds(module, p)
+        at_zero = module(p.new_zeros(1, p.shape[1], *[1] * (p.dim() - 2)))
+        secant = torch.where(u == 0, torch.zeros_like(u), (module(u) - at_zero) / u)
+        low = c * p + most * n + positive(-at_zero)
+        high = module(p - n + (u - (p - n)).detach()) + low
+        # The same value, but for a constant, by slopes that conserve relevance.
+        conserving = (secant + c) * p + (most - secant) * n
+        return high, low, (conserving, c * p + most * n)
+
+    def max_pool(self, module, p, n, u):
+        if isinstance(module, nn.AdaptiveMaxPool2d):
+            size = module.output_size
+            _, index = F.adaptive_max_pool2d(u, size, return_indices=True)
+        else:
+            options = (module.kernel_size, module.stride, module.padding, module.dilation)
+            _, index = F.max_pool2d(u, *options, ceil_mode=module.ceil_mode, return_indices=True)
+        if self.pool == "winner":
+            p, n = (s.flatten(2).gather(2, index.flatten(2)).view(index.shape) for s in (p, n))
+            return p, n, (p, n)
+        total = torch.stack(
+            [
+                torch.stack([n[..., i, j].sum(-1) for i, j in row], -1)
+                for row in self.windows(module, n.shape[-2:], index.shape[-2:])
+            ],
+            -2,
+        )
+        p, own = (s.flatten(2).gather(2, index.flatten(2)).view(index.shape) for s in (p, n))
+        return p + total - own, total, (p + total - own, total)
+
+    def windows(self, module, size, out):
+        """Return, for each cell that comes out, the rows and columns of those that go in."""
+        if isinstance(module, nn.AdaptiveMaxPool2d):
+
+            def cells(axis, k):
+                return range(k * size[axis] // out[axis], -(-(k + 1) * size[axis] // out[axis]))
+        else:
+
+            def cells(axis, k):
+                start = k * module.stride - module.padding
+                all_of_them = range(
+                    start, start + module.kernel_size * module.dilation, module.dilation
+                )
+                return [i for i in all_of_them if 0 <= i < size[axis]]
+
+        def grid(i, j):
+            pairs = [(a, b) for a in cells(0, i) for b in cells(1, j)]
+            return [a for a, _ in pairs], [b for _, b in pairs]
+
+        return [[grid(i, j) for j in range(out[1])] for i in range(out[0])]
+
+    def function(self, name, target, args, kwargs, sources):
+        def on(side):
+            filled = torch.fx.node.map_aggregate(
+                args, lambda a: self.streams[a][side] if isinstance(a, torch.fx.Node) else a
+            )
+            if isinstance(target, str):
+                return getattr(filled[0], target)(*filled[1:], **kwargs)
+            return target(*filled, **kwargs)
+
+        if name in ("add", "sub"):
+            (p1, n1), (p2, n2) = map(self.as_streams, args)
+            return (p1 + n2, n1 + p2) if name == "sub" else (p1 + p2, n1 + n2)
+        if name in ("mul", "truediv", "neg"):
+            p, n = self.streams[sources[0]]
+            k = -1.0 if name == "neg" else next(a for a in args if not isinstance(a, torch.fx.Node))
+            k = torch.as_tensor(1 / k if name == "truediv" else k, dtype=p.dtype)
+            return positive(k) * p + positive(-k) * n, positive(-k) * p + positive(k) * n
+        return on(0), on(1)
+
+    def as_streams(self, operand):
+        if isinstance(operand, torch.fx.Node):
+            return self.streams[operand]
+        constant = torch.as_tensor(operand, dtype=torch.float64)
+        return positive(constant), positive(-constant)
+
+    def back(self, start_p, start_n, relevance=None):
+        """Go back from sensitivities of the output; with epsilon, from relevance instead.
+
+        Returns (sensitivity or relevance of p, of n) by node.
+        """
+        found = {self.output: (start_p, start_n)}
+        for node in reversed(self.nodes):
+            if node not in self.steps or node not in found:
+                continue
+            sources, p, n, conserving = self.steps[node]
+            dp, dn = found[node]
+            if relevance is not None:
+                epsilon = relevance if node in self.weighted else 0.0
+                dp, dn = (
+                    torch.where(out > 0, r / (out + epsilon), torch.zeros_like(r))
+                    for r, out in ((dp, p.detach()), (dn, n.detach()))
+                )
+            outputs = [p, n] if relevance is None else list(conserving)
+            inputs = [stream for source in sources for stream in self.streams[source]]
+            grads = torch.autograd.grad(
+                outputs, inputs, [dp, dn], retain_graph=True, allow_unused=True
+            )
+            for index, source in enumerate(sources):
+                pair = []
+                for grad, stream in zip(
+                    grads[2 * index : 2 * index + 2], self.streams[source], strict=True
+                ):
+                    grad = torch.zeros_like(stream) if grad is None else grad
+                    pair.append(grad if relevance is None else grad * stream.detach())
+                before = found.get(source, (0, 0))
+                found[source] = (before[0] + pair[0], before[1] + pair[1])
+        return found
+
+    def sensitivities(self, target, seed=None):
+        """Return by layer name (dp_g, dn_g, dp_h, dn_h) of the chosen logits."""
+        one = torch.zeros_like(self.p).scatter_(1, target[:, None], 1.0) if seed is None else seed
+        g, h = self.back(one, torch.zeros_like(one)), self.back(torch.zeros_like(one), one)
+        return {
+            name: (*g[node], *h[node]) for name, node in self.traced.layers.items() if node in g
+        }
+
+    def relevance(self, target, epsilon):
+        """Return by layer name the relevance (R+_g, R-_g, R+_h, R-_h) of the chosen logits."""
+        one = torch.zeros_like(self.p).scatter_(1, target[:, None], 1.0)
+        g = self.back(one * self.p.detach(), 0 * one, epsilon)
+        h = self.back(0 * one, one * self.n.detach(), epsilon)
+        return {
+            name: (*g[node], *h[node]) for name, node in self.traced.layers.items() if node in g
+        }

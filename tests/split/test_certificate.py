@@ -1,0 +1,147 @@
+"""A certificate says what holds, claims no more, and notices what is broken."""
+
+import gc
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from dmn.split import Certificate, split
+
+
+def network(activation=nn.ReLU, bias=True):
+    return nn.Sequential(
+        *(nn.Conv2d(2, 4, 3, bias=bias), nn.BatchNorm2d(4), activation(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(4, 4, 2), activation(), nn.Flatten(), nn.Linear(16, 3)),
+    ).eval()
+
+
+def images():
+    return torch.randn(3, 2, 8, 8, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize(
+    ("pool", "theta", "activation", "monotone", "convex"),
+    [
+        ("convex", 1.0, nn.ReLU, True, True),
+        ("convex", 1.0, nn.ReLU6, True, False),
+        ("convex", 1.0, nn.GELU, True, False),
+        ("convex", 1.0, nn.Softplus, True, True),
+        ("convex", 1.0, lambda: nn.LeakyReLU(1.5), True, False),
+        ("convex", 0.5, nn.ReLU, False, False),
+        ("convex", 0.0, nn.ReLU, False, False),
+        ("winner", 1.0, nn.ReLU, False, False),
+        ("winner", 0.0, nn.ReLU, False, False),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_holds_is_claimed_and_nothing_else(pool, theta, activation, monotone, convex, dtype):
+    model, x = network(activation).to(dtype), images().to(dtype)
+    ours = split(model, x, pool=pool, theta=theta)
+    certificate = ours.certificate(x)
+    assert ours.claims(x) == (monotone, convex)
+    assert certificate.monotone == ("holds in 4 samples" if monotone else "not claimed")
+    assert certificate.convex == ("holds in 4 samples" if convex else "not claimed")
+    assert certificate.prediction == 0
+    assert certificate.gradient == 0
+    assert certificate.least_weight >= 0
+    assert (certificate.pool, certificate.theta) == (pool, theta)
+    assert certificate.images == (3, 2, 8, 8)
+    assert certificate.network == "Sequential"
+    assert certificate.dtype == str(dtype).split(".")[1]
+    assert set(certificate.cosines) == {"0", "0.4"}
+    assert all(-1.0001 <= cosine <= 1.0001 for cosine in certificate.cosines.values())
+    assert ours.certified is certificate
+
+
+def test_magnitudes_are_the_streams_own():
+    model, x = network().double(), images().double()
+    ours = split(model, x, pool="convex", theta=1.0)
+    sizes = ours.certificate(x).magnitudes
+    assert 2 ** sizes["input"] == pytest.approx(float(x.abs().max()))
+    total = ours.g(x) + ours.h(x)
+    assert 2 ** sizes["7"] == pytest.approx(float(total.max()))
+
+
+def test_a_network_without_max_pooling_is_monotone_in_either_form():
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval()
+    certificate = split(model, theta=1.0).certificate(images())
+    assert certificate.monotone.startswith("holds")
+    assert certificate.convex.startswith("holds")
+
+
+@pytest.mark.parametrize("key", ["0.weight", "1.running_mean", "4.bias", "7.weight"])
+def test_a_changed_weight_shows(key):
+    model, x = network(), images()
+    ours = split(model, x)
+    with torch.no_grad():
+        ours.network.state_dict()[key].add_(0.5)
+    certificate = ours.certificate(x)
+    assert certificate.prediction > 0
+    if key.endswith("weight"):
+        assert certificate.gradient > 0
+    assert "bit-equal" not in str(certificate).split("largest |f - original|")[1].split("\n")[0]
+
+
+def test_a_broken_rule_shows():
+    model, x = network(bias=False), images()
+    ours = split(model, x, pool="convex", theta=1.0)
+    rule = ours._rules["_7"]
+
+    class Broken(type(rule)):
+        def sums(self, *args):
+            return args[2].abs()  # the least that u allows
+
+    ours._rules["_7"] = Broken()
+    certificate = ours.certificate(x)
+    assert "FAILS" in certificate.monotone
+
+
+def test_an_original_that_is_gone_is_not_compared():
+    model, x = network(), images()
+    ours = split(model, x)
+    copy = network()
+    copy.load_state_dict(model.state_dict())
+    del model
+    gc.collect()
+    certificate = ours.certificate(x)
+    assert certificate.prediction is None
+    assert certificate.gradient == 0
+    assert "not compared: the original is gone" in str(certificate)
+    assert ours.certificate(x, copy).prediction == 0
+
+
+def test_the_original_keeps_its_mode_and_gradients():
+    model, x = network().train(), images()
+    statistics = model[1].running_mean.clone()
+    ours = split(model, x)
+    assert ours.certificate(x).prediction == 0
+    assert model.training
+    assert torch.equal(model[1].running_mean, statistics)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_it_is_written_down_and_read_back():
+    ours = split(network(), images())
+    certificate = ours.certificate(images())
+    text = certificate.to_json()
+    assert json.loads(text)["pool"] == "winner"
+    assert Certificate.from_json(text) == certificate
+
+
+def test_the_table_reads_as_one():
+    x = images()
+    model = network()
+    table = str(split(model, x, pool="convex", theta=1.0).certificate(x))
+    for row in (
+        *("network", "form", "largest |f - original|", "largest |F - autograd's gradient|"),
+        *("least effective weight", "g, h monotone in the streams", "g, h convex in the streams"),
+        *("cosine of g's map and h's, alpha 0.4", "largest p + n at input"),
+    ):
+        assert row in table
+    assert "pool convex, theta 1" in table
+    assert table.count("0, bit-equal") == 2
+    lines = table.splitlines()
+    width = max(len(line.split("  ")[0]) for line in lines)
+    assert all(line[width : width + 2] == "  " for line in lines)  # columns are aligned

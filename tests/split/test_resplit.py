@@ -1,0 +1,22 @@
+"""A network that still trains is explained as it is now."""
+
+from functools import partial
+
+import torch
+
+from dmn.explain import SplitCAM
+from dmn.models import PlainCNN
+from dmn.split import ResplitExplainer, split
+
+
+def test_explanations_follow_the_weights():
+    net = PlainCNN(1, (4, 4), grid=2, num_classes=3).eval()
+    explainer = ResplitExplainer(net, partial(SplitCAM, layer="stage1", stream="g"))
+    x = torch.rand(2, 1, 8, 8)
+    before = explainer(x, 0)
+    assert before.equal(SplitCAM(split(net), "stage1", "g")(x, 0))
+    with torch.no_grad():
+        net.head.weight.mul_(-1)
+    assert not explainer(x, 0).equal(before)
+    assert explainer(x, 0).equal(SplitCAM(split(net), "stage1", "g")(x, 0))
+    assert repr(explainer) == "SplitCAM at stage1, part p+n"
