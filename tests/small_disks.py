@@ -22,7 +22,7 @@ def fill(left=0):
             while file.write(bytes(4096)):
                 pass
         except OSError:
-            file.truncate(file.report() - left)
+            file.truncate(file.tell() - left)
 
 def make_read_only(folder=disk):
     # what is mounted anew has no open files, which would forbid it

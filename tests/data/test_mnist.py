@@ -7,7 +7,7 @@ from torchvision import datasets
 
 from dmn.data import MNIST
 from dmn.data.mnist import STROKE
-from dmn.errors import DataError
+from dmn.errors import DataError, OptionError
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_folds_are_the_same_each_time_and_refused_outside():
         data.setup("fit")
         parts.append(data.train.images)
     assert torch.equal(*parts)
-    with pytest.raises(ValueError, match=r"data\.fold is 5; choose 0 to 4"):
+    with pytest.raises(OptionError, match=r"data\.fold is 5; choose 0 to 4"):
         MNIST(fold=5)
 
 

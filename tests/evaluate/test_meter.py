@@ -8,6 +8,7 @@ import pytest
 import torch
 from known_maps import Column, InkIn
 
+from dmn.errors import UnknownNameError
 from dmn.evaluate import score
 from dmn.evaluate.meter import ExplanationMeter
 from dmn.explain import RandomMap
@@ -79,7 +80,7 @@ def test_the_model_is_no_part_of_the_meter():
 
 
 def test_unknown_metrics_are_refused_by_the_meter():
-    with pytest.raises(KeyError, match="no metric Truth"):
+    with pytest.raises(UnknownNameError, match="no metric Truth"):
         ExplanationMeter(["Truth"])
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from known_maps import ALONE, SIZE, Column, InkIn
 
-from dmn.errors import DataError, TargetError
+from dmn.errors import DataError, TargetError, UnknownNameError
 from dmn.evaluate import METRICS, Scores, score
 from dmn.evaluate.batch import as_array
 from dmn.evaluate.metrics import features_in_step
@@ -262,13 +262,13 @@ def test_a_budget_of_time_leaves_the_rest_unscored(digits, monkeypatch):
 
 
 def test_unknown_metrics_are_refused(digits):
-    with pytest.raises(KeyError, match="NoSuchMetric"):
+    with pytest.raises(UnknownNameError, match="NoSuchMetric"):
         scored(Column(), digits, ["NoSuchMetric"])
 
 
 def test_one_metric_may_be_named_by_itself(digits):
     assert list(scored(Column(), digits, "Sparseness")) == ["Sparseness"]
-    with pytest.raises(KeyError, match="no metric Sparse; there are"):
+    with pytest.raises(UnknownNameError, match="no metric Sparse; there are"):
         scored(Column(), digits, "Sparse")
 
 

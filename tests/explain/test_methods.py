@@ -5,6 +5,7 @@ import torch
 from small_pairs import tiny_pair
 from torch import nn
 
+from dmn.errors import OptionError
 from dmn.explain import SplitCAM, SplitExplainer, SplitGrad, SplitLRP, StreamMaps
 from dmn.models.monotone import ConvUnit
 from dmn.nn import EPSILON, BackwardConfig, MaxMinPool2d
@@ -176,7 +177,7 @@ def test_ink_evidence_lies_on_the_ink(pair, images):
 
 
 def test_a_layer_without_part_n_says_so(pair, images):
-    with pytest.raises(ValueError, match="layer 'stem' has no part n"):
+    with pytest.raises(OptionError, match="layer 'stem' has no part n"):
         SplitCAM(pair, "stem", part="n")(images)
 
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from small_pairs import tiny_pair
 
-from dmn import resources
 from dmn.errors import CheckpointError, DmnError, UnknownNameError
 from dmn.hub import load
 from dmn.hub.cards import LARGEST_IMAGE
 from dmn.hub.networks import Network, _cropped, _transform, load_network, save_network
+from dmn.io import resources
 from dmn.models import PlainCNN
 
 SIDE = {"in_channels": 2, "widths": [4, 6], "units": 1, "grid": 2, "num_classes": 3}

@@ -70,7 +70,7 @@ def test_explain_by_name(pair, images):
         maps = pair.explain(images, method=method, layer="stage2_1", stream="g")
         assert maps.shape == images.shape
         assert maps.dtype == torch.float32
-    with pytest.raises(ValueError, match="no method 'gradcam'; there are splitcam"):
+    with pytest.raises(UnknownNameError, match="no method 'gradcam'; there are splitcam"):
         pair.explain(images, method="gradcam")
 
 

@@ -400,7 +400,7 @@ def test_an_operation_splits_exactly(name):
     ends = whole(ours.ends(p, n))
     size = float(ends[0].abs().max())
     assert float((ends[0] - ends[1] - logits).abs().max()) <= 1e-9 * size
-    values = ours._forward(ours._sweep(GRADIENT, (), sums=ours._nodes), p - n, p + n)
+    values = ours._forward(ours._plan(GRADIENT, (), sums=ours._nodes), p - n, p + n)
     for node, s in values.s.items():
         u, s = values.u[node], s.to(0).tensor
         assert float((s - u.abs()).min()) >= -1e-12 * float(s.max()), f"p or n < 0 at {node}"
@@ -440,11 +440,11 @@ def test_relevance_comes_back_through_it(name):
 
 def bounds(module, x):
     ours = split(ProbeImages(module, 2))
-    sweep = ours._sweep(GRADIENT, ["input"])
-    values = ours._forward(sweep, x)
+    plan = ours._plan(GRADIENT, ["input"])
+    values = ours._forward(plan, x)
     found = [
         rule.bounds(values.calls[node])
-        for node, rule in sweep.rules.items()
+        for node, rule in plan.rules.items()
         if isinstance(rule, Activation)
     ]
     assert len(found) == 1

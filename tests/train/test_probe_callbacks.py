@@ -11,6 +11,7 @@ from PIL import Image
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from train_problem import Halves, make_task
 
+from dmn.errors import UnknownNameError
 from dmn.evaluate import METRICS, score
 from dmn.explain import RandomMap, SplitCAM, controls
 from dmn.train import EpochCSVLogger, HeatmapLogger, QuantusLogger
@@ -249,5 +250,5 @@ def test_data_without_masks_is_scored_where_none_is_needed(task, make_trainer):
 
 
 def test_unknown_metrics_are_refused_at_once():
-    with pytest.raises(KeyError, match="no metric Truth; there are PixelFlipping"):
+    with pytest.raises(UnknownNameError, match="no metric Truth; there are PixelFlipping"):
         QuantusLogger(["Truth"])
