@@ -134,7 +134,7 @@ trainer.fit(make_task(), Halves())
 )
 def test_all_processes_stop(tmp_path, request, happened):
     script = tmp_path / "two.py"
-    script.write_text(TWO.format(tests=str(request.path.parent)))
+    script.write_text(TWO.format(tests=str(request.config.rootpath / "tests")))
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]

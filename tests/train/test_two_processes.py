@@ -68,7 +68,7 @@ Path("tested.json").write_text(json.dumps([one, two]))
 )
 def test_all_callbacks_and_terms_at_once(tmp_path, request, full):
     script, epochs = tmp_path / "ddp.py", 20 if full else 4
-    script.write_text(SCRIPT.format(tests=str(request.path.parent), epochs=epochs))
+    script.write_text(SCRIPT.format(tests=str(request.config.rootpath / "tests"), epochs=epochs))
     done = subprocess.run(
         [sys.executable, str(script)], capture_output=True, text=True, timeout=300, cwd=tmp_path
     )
