@@ -38,6 +38,14 @@ lint: $(INSTALLED)  ## Check style and formatting
 types: $(INSTALLED)  ## Check types
 	$(BIN)/mypy
 
+.PHONY: help-texts
+help-texts: $(INSTALLED)  ## Write anew what `dmn COMMAND --help` prints, after a change of its options
+	$(BIN)/python -m dmn.cli.help_texts dmn/cli/help
+
+.PHONY: startup
+startup: $(INSTALLED)  ## Measure how long importing and every `--help` take
+	$(BIN)/python recipes/startup.py
+
 .PHONY: browser
 browser: $(INSTALLED)  ## Find or install the Chromium that the report's tests drive
 	$(BIN)/python tests/browser.py

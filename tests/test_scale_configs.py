@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from dmn.cli.training import main
+from dmn.cli.main import main
 from dmn.explain import SplitLRP
 from dmn.models import DifferenceOfMonotone, MonotoneResNet
 from dmn.nn import assert_monotone, project

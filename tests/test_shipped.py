@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 import dmn
-from dmn.cli.training import main
+from dmn.cli.main import main
 from dmn.data import MNIST
 from dmn.hub.networks import Network, _build, save_network
 from dmn.io.resources import CHECKPOINTS, CONFIGS, checkpoint_names

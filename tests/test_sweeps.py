@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dmn.cli.training import main
+from dmn.cli.main import main
 from dmn.io.resources import CONFIGS
 
 RECIPES = Path(__file__).parents[1] / "recipes"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dmn.cli.main import COMMANDS
 from dmn.io.resources import checkpoint_names, config_names
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +31,7 @@ def test_the_wheel_holds_the_package_configs_and_checkpoints_only(wheel):
         assert f"dmn/checkpoints/{kind}.{end}" in names
     assert {f"dmn/configs/compare/{name}.yaml" for name in config_names("compare")} <= set(names)
     assert {f"dmn/compare/report.{end}" for end in ("html.j2", "md.j2", "css", "js")} <= set(names)
+    assert {f"dmn/cli/help/{command}.txt" for command in COMMANDS} <= set(names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"dmn"}
 
 
@@ -39,7 +41,7 @@ def test_the_installed_wheel_trains_from_any_folder(wheel, tmp_path):
     subprocess.run([*pip, "--target", str(target), str(wheel)], check=True, timeout=300)
     (tmp_path / "elsewhere").mkdir()
     environment = {**os.environ, "PYTHONPATH": str(target), "WANDB_SILENT": "true"}
-    script = "import dmn.cli.training; print(dmn.cli.training.__file__); dmn.cli.training.main()"
+    script = "import dmn.cli.main; print(dmn.cli.main.__file__); dmn.cli.main.main()"
     result = subprocess.run(
         [sys.executable, "-c", script, "fit", "--config", "debug"],
         cwd=tmp_path / "elsewhere",

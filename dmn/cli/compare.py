@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jsonargparse import ArgumentParser
-
 import dmn.data  # noqa: F401  (whose classes the help names)
-from dmn.cli.config import ConfigFile, HelpFormatter
+from dmn.cli.config import add_config_option
+from dmn.cli.parser import Parser
 from dmn.compare import Comparison
-from dmn.io.resources import config_names
-from dmn.io.text import PlainErrors
-from dmn.train import Run
+from dmn.tracking import Run
 
 DESCRIPTION = """\
 Compare explanations by Quantus' metrics: of networks that explain themselves, and by other methods.
@@ -21,40 +18,32 @@ Compare explanations by Quantus' metrics: of networks that explain themselves, a
   dmn compare --config mine.yaml --run.online true                   send it to Weights & Biases
   dmn compare --config scenes --devices 2                            two processes, or GPUs, at once
 
-Configs are files or the names {configs}. The report, its tables (parquet and CSV) and an offline
-Weights & Biases run lie in runs/compare/NAME. What is scored is kept: the same command goes on
-where it was stopped."""
+The report, its tables (parquet and CSV) and an offline Weights & Biases run lie in
+runs/compare/NAME. What is scored is kept: the same command goes on where it was stopped."""
 FOLDER = "compare"  # of the shipped configs
-
-
-class Parser(PlainErrors, ArgumentParser):  # type: ignore[misc]
-    """A parser whose errors are plain text."""
 
 
 def main(args: Sequence[str]) -> None:
     """Run `dmn compare`.
 
     Args:
-        args: The command line, without the program's and the command's name.
+        args: The command line, from the command's name on.
     """
     parser = _parser()
-    config = parser.parse_args(list(args))
+    config = parser.parse_args(list(args[1:]))
     text = parser.dump(config)
     made = parser.instantiate_classes(config)
     options = {name: made[name] for name in vars(made) if name not in ("config", "run")}
     Comparison(**options).run(made.run, text)
 
 
-def _parser() -> ArgumentParser:
+def _parser() -> Parser:
     parser = Parser(
         prog="dmn compare",
         usage="dmn compare --config NAME_OR_FILE [--OPTION VALUE ...]",
-        description=DESCRIPTION.format(configs=", ".join(config_names(FOLDER))),
-        formatter_class=HelpFormatter,
+        description=DESCRIPTION,
     )
-    parser.add_argument(
-        "-c", "--config", action=ConfigFile, help="A YAML file, or a shipped config's name."
-    )
+    add_config_option(parser, FOLDER)
     parser.add_class_arguments(Run, "run")
     parser.add_class_arguments(Comparison, None)
     return parser

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ActionConfigFile, DefaultHelpFormatter  # type: ignore[attr-defined]
+from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
 from jsonargparse.typing import Path as FoundPath
 
 from dmn.errors import OptionError
 from dmn.io.reading import regular
-from dmn.io.resources import SUFFIXES
+from dmn.io.resources import SUFFIXES, config_names
 from dmn.io.yaml import LARGEST, read_yaml
-
-
-class HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Leave the lines of descriptions as they are."""
 
 
 class ConfigFile(ActionConfigFile):
@@ -32,6 +27,21 @@ class ConfigFile(ActionConfigFile):
         """
         read_config(values)
         super().__call__(parser, cfg, values, option_string)  # type: ignore[no-untyped-call]
+
+
+def add_config_option(parser: ArgumentParser, folder: str = "") -> None:
+    """Add `--config` to a parser.
+
+    Args:
+        parser: Of a command.
+        folder: Of the shipped configs of its use; none for training.
+    """
+    parser.add_argument(
+        "-c",
+        "--config",
+        action=ConfigFile,
+        help=f"A YAML file, or the name of a shipped config: {', '.join(config_names(folder))}.",
+    )
 
 
 def read_config(path: str | Path) -> dict[str, Any]:

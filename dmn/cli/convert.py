@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -44,25 +43,27 @@ def main(args: Sequence[str]) -> None:
     """Run `dmn convert`.
 
     Args:
-        args: The command line, without the program's and the command's name.
+        args: The command line, from the command's name on.
     """
-    convert(**vars(_parser().parse_args(args)))
+    convert(**vars(_parser().parse_args(list(args[1:]))))
 
 
 def _parser() -> Parser:
     parser = Parser(
-        "dmn convert", description=DESCRIPTION, formatter_class=RawDescriptionHelpFormatter
+        prog="dmn convert",
+        usage="dmn convert NAME [--OPTION VALUE ...]",
+        description=DESCRIPTION,
     )
     add = parser.add_argument
-    add("name", help="a classifier of torchvision (vgg16, resnet18, ...), or a shipped one")
-    add("--weights", help="a name such as DEFAULT, or a local .safetensors or .pth; else random")
-    add("--form", choices=get_args(Form), default="split", help="both: canonized, then split")
-    add("--out", help="file to save it in; NAME_FORM.safetensors by default")
-    add("--pool", choices=get_args(Pool), default="winner", help="form of max pooling")
-    add("--theta", type=float, default=0.0, help="share of min(p, n) kept, 0 to 1; default 0")
-    add("--threshold", type=float, default=0.0, help="recentre only above it; default 0")
-    add("--images", nargs="+", metavar="FILE", help="to certify on; random ones by default")
-    add("--num_classes", type=int, help="outputs, if not as many as the weights have")
+    add("name", help="A classifier of torchvision (vgg16, resnet18, ...), or a shipped one.")
+    add("--weights", help="A name such as DEFAULT, or a local .safetensors or .pth; else random.")
+    add("--form", choices=get_args(Form), default="split", help="Both: canonized, then split.")
+    add("--out", help="File to save it in; by default NAME_FORM.safetensors.")
+    add("--pool", choices=get_args(Pool), default="winner", help="Form of max pooling.")
+    add("--theta", type=float, default=0.0, help="Share of min(p, n) that is kept, 0 to 1.")
+    add("--threshold", type=float, default=0.0, help="Recentre only where p + n is above it.")
+    add("--images", nargs="+", metavar="FILE", help="To certify on; by default random ones.")
+    add("--num_classes", type=int, help="Outputs; by default as many as the weights have.")
     return parser
 
 

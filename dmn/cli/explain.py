@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -55,31 +54,34 @@ def main(args: Sequence[str]) -> None:
     """Run `dmn explain`.
 
     Args:
-        args: The command line, without the program's and the command's name.
+        args: The command line, from the command's name on.
     """
-    explain(**vars(_parser().parse_args(args)))
+    explain(**vars(_parser().parse_args(list(args[1:]))))
 
 
 def _parser() -> Parser:
     parser = Parser(
-        "dmn explain",
+        prog="dmn explain",
+        usage="dmn explain IMAGE [IMAGE ...] --model MODEL [--OPTION VALUE ...]",
         description=DESCRIPTION,
-        formatter_class=RawDescriptionHelpFormatter,
         epilog=fill(f"Methods: {', '.join(METHODS.values())}.", 96),
     )
     add = parser.add_argument
-    add("images", nargs="+", metavar="IMAGE", help="picture files of any kind and size")
-    add("--model", required=True, help="a shipped network, a run's folder, or torchvision's name")
-    add("--weights", help="of torchvision's: a name such as DEFAULT, or a local file; else random")
-    add("--method", nargs="+", help=f"any of those below; by default {', '.join(DEFAULTS)}")
-    add("--layer", help="where to read; default: the image; CAMs without a front: the last stage")
-    add("--target", help="class to explain, by name or index; by default the predicted one")
-    add("--stream", choices=get_args(Stream), help="evidence for, against, or both; default: all")
-    add("--alpha", type=float, help=f"shift of split networks, 0 to 0.5; default {ALPHA}")
-    add("--contrast", action="store_true", help="leave out what speaks for all classes alike")
-    add("--top", type=int, default=3, help="classes to print; default 3")
-    add("--invert", action="store_true", help="turn dark on white into white on dark first")
-    add("--out", default="explained.png", help="PNG file to save; default explained.png")
+    add("images", nargs="+", metavar="IMAGE", help="Picture files of any kind and size.")
+    add("--model", required=True, help="A shipped network, a run's folder, or torchvision's name.")
+    add("--weights", help="Of torchvision's: a name such as DEFAULT, or a file; else random.")
+    add("--method", nargs="+", help=f"Any of those below; by default {' '.join(DEFAULTS)}.")
+    add(
+        "--layer",
+        help="Where to read; by default the image, of CAMs without a front the last stage.",
+    )
+    add("--target", help="Class to explain, by name or index; by default the predicted one.")
+    add("--stream", choices=get_args(Stream), help="Evidence for, against or both; by default all.")
+    add("--alpha", type=float, help=f"Shift of split networks, 0 to 0.5; by default {ALPHA}.")
+    add("--contrast", action="store_true", help="Leave out what speaks for all classes alike.")
+    add("--top", type=int, default=3, help="Classes to print.")
+    add("--invert", action="store_true", help="Turn dark on white into white on dark first.")
+    add("--out", default="explained.png", help="PNG file to save.")
     return parser
 
 

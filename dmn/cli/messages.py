@@ -12,11 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pytorch_lightning.utilities.exceptions import (  # type: ignore[attr-defined]
-    MisconfigurationException,
-    SIGTERMException,
-)
-
 from dmn.errors import DmnError
 from dmn.io.text import plain, plain_lines
 from dmn.io.writing import UNWRITABLE
@@ -38,8 +33,10 @@ def refusals_in_one_line() -> Iterator[None]:
     except KeyboardInterrupt:  # of what does not train; Lightning ends trainings by itself
         print("\ninterrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
-    except SIGTERMException:
-        sys.exit(128 + signal.SIGTERM)  # Lightning's own would pass for success
+    except SystemExit as stopped:
+        if _is_of_lightning(stopped, "SIGTERMException"):
+            sys.exit(128 + signal.SIGTERM)  # Lightning's own would pass for success
+        raise
     except Exception as error:
         if told := _refusal(error):
             sys.exit(f"dmn: {told}")
@@ -52,13 +49,19 @@ def _refusal(error: BaseException) -> str:
         return "\n".join(map(plain, error.lines))
     if isinstance(error.__cause__, DmnError):  # told by jsonargparse, at length
         return _refusal(error.__cause__)
-    if isinstance(error, MisconfigurationException):  # Lightning's, of what it was asked to do
+    if _is_of_lightning(error, "MisconfigurationException"):  # of what it was asked to do
         return plain(" ".join(str(error).split()))
     if isinstance(error, OSError) and error.errno in UNWRITABLE:
         return plain(f"{error.filename or 'a file'}: cannot be written, {error.strerror}")
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return plain(f"{error.filename}: the name is too long for a file; give a shorter one")
     return ""
+
+
+def _is_of_lightning(error: BaseException, name: str) -> bool:
+    """Return whether an error is Lightning's, whose classes would take seconds to import."""
+    package = type(error).__module__.partition(".")[0]
+    return package in ("pytorch_lightning", "lightning_fabric") and type(error).__name__ == name
 
 
 def choose_messages() -> None:

@@ -1,11 +1,34 @@
-"""Parsers of commands beside training's."""
+"""The parser of every command, and how it writes its help."""
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+from argparse import Action, RawDescriptionHelpFormatter
+from typing import Any
 
-from dmn.io.text import PlainErrors
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+from dmn.io.text import plain_lines
 
 
-class Parser(PlainErrors, ArgumentParser):  # type: ignore[misc]
-    """A parser whose errors are plain text."""
+class HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Leave the lines of descriptions as they are, and say nothing of defaults that are none."""
+
+    def _get_help_string(self, action: Action) -> str:
+        text = super()._get_help_string(action)
+        kind = self._get_type_str(action) or ""
+        takes_none = "null" in kind or "Optional" in kind
+        if action.nargs == 0 or (action.default is None and not takes_none):
+            text = text.replace(" (default: %(default)s)", "")
+            text = text.replace(", default: %(default)s", "")
+        return text
+
+
+class Parser(ArgumentParser):
+    """A parser whose help reads like documentation, and whose errors are plain text."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"formatter_class": HelpFormatter, **options})
+
+    def error(self, message: str, *cause: Exception | None) -> Any:
+        """End the process with a message; what it repeats of the command line is escaped."""
+        super().error(plain_lines(message), *cause)

@@ -1,24 +1,21 @@
-"""The `dmn` command."""
+"""`dmn fit`, `finetune`, `validate` and `test`: Lightning's command line, for one of them."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from dmn.cli.config import ConfigFile, HelpFormatter, configs_looked_through
-from dmn.cli.messages import choose_messages, refusals_in_one_line
+from dmn.cli.config import add_config_option
+from dmn.cli.parser import Parser
 from dmn.errors import CheckpointError
 from dmn.io.options import SEEDS, require, require_below
-from dmn.io.resources import checkpoint_names, config_names, config_path, offer
-from dmn.io.text import PlainErrors
+from dmn.io.resources import checkpoint_names, offer
 from dmn.io.writing import write_whole
 from dmn.train import (
     ClassificationTask,
@@ -40,27 +37,7 @@ from dmn.train import (
     tracking,
 )
 
-DESCRIPTION = """\
-Train image classifiers that explain themselves, as differences of monotone networks; convert
-trained ones into such differences.
-
-  dmn fit --config mnist                       train, watching it explain itself
-  dmn test --config mnist --ckpt_path best     report its test accuracy
-  dmn fit --config mnist --ckpt_path last      resume an interrupted run
-  dmn finetune --config mnist --init_from best train on from its weights
-  dmn test --config scenes --ckpt_path scenes  test a shipped network; finetune takes them too
-  dmn fit --config mnist --print_config        see every option and its value
-  dmn convert resnet18 --weights DEFAULT       split any trained CNN: `dmn convert --help`
-  dmn compare --config scenes                  score explanations: `dmn compare --help`
-  dmn explain cat.jpg --model resnet18         see what speaks for a class: `dmn explain --help`
-
-Configs are files or, from any folder, the names {configs}.
-A file without a suffix is ./NAME; a bare name is always of what is shipped.
-Later configs and dotted options override earlier ones:
-  dmn fit --config mnist --config mine.yaml --trainer.max_epochs 5 --quantus.images 32
-"""
-
-SUBCOMMANDS = {
+DESCRIPTIONS = {
     "fit": """\
 Train a network, watched by heatmaps and Quantus scores each epoch.
 
@@ -94,7 +71,12 @@ Report a checkpoint's metrics on the test set: once, when all is chosen.
 
   dmn test --config mnist --ckpt_path best""",
 }
-COMMANDS = ("compare", "convert", "explain")  # those that do not train, each a module
+SKIPPED = {  # arguments of the trainer's methods, which the command line gives them
+    "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
+    "finetune": {"model", "datamodule"},
+    "validate": {"model", "dataloaders", "datamodule"},
+    "test": {"model", "dataloaders", "datamodule"},
+}
 CHECKPOINT = {
     "checkpoint.filename": "best",
     "checkpoint.monitor": "val/acc",
@@ -163,8 +145,8 @@ def check_options(config: Any) -> None:
     require_below("checkpoint.filename", config.get("checkpoint.filename") or "best")
 
 
-class Parser(PlainErrors, LightningArgumentParser):  # type: ignore[misc]
-    """Lightning's parser, whose errors are plain text."""
+class TrainingParser(Parser, LightningArgumentParser):
+    """Lightning's parser, which reads and speaks as those of all commands."""
 
 
 class SaveConfig(SaveConfigCallback):
@@ -191,12 +173,14 @@ class DmnCLI(LightningCLI):
     """LightningCLI with the run, the checkpoints and the watchers as options of their own.
 
     Args:
+        args: The command line, from the command's name on; the parser has no other command.
         opened: Closes the loggers when the command ends, however it ends.
     """
 
-    def __init__(self, opened: ExitStack) -> None:
+    def __init__(self, args: Sequence[str], opened: ExitStack) -> None:
+        command = args[0]
+        self._args = list(args)
         self._opened = opened
-        description = DESCRIPTION.format(configs=", ".join(config_names()))
         super().__init__(
             ClassificationTask,
             pl.LightningDataModule,
@@ -208,39 +192,25 @@ class DmnCLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            parser_class=Parser,
+            parser_class=TrainingParser,
             parser_kwargs={
-                "description": description,
-                **{
-                    name: {
-                        "description": text,
-                        "usage": f"dmn {name} --config NAME_OR_FILE [--OPTION VALUE ...]",
-                    }
-                    for name, text in SUBCOMMANDS.items()
+                "prog": "dmn",
+                command: {
+                    "description": DESCRIPTIONS[command],
+                    "usage": f"dmn {command} --config NAME_OR_FILE [--OPTION VALUE ...]",
                 },
             },
         )
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Make a parser whose `--config` also takes the names of shipped configs."""
-        parser = self.parser_class(formatter_class=HelpFormatter, **kwargs)
-        parser.add_argument(
-            "-c",
-            "--config",
-            action=ConfigFile,
-            help=f"A YAML file, or the name of a shipped config: {', '.join(config_names())}.",
-        )
+        parser = self.parser_class(**kwargs)
+        add_config_option(parser)
         return parser
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Return the subcommands, and the arguments of the trainer's methods they do not take."""
-        return {
-            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
-            "finetune": {"model", "datamodule"},
-            "validate": {"model", "dataloaders", "datamodule"},
-            "test": {"model", "dataloaders", "datamodule"},
-        }
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Return the subcommand, and the arguments of the trainer's method it does not take."""
+        return {self._args[0]: SKIPPED[self._args[0]]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add `--run`, `--checkpoint`, `--heatmaps`, `--quantus`, `--rank`, `--unfreeze`."""
@@ -254,7 +224,7 @@ class DmnCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Refuse options that cannot be before anything follows from them."""
-        super().parse_arguments(parser, args)
+        self.config = parser.parse_args(self._args)
         check_options(self.config[self.config["subcommand"]])
 
     def _parse_ckpt_path(self) -> None:
@@ -303,37 +273,14 @@ class DmnCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Run the `dmn` command.
+def main(args: Sequence[str]) -> None:
+    """Run `dmn fit`, `finetune`, `validate` or `test`.
 
     Args:
-        args: The command line, without the program's name; None takes the process's.
+        args: The command line, from the command's name on.
     """
-    choose_messages()
-    given = sys.argv
-    try:
-        with refusals_in_one_line(), configs_looked_through(), ExitStack() as opened:
-            arguments = _with_config_paths(given[1:] if args is None else list(args))
-            sys.argv = [given[0], *arguments]  # from which Lightning starts further processes
-            if arguments[:1] and arguments[0] in COMMANDS:
-                import_module(f"dmn.cli.{arguments[0]}").main(arguments[1:])
-            else:
-                DmnCLI(opened)
-    finally:
-        sys.argv = given
-
-
-def _with_config_paths(args: list[str]) -> list[str]:
-    """Replace the names of shipped configs by their paths."""
-    folder = "compare" if args[:1] == ["compare"] else ""
-    paths = []
-    for before, argument in zip(["", *args], args, strict=False):
-        if before in ("--config", "-c"):
-            argument = str(config_path(argument, folder))
-        elif argument.startswith("--config="):
-            argument = f"--config={config_path(argument.removeprefix('--config='), folder)}"
-        paths.append(argument)
-    return paths
+    with ExitStack() as opened:
+        DmnCLI(args, opened)
 
 
 def _fixed_callbacks() -> list[pl.Callback]:

@@ -40,11 +40,3 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-class PlainErrors:
-    """Goes before a class of argument parsers, whose errors repeat what they were given."""
-
-    def error(self, message: str, *cause: Exception | None) -> None:
-        """End the process with a message, escaped."""
-        super().error(plain_lines(message), *cause)  # type: ignore[misc]

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from dmn.baselines import BASELINES
-from dmn.cli.training import main
+from dmn.cli.main import main
 from dmn.compare import entries
 from dmn.compare.plan import SPLIT, Subject
 from dmn.compare.suite import Suite

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jsonargparse.typing import Path as FoundPath
 
 from dmn.cli.config import read_config
-from dmn.cli.training import main
+from dmn.cli.main import main
 from dmn.errors import OptionError
 from dmn.io.resources import CONFIGS
 

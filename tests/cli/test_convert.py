@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from dmn.cli.convert import convert
-from dmn.cli.training import main
+from dmn.cli.main import main
 from dmn.errors import UnsupportedError
 from dmn.hub import load_converted
 from dmn.io.resources import CHECKPOINTS

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from dmn.cli.explain import CELL, METHODS, explain
-from dmn.cli.training import main
+from dmn.cli.main import main
 from dmn.hub.networks import Network, load_network, save_network
 from dmn.io.pictures import read_picture
 from dmn.models import DifferenceOfMonotone, MonotoneConvNet, MonotoneMLP, PlainCNN, Trunk

@@ -13,7 +13,8 @@ import torch
 import yaml
 from jsonargparse import Namespace
 
-from dmn.cli.training import LEAST, check_options, find_checkpoint, main
+from dmn.cli.main import main
+from dmn.cli.training import LEAST, check_options, find_checkpoint
 from dmn.errors import CheckpointError, OptionError
 from dmn.nn import assert_monotone
 from dmn.train import Run, initialise
@@ -85,7 +86,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(folder):
     run("", *args, "--run.name", "whole")
     script = (
         "import os, signal, sys; import pytorch_lightning as pl\n"
-        "from dmn.cli.training import main\n"
+        "from dmn.cli.main import main\n"
         "def strike(self, trainer, module, *_):\n"
         "    if trainer.global_step == 30: os.kill(os.getpid(), signal.SIGINT)\n"
         "pl.Callback.on_train_batch_end = strike\n"
@@ -296,17 +297,20 @@ def test_the_locale_changes_no_file(folder):
 
 @pytest.mark.torture("Ctrl-C while dmn is importing {module}", "it ends without a word, by 130")
 @pytest.mark.parametrize(
-    "module", ["dmn.cli.training", "torch", "pytorch_lightning", "dmn.train.task"]
+    "module",
+    ["dmn.cli.main", "dmn.cli.training", "torch", "pytorch_lightning", "dmn.train.task"],
 )
 def test_an_interrupt_while_importing_is_quiet(module):
     script = (
         "import os, signal, sys\n"
+        "module = sys.argv[1]\n"
         "class Strike:\n"
         "    def find_spec(self, name, *_):\n"
-        "        if name == sys.argv[1]: os.kill(os.getpid(), signal.SIGINT)\n"
+        "        if name == module: os.kill(os.getpid(), signal.SIGINT)\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "sys.meta_path.insert(0, Strike())\n"
         "from dmn.cli.__main__ import main\n"
+        "sys.argv = ['dmn', 'fit', '--config', 'debug', '--print_config']\n"
         "main()\n"
     )
     done = subprocess.run([sys.executable, "-c", script, module], capture_output=True)

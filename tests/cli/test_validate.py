@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dmn.cli.training import main
+from dmn.cli.main import main
 from dmn.io.resources import CONFIGS, checkpoint_names
 
 NAMES = {"mnist": "mnist_paired", "mnist_cnn": ""}  # of shipped networks that are called otherwise

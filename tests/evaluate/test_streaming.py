@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import quantus  # once, before the processes part
 import torch
 from PIL import Image
-from dmn.cli.training import main
+from dmn.cli.main import main
 from dmn.data import Folder
 from dmn.evaluate.meter import ExplanationMeter
 from dmn.explain import SplitCAM

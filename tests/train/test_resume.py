@@ -8,7 +8,7 @@ import torch
 import yaml
 from train_problem import make_task
 
-from dmn.cli.training import main
+from dmn.cli.main import main
 from dmn.errors import CheckpointError, OptionError
 from dmn.train import Trainer, check_same_run
 from dmn.train.resume import FREE
