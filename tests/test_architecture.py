@@ -52,7 +52,7 @@ MAY_IMPORT = {
 ONLY_IN = {
     "pytorch_lightning": {"data/", "train/", "tracking/", "compare/comparison.py", "cli/"},
     "lightning_fabric": {"compare/processes.py", "compare/comparison.py"},
-    "wandb": {"tracking/"},
+    "wandb": {"tracking/wandb.py"},
     "quantus": {"evaluate/metrics.py"},
     "PIL": {"io/pictures.py", "viz/", "data/"},
     "jsonargparse": {"cli/"},

@@ -1,15 +1,9 @@
 """Where runs are written: CSV files and Weights & Biases."""
 
+from dmn.tracking.csv import EpochCSVLogger
 from dmn.tracking.failures import Failures, log_and_continue
-from dmn.tracking.loggers import (
-    EpochCSVLogger,
-    EpochWandbLogger,
-    Run,
-    log_config,
-    tracking,
-    wandb_folders,
-    wandb_logger,
-)
+from dmn.tracking.run import Run, tracking
+from dmn.tracking.wandb import EpochWandbLogger, log_config, wandb_folders, wandb_logger
 
 __all__ = [
     "EpochCSVLogger",

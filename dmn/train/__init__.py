@@ -1,6 +1,6 @@
 """Training: the task, its callbacks, and where runs are written."""
 
-from dmn.tracking.loggers import (
+from dmn.tracking import (
     EpochCSVLogger,
     EpochWandbLogger,
     Run,

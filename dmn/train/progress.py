@@ -13,7 +13,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from dmn.io.text import plain
-from dmn.tracking.loggers import wandb_folders
+from dmn.tracking import wandb_folders
 from dmn.train.probe_callbacks import ProbeCallback
 
 SHOWN = ("train/loss", "train/acc", "val/loss", "val/acc")

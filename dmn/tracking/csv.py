@@ -1,4 +1,4 @@
-"""The rows of a run's `metrics.csv`: written whole, and read before a run goes on."""
+"""A run's `metrics.csv`: written whole, one row an epoch, and read before a run goes on."""
 
 from __future__ import annotations
 
@@ -8,13 +8,55 @@ import itertools
 import logging
 import math
 import os
+from pathlib import Path
 from typing import Any
 
+from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
+from pytorch_lightning.loggers.logger import rank_zero_experiment  # type: ignore[attr-defined]
+from pytorch_lightning.utilities import rank_zero_only
 
 from dmn.io.writing import write_whole
+from dmn.tracking.epoch import EpochLogger
+from dmn.tracking.failures import log_and_continue
 
 log = logging.getLogger(__name__)
+
+
+class EpochCSVLogger(EpochLogger, CSVLogger):
+    """`metrics.csv`, one row an epoch; a resumed run goes on in the same file.
+
+    The folder of a new run is made as soon as it is asked for, so that no other run gets it too.
+    """
+
+    @rank_zero_only
+    def _claim(self, version: int) -> int:
+        Path(self.root_dir).mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                Path(self.root_dir, f"version_{version}").mkdir()
+            except FileExistsError:
+                version += 1
+            else:
+                return version
+
+    def _get_next_version(self) -> int:
+        version = super()._get_next_version()
+        claimed = self._claim(version)  # None in all processes but the first
+        return version if claimed is None else claimed
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> ExperimentWriter:
+        """The writer of the file."""
+        self._experiment: ExperimentWriter | None = self._experiment or WholeWriter(self.log_dir)
+        return self._experiment
+
+    @rank_zero_only
+    @log_and_continue
+    def save(self) -> None:
+        """Write the file."""
+        super().save()
 
 
 class WholeWriter(ExperimentWriter):

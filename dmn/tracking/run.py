@@ -1,0 +1,73 @@
+"""Where a run is written, and under which name; the folder that a resumed run goes on in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytorch_lightning.loggers import Logger
+
+from dmn.io.options import require_below, require_names
+from dmn.tracking.csv import EpochCSVLogger
+from dmn.tracking.wandb import wandb_id, wandb_logger
+
+
+@dataclass
+class Run:
+    """Where a run is written, and under which name.
+
+    Args:
+        name: Of the experiment: its folder below `root`, and the group in Weights & Biases.
+        root: Folder of all runs.
+        online: Send the run to Weights & Biases while it trains; needs an account there.
+        project: Project in Weights & Biases.
+
+    Raises:
+        OptionError: for a name that leads out of `root`, and for names that files cannot have.
+    """
+
+    name: str = "dmn"
+    root: str = "runs"
+    online: bool = False
+    project: str = "dmn"
+
+    def __post_init__(self) -> None:
+        require_below("run.name", self.name)
+        require_names("run.root", self.root)
+
+
+@contextmanager
+def tracking(run: Run, job: str = "train", resumed: Path | None = None) -> Iterator[list[Logger]]:
+    """Open the loggers of a run, and close Weights & Biases afterwards whatever happens.
+
+    Args:
+        run: Where, and under which name.
+        job: "train", "finetune", "validate" or "test"; the last two go to folders of their own.
+        resumed: The checkpoint that the run continues. From `last.ckpt` of a run of this name it
+            goes on in that run's folder and, online, as the same run in Weights & Biases.
+
+    Yields:
+        The CSV logger, whose `log_dir` is the run's folder, and the Weights & Biases logger.
+    """
+    name = run.name if job in ("train", "finetune") else f"{run.name}/{job}"
+    same = _folder_to_continue(resumed, Path(run.root, name)) if resumed else None
+    rows = EpochCSVLogger(run.root, name, version=same.name if same else None)
+    _ = rows.experiment  # makes the run's folder
+    folder = Path(rows.log_dir)
+    known = wandb_id(same) if same and run.online else None
+    with wandb_logger(run, job, folder, f"{name} {folder.name}", known) as wandb:
+        yield [rows, wandb]
+
+
+def _folder_to_continue(checkpoint: Path, runs: Path) -> Path | None:
+    """Return the folder of the run whose last checkpoint this is, if it is one of these runs."""
+    folder = checkpoint.parent.parent
+    is_of_these = checkpoint.name == "last.ckpt" and folder.parent.resolve() == runs.resolve()
+    return folder if is_of_these and not _leads_out(folder) else None
+
+
+def _leads_out(folder: Path) -> bool:
+    """Return whether a link in a run's folder would let it be written elsewhere."""
+    return any(each.resolve().parent != folder.resolve() for each in folder.glob("*"))
