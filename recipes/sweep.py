@@ -10,8 +10,8 @@ row: they are named at the end, and the exit code is 1.
 import argparse
 import csv
 import io
+import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import product
 from pathlib import Path
+from subprocess import DEVNULL
 from threading import Lock
+from typing import Any
 
 from dmn.cli.config import read_config
 from dmn.cli.messages import refusals_in_one_line
@@ -45,13 +47,17 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(args)
 
 
-def dmn(*args: str) -> str:
-    """Run the command in a process of its own; what it printed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    environment["PYTHONIOENCODING"] = "utf-8"
-    command = [*COMMAND, *args]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, encoding="utf-8")
-    return done.stdout if done.returncode == 0 else ""
+def dmn(*args: str) -> bool:
+    """Run the command in a process of its own; whether that went well."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*COMMAND, *args], env=environment, stdout=DEVNULL).returncode == 0
+
+
+def summary(runs: Path) -> dict[str, Any]:
+    """Read what the newest run in a folder has left of itself."""
+    newest = max(runs.glob("version_*"), key=lambda run: int(run.name.removeprefix("version_")))
+    found: dict[str, Any] = json.loads(regular(newest / "summary.json").read_text("utf-8"))
+    return found
 
 
 def read(table: Path) -> list[dict[str, str]]:
@@ -70,20 +76,18 @@ def run(options: argparse.Namespace, given: list[str], label: str, values: dict[
     """Train with these values, and add a row; whether that was done."""
     own = [*given, *(f"--{key}={value}" for key, value in values.items())]
     own += ["--run.root", options.root, "--run.name", f"{options.sweep.stem}/{label}"]
-    told = dmn("fit", *own)
-    seconds = re.search(r"training took\s+(\d+) s", told)
-    if seconds is None:
+    if not dmn("fit", *own):
         return False
-    (folder,) = re.findall(r"^run\s+(.+?)\s*$", told, re.M)
-    rows = read(Path(folder, "metrics.csv"))
+    runs = Path(options.root, options.sweep.stem, label)
+    trained = summary(runs)
+    rows = read(Path(trained["metrics_file"]))
     accuracies = [float(row["val/acc"]) for row in rows if row["val/acc"]]
-    best = f"{folder}/checkpoints/best.ckpt"
-    tested = dmn("test", *own, "--ckpt_path", best) if options.test else ""
-    test = re.findall(r"test/acc\W+([\d.]+)", tested)
-    if options.test and not test:
-        return False
-    shown = [f"{each:.4f}" for each in (accuracies[-1], max(accuracies), *map(float, test))]
-    results = (*shown, *[""] * (3 - len(shown)), seconds[1])
+    shown = [f"{accuracies[-1]:.4f}", f"{max(accuracies):.4f}", ""]
+    if options.test:
+        if not dmn("test", *own, "--ckpt_path", f"{trained['checkpoints']}/best.ckpt"):
+            return False
+        shown[2] = f"{summary(runs / 'test')['metrics']['test/acc']:.4f}"
+    results = (*shown, f"{trained['seconds']['total']:.0f}")
     with writing:
         table = options.table.read_text(encoding="utf-8")
         write_whole(options.table, table + line([*values.values(), *results]))

@@ -1,6 +1,7 @@
 """Sweeps: every file's runs parse, the local runner fills its table, and overrides override."""
 
 import csv
+import json
 import os
 import re
 import runpy
@@ -90,10 +91,14 @@ def swept(tmp_path, monkeypatch, parameters, dmn):
 
 def trained(*args):
     """Leave what a training does, in a folder of the name that it is given."""
-    folder = Path(args[args.index("--run.name") + 1], "version_0")
+    root, name = (args[args.index(f"--run.{key}") + 1] for key in ("root", "name"))
+    folder = Path(root, name, "version_0")
     folder.mkdir(parents=True)
-    (folder / "metrics.csv").write_text("val/acc\n0.5\n")
-    return f"run  {folder}\ntraining took  3 s\n"
+    rows = folder / "metrics.csv"
+    rows.write_text("val/acc\n0.5\n")
+    summary = {"metrics_file": str(rows), "checkpoints": "", "seconds": {"total": 3.2}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return True
 
 
 RATES = [0.01, 0.02, "1e-3", "=1+1", "-2", "größer"]
@@ -102,7 +107,7 @@ RATES = [0.01, 0.02, "1e-3", "=1+1", "-2", "größer"]
 def test_runs_are_labelled_by_the_whole_text_of_their_values(tmp_path, monkeypatch, capsys):
     parameters = {"lr": {"values": RATES}, "fold": {"value": 0}}
     assert swept(tmp_path, monkeypatch, parameters, trained) == ""
-    folders = {path.name for path in Path("a").iterdir()}
+    folders = {path.name for path in Path("runs/sweeps/a").iterdir()}
     assert folders == set(map(str, RATES))
     rates = [row["lr"] for row in table()]
     assert rates == ["0.01", "0.02", "1e-3", "'=1+1", "-2", "größer"]
@@ -114,7 +119,7 @@ def test_runs_are_labelled_by_the_whole_text_of_their_values(tmp_path, monkeypat
 @pytest.mark.parametrize("failing", [{"0.02"}, {"0.01", "0.02"}])
 def test_runs_that_fail_are_told(failing, tmp_path, monkeypatch, happened):
     def dmn(*args):
-        return "" if any(f"--lr={value}" in args for value in failing) else trained(*args)
+        return False if any(f"--lr={value}" in args for value in failing) else trained(*args)
 
     told = swept(tmp_path, monkeypatch, {"lr": {"values": [0.01, 0.02]}}, dmn)
     assert told.startswith(f"{len(failing)} of 2 runs failed")

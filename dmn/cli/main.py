@@ -82,11 +82,10 @@ def _run(args: list[str], importing: Callable[[], AbstractContextManager[None]])
         print(text, end="")
         sys.exit(0)
     command = _command(args)
-    arguments = _with_config_paths(args, command.configs)
-    sys.argv = [sys.argv[0], *arguments]  # from which Lightning starts further processes
+    sys.argv = [sys.argv[0], *args]  # from which Lightning starts further processes
     with importing():
         module = import_module(command.module)
-    module.main(arguments)
+    module.main(_with_config_paths(args, command.configs))
 
 
 def _command(args: list[str]) -> Command:

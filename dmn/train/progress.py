@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import math
+import platform
+import shlex
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
+from torch import Tensor
 
 from dmn.io.text import plain
-from dmn.tracking import wandb_folders
+from dmn.io.writing import write_whole
+from dmn.tracking import Failures, wandb_folders
 from dmn.train.probe_callbacks import ProbeCallback
 
+SUMMARY = "summary.json"  # in a run's folder
+PACKAGES = ("dmn", "torch", "pytorch-lightning", "quantus")
 SHOWN = ("train/loss", "train/acc", "val/loss", "val/acc")
 
 
@@ -54,16 +64,31 @@ def progress_bar() -> ProgressBar:
 
 
 class RunSummary(pl.Callback):
-    """Say at the end where everything lies, what watching cost, and how to go on."""
+    """Say at the end where everything lies, what watching cost, and how to go on.
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    A training's, validation's or test's `summary.json`, in its folder, has the same as data.
+    """
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Start the clock."""
         self._start = time.perf_counter()
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock anew: what comes before is no training."""
+        self._start = time.perf_counter()
+
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print the summary."""
-        folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all processes
-        self._print(trainer, folder, time.perf_counter() - self._start)
+        """Write and print the summary."""
+        self._write(trainer, shown=True)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the summary, unless it is a training that validates."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._write(trainer, shown=False)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the summary."""
+        self._write(trainer, shown=False)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -80,25 +105,76 @@ class RunSummary(pl.Callback):
             f"\ninterrupted; {plain(kept) or 'no epoch was whole yet, there is nothing to resume'}"
         )
 
-    @rank_zero_only
-    def _print(self, trainer: pl.Trainer, folder: Path, seconds: float) -> None:
-        watchers = [c for c in trainer.callbacks if isinstance(c, ProbeCallback)]  # type: ignore[attr-defined]
-        watching = sum(watcher.seconds for watcher in watchers)
-        lines = {
-            "run": folder,
-            "metrics": folder / "metrics.csv",
-            "heatmaps": folder / "heatmaps",
-            "checkpoints": folder / "checkpoints",
-            **{f"best by {c.monitor}": _best(c) for c in _checkpoints(trainer)},
-            "training took": f"{seconds:.0f} s, of which scoring and heatmaps {watching:.0f} s "
-            f"({watching / seconds:.0%})",
-        }
-        if offline := wandb_folders(folder):
-            lines["show it in Weights & Biases"] = " ".join(["wandb sync", *map(str, offline)])
-        width = max(map(len, lines))
-        print()
-        for name, value in lines.items():
-            print(plain(f"{name:<{width}}  {value}"))
+    def _write(self, trainer: pl.Trainer, shown: bool) -> None:
+        folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all processes
+        summary = summarise_run(trainer, folder, time.perf_counter() - self._start)
+        if not trainer.is_global_zero:  # metrics may be gathered from all processes
+            return
+        text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+        with Failures("summary").suppress_and_count(f"writing {SUMMARY}"):
+            write_whole(folder / SUMMARY, text)
+        if shown:
+            _print(summary)
+
+
+def summarise_run(trainer: pl.Trainer, folder: Path, seconds: float) -> dict[str, Any]:
+    """Say what a run was, where everything lies, and what came of it.
+
+    Args:
+        trainer: Which has just ended a training, a validation or a test.
+        folder: Of the run.
+        seconds: What it took.
+
+    Returns:
+        What JSON can hold. Paths are of what there is, if there is any; `best` has a checkpoint
+        and its score by what is monitored; metrics that are not finite are None.
+    """
+    watchers = [c for c in trainer.callbacks if isinstance(c, ProbeCallback)]  # type: ignore[attr-defined]
+    best = {c.monitor: c for c in _checkpoints(trainer) if c.best_model_path}
+    return {
+        "job": str(trainer.state.fn.value) if trainer.state.fn else "",
+        "command": shlex.join(
+            [Path(sys.argv[0]).name.replace("__main__.py", "dmn"), *sys.argv[1:]]
+        ),
+        "run": str(folder),
+        "metrics_file": str(folder / "metrics.csv"),
+        "heatmaps": str(folder / "heatmaps"),
+        "checkpoints": str(folder / "checkpoints"),
+        "best": {
+            str(monitor): {"checkpoint": c.best_model_path, "score": _number(c.best_model_score)}
+            for monitor, c in best.items()
+        },
+        "metrics": {name: _number(value) for name, value in trainer.callback_metrics.items()},
+        "seconds": {"total": seconds, "watching": sum(watcher.seconds for watcher in watchers)},
+        "wandb": [str(path) for path in wandb_folders(folder)],
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in PACKAGES},
+        },
+    }
+
+
+def _print(summary: dict[str, Any]) -> None:
+    total, watching = summary["seconds"]["total"], summary["seconds"]["watching"]
+    lines = {
+        "run": summary["run"],
+        "metrics": summary["metrics_file"],
+        "heatmaps": summary["heatmaps"],
+        "checkpoints": summary["checkpoints"],
+        **{f"best by {monitor}": _best(**best) for monitor, best in summary["best"].items()},
+        "training took": f"{total:.0f} s, of which scoring and heatmaps {watching:.0f} s "
+        f"({watching / total:.0%})",
+    }
+    if offline := summary["wandb"]:
+        lines["show it in Weights & Biases"] = " ".join(["wandb sync", *offline])
+    width = max(map(len, lines))
+    print()
+    for name, value in lines.items():
+        print(plain(f"{name:<{width}}  {value}"))
+
+
+def _best(checkpoint: str, score: float | None) -> str:
+    return checkpoint + ("" if score is None else f" ({score:.4f})")
 
 
 def _checkpoints(trainer: pl.Trainer) -> list[ModelCheckpoint]:
@@ -106,6 +182,5 @@ def _checkpoints(trainer: pl.Trainer) -> list[ModelCheckpoint]:
     return [callback for callback in found if isinstance(callback, ModelCheckpoint)]
 
 
-def _best(callback: ModelCheckpoint) -> str:
-    score = callback.best_model_score
-    return callback.best_model_path + ("" if score is None else f" ({float(score):.4f})")
+def _number(value: Tensor | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
