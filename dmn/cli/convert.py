@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dmn.canonize import canonize
-from dmn.cli.parser import Parser
+from dmn.cli.parser import Parser, number
 from dmn.errors import UnsupportedError
 from dmn.hub import Pretrained, load, save_converted
 from dmn.hub.networks import load_network
@@ -60,8 +60,8 @@ def _parser() -> Parser:
     add("--form", choices=get_args(Form), default="split", help="Both: canonized, then split.")
     add("--out", help="File to save it in; by default NAME_FORM.safetensors.")
     add("--pool", choices=get_args(Pool), default="winner", help="Form of max pooling.")
-    add("--theta", type=float, default=0.0, help="Share of min(p, n) that is kept, 0 to 1.")
-    add("--threshold", type=float, default=0.0, help="Recentre only where p + n is above it.")
+    add("--theta", type=number, default=0.0, help="Share of min(p, n) that is kept, 0 to 1.")
+    add("--threshold", type=number, default=0.0, help="Recentre only where p + n is above it.")
     add("--images", nargs="+", metavar="FILE", help="To certify on; by default random ones.")
     add("--num_classes", type=int, help="Outputs; by default as many as the weights have.")
     return parser

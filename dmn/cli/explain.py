@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dmn.baselines import BASELINES
-from dmn.cli.parser import Parser
+from dmn.cli.parser import Parser, number
 from dmn.errors import UnknownNameError
 from dmn.explain import Explainer
 from dmn.explain.layers import last_stage
@@ -77,7 +77,7 @@ def _parser() -> Parser:
     )
     add("--target", help="Class to explain, by name or index; by default the predicted one.")
     add("--stream", choices=get_args(Stream), help="Evidence for, against or both; by default all.")
-    add("--alpha", type=float, help=f"Shift of split networks, 0 to 0.5; by default {ALPHA}.")
+    add("--alpha", type=number, help=f"Shift of split networks, 0 to 0.5; by default {ALPHA}.")
     add("--contrast", action="store_true", help="Leave out what speaks for all classes alike.")
     add("--top", type=int, default=3, help="Classes to print.")
     add("--invert", action="store_true", help="Turn dark on white into white on dark first.")

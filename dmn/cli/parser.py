@@ -10,6 +10,11 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from dmn.io.text import plain_lines
 
 
+def number(text: str) -> float:
+    """Read a number as Python does: nan and inf too, which are refused where ranges are."""
+    return float(text)
+
+
 class HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
     """Leave the lines of descriptions as they are, and say nothing of defaults that are none."""
 
@@ -21,6 +26,9 @@ class HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
             text = text.replace(" (default: %(default)s)", "")
             text = text.replace(", default: %(default)s", "")
         return text
+
+    def _get_type_str(self, action: Action) -> str | None:
+        return "number" if action.type is number else super()._get_type_str(action)
 
 
 class Parser(ArgumentParser):

@@ -213,7 +213,7 @@ def test_random_weights_are_pointed_out(run, models, capsys):
         (["a.png", "--layer", "stage9"], "no layer 'stage9'; there are input, stem"),
         (["a.png", "--alpha", ".2"], "alpha: for split networks only"),
         (["a.png", "--stream", "f"], "invalid choice: 'f'"),
-        ([], "the following arguments are required: IMAGE"),
+        ([], "the following arguments are required: images"),
     ],
 )
 def test_mistakes_are_named(args, message, run, capsys):
