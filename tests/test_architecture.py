@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "viz": set(),
     "explain": {"nn"},
     "models": {"nn", "explain", "io"},
-    "graph": {"explain"},
+    "graph": {"nn"},
     "rules": {"nn", "graph"},
     "canonize": {"nn", "graph", "rules"},
     "split": {"nn", "explain", "models", "graph", "rules", "canonize"},

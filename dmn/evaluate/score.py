@@ -17,8 +17,8 @@ from dmn.errors import DataError
 from dmn.evaluate.batch import Array, Batch, Scores
 from dmn.evaluate.metrics import MetricSpec, metric_specs
 from dmn.explain import Explainer
-from dmn.explain.read import eval_mode
 from dmn.explain.target import Target, class_indices
+from dmn.nn import eval_mode
 
 
 def score(

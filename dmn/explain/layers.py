@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from dmn.explain.read import eval_mode
+from dmn.nn import eval_mode
 
 Seen = list[tuple[str, nn.Module, torch.Size]]
 

@@ -13,20 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from dmn.errors import UnknownNameError, UnsupportedError
-from dmn.nn import ACTIVATIONS, BackwardConfig, Pair, select_output
-
-
-@contextmanager
-def eval_mode(model: nn.Module | Pair) -> Iterator[None]:
-    """Hold a model in eval mode, and put each of its modules back afterwards."""
-    training = [module for module in model.modules() if module.training]
-    try:
-        for module in training:
-            module.training = False
-        yield
-    finally:
-        for module in training:
-            module.training = True
+from dmn.nn import MONOTONE_ACTIVATIONS, BackwardConfig, eval_mode, select_output
 
 
 @contextmanager
@@ -113,7 +100,7 @@ def _secant(epsilon: float, module: nn.Module, args: tuple[Tensor, ...], output:
 
 _RULES: dict[tuple[type[nn.Module], ...], Callable[..., Any]] = {
     (_ConvNd, nn.Linear, _BatchNorm): _stabilise,
-    tuple(ACTIVATIONS): _secant,
+    tuple(MONOTONE_ACTIVATIONS): _secant,
 }
 
 

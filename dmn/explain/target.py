@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dmn.errors import TargetError
-from dmn.explain.read import eval_mode
-from dmn.nn import Pair
+from dmn.nn import Pair, eval_mode
 
 Target = int | Sequence[int] | NDArray[Any] | Tensor | None
 

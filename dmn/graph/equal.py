@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dmn.errors import NotEqualError
-from dmn.explain.read import eval_mode
+from dmn.nn import eval_mode
 
 
 def require_equal(made: nn.Module, original: nn.Module, x: Tensor, *, exact: bool = False) -> None:

@@ -12,7 +12,7 @@ from torchvision.models.vgg import VGG, make_layers
 
 from dmn.errors import OptionError
 
-Stem = Literal["imagenet", "small"]
+ResNetStem = Literal["imagenet", "small"]
 FULL_WIDTH = 64  # channels of torchvision's first stage
 _VGG16: list[int | Literal["M"]] = [1, 1, "M", 2, 2, "M", 4, 4, 4, "M", 8, 8, 8, "M", 8, 8, 8, "M"]
 
@@ -32,7 +32,7 @@ class ResNet18(ResNet):  # type: ignore[misc]
         self,
         num_classes: int = 10,
         width: int = FULL_WIDTH,
-        stem: Stem = "imagenet",
+        stem: ResNetStem = "imagenet",
         in_channels: int = 3,
     ) -> None:
         self._width = width

@@ -2,7 +2,7 @@
 
 from dmn.nn.init import STARTS, Start
 from dmn.nn.layers import (
-    ACTIVATIONS,
+    MONOTONE_ACTIVATIONS,
     MONOTONE_OPERATIONS,
     Add,
     ConvexConcave,
@@ -13,6 +13,7 @@ from dmn.nn.layers import (
     Plain,
     View,
 )
+from dmn.nn.modes import eval_mode
 from dmn.nn.nonnegative import (
     Constraint,
     Monotone,
@@ -41,9 +42,9 @@ from dmn.nn.pair import (
 from dmn.nn.rank import effective_rank
 
 __all__ = [
-    "ACTIVATIONS",
     "EPSILON",
     "GRADIENT",
+    "MONOTONE_ACTIVATIONS",
     "MONOTONE_OPERATIONS",
     "STARTS",
     "Add",
@@ -71,6 +72,7 @@ __all__ = [
     "constrained",
     "constraint_statistics",
     "effective_rank",
+    "eval_mode",
     "is_pair",
     "project",
     "reparametrise",

@@ -62,7 +62,7 @@ class MaxMinPool2d(nn.Module):
         return pooled
 
 
-ACTIVATIONS: dict[type[nn.Module], str] = {
+MONOTONE_ACTIVATIONS: dict[type[nn.Module], str] = {
     nn.ReLU: "convex",
     ConvexConcave: "half convex, half concave",
     nn.Hardtanh: "saturating",

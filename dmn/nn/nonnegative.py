@@ -17,7 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from dmn.errors import NotMonotoneError
-from dmn.nn.layers import ACTIVATIONS, MONOTONE_OPERATIONS
+from dmn.nn.layers import MONOTONE_ACTIVATIONS, MONOTONE_OPERATIONS
 
 BATCH_NORM_FLOOR = 1e-3  # at zero a channel would be dead for good
 FLOORS: dict[type[nn.Module], float] = {
@@ -193,7 +193,7 @@ def _assert_known(path: str, module: nn.Module) -> None:
     if isinstance(module, _BatchNorm) and not module.track_running_stats:
         raise NotMonotoneError(f"{path}: BatchNorm without running statistics is not monotone.")
     is_leaf = not any(module.children()) or parametrize.is_parametrized(module)
-    known = (*FLOORS, *ACTIVATIONS, *MONOTONE_OPERATIONS, Monotone)
+    known = (*FLOORS, *MONOTONE_ACTIVATIONS, *MONOTONE_OPERATIONS, Monotone)
     if is_leaf and not isinstance(module, known):
         raise NotMonotoneError(
             f"{path}: {type(module).__name__} is not known to be monotone; "

@@ -43,7 +43,7 @@ class Operation(NamedTuple):
         return isinstance(argument, fx.Node) and argument in self.streams
 
 
-Entry = Rule | Callable[[Operation], Rule | str]  # a string says why there is no rule
+RuleEntry = Rule | Callable[[Operation], Rule | str]  # a string says why there is no rule
 
 
 # -- linear operations ---------------------------------------------------------------------------

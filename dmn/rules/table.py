@@ -19,7 +19,7 @@ from dmn.graph.unpack import piece
 from dmn.nn import Add, ConvexConcave
 from dmn.rules import operations as of
 from dmn.rules.base import Linear, Rule
-from dmn.rules.operations import Entry, Operation
+from dmn.rules.operations import Operation, RuleEntry
 
 
 def _none(reason: str) -> Callable[[Operation], Rule | str]:
@@ -32,7 +32,7 @@ _SOFTMAX = _none("softmax divides by a sum of activations: leave it out, and exp
 
 # Each word stands for all its spellings: in torch.nn, torch.nn.functional, torch, operator, and as
 # a method of tensors.
-_ROWS: tuple[tuple[Entry, str], ...] = (
+_ROWS: tuple[tuple[RuleEntry, str], ...] = (
     (Linear(of.matrix), "Linear linear"),
     (of.batch_norm, "BatchNorm1d BatchNorm2d BatchNorm3d SyncBatchNorm batch_norm"),
     (of.sum_or_shift, "add sub subtract rsub"),
@@ -90,7 +90,7 @@ def spellings(word: str) -> Iterator[Any]:
         yield word
 
 
-def _pools_and_convolutions() -> Iterator[tuple[Entry, str]]:
+def _pools_and_convolutions() -> Iterator[tuple[RuleEntry, str]]:
     for n in (1, 2, 3):
         yield of.convolution(n, False, of.FORWARD), f"Conv{n}d conv{n}d"
         yield of.convolution(n, True, of.TRANSPOSED), f"ConvTranspose{n}d conv_transpose{n}d"
@@ -98,7 +98,7 @@ def _pools_and_convolutions() -> Iterator[tuple[Entry, str]]:
         yield of.adaptive_max_pool(n), f"AdaptiveMaxPool{n}d adaptive_max_pool{n}d"
 
 
-RULES: dict[Any, Entry] = {
+RULES: dict[Any, RuleEntry] = {
     target: entry
     for entry, words in (*_ROWS, *_pools_and_convolutions())
     for word in words.split()

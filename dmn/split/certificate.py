@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dmn.explain.read import eval_mode
-from dmn.nn import BackwardConfig
+from dmn.nn import BackwardConfig, eval_mode
 from dmn.rules.base import bounds
 from dmn.rules.scaled import Scaled, aligned, magnitude
 

@@ -12,11 +12,10 @@ from torch import Tensor, fx, nn
 
 from dmn.errors import OptionError, UnknownNameError
 from dmn.explain.methods import explain
-from dmn.explain.read import eval_mode
 from dmn.explain.target import Target
 from dmn.graph.equal import require_equal
 from dmn.graph.trace import Traced, Unsupported, describe, trace, unsupported
-from dmn.nn import GRADIENT, BackwardConfig, Pool, Reading, Stream, check_layers
+from dmn.nn import GRADIENT, BackwardConfig, Pool, Reading, Stream, check_layers, eval_mode
 from dmn.rules.base import SLACK, Linear, Rule, bounds
 from dmn.rules.scaled import Scaled, halves
 from dmn.rules.table import find_rules, is_known

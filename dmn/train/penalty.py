@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmn.errors import DataError, UnknownNameError
-from dmn.explain.read import eval_mode
 from dmn.models import DifferenceOfMonotone
-from dmn.nn import Stream, check_layers, select_output
+from dmn.nn import Stream, check_layers, eval_mode, select_output
 from dmn.split.learned_bounds import OBJECTIVES
 from dmn.train.terms import Term
 

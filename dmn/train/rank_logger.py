@@ -9,10 +9,10 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import Tensor, nn
 
-from dmn.nn import ACTIVATIONS, effective_rank
+from dmn.nn import MONOTONE_ACTIVATIONS, effective_rank
 from dmn.train.probe_callbacks import ProbeCallback
 
-KINDS: tuple[type[nn.Module], ...] = tuple(ACTIVATIONS)
+KINDS: tuple[type[nn.Module], ...] = tuple(MONOTONE_ACTIVATIONS)
 
 
 class RankLogger(ProbeCallback):
