@@ -49,7 +49,7 @@ def test_a_run_becomes_a_checkpoint_with_its_card(run_folder, tmp_path, capsys):
     assert f"test accuracy {score['test']:.4f}" in capsys.readouterr().out
     x = torch.rand(2, 1, 28, 28)
     assert torch.equal(found.model(x), load_network(str(run_folder)).model(x))
-    assert {"splitcam", "splitgrad", "splitlrp", "random"} <= card["quantus"]["scores"].keys()
+    assert {"splitcam", "splitgrad", "splitlrp", "Random"} <= card["quantus"]["scores"].keys()
     assert card["training"]["optimizer"]["init_args"]["lr"] == 0.01
     recipe("export").main([str(tmp_path / "digits.safetensors"), *options, "--note", "anew"])
     again = json.loads((tmp_path / "digits.json").read_text())

@@ -59,7 +59,7 @@ def test_cards_say_how_a_network_was_made_and_how_good_it_is(name):
     low, high = card["accuracy"]["interval"]
     assert low <= card["accuracy"]["test"] <= high
     scores = card["quantus"]["scores"]
-    assert card["explainers"].keys() | {"random"} <= scores.keys()
+    assert card["explainers"].keys() | {"Random"} <= scores.keys()
     assert card["explainers"]
     for method in scores.values():
         assert list(method) == SCORED
@@ -123,6 +123,6 @@ def test_damaged_weights_are_never_used(tiny, command):
 
 def test_it_explains_pictures_and_is_split_already(tiny, capsys):
     Image.fromarray(np.eye(28, dtype=np.uint8) * 255).save("a.png")
-    run("explain a.png --model tiny --method splitlrp")
+    run("explain a.png --model tiny --method SplitLRP")
     assert "saved explained.png" in capsys.readouterr().out
     assert "tiny is a difference g - h as it is" in refused("convert tiny")

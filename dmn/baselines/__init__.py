@@ -1,9 +1,8 @@
 """Attribution methods of other libraries, behind the call of every explainer.
 
-The libraries are optional, and imported when a method is made: `pip install 'dmn[compare]'`.
+The libraries are optional, and imported when a method is made: `pip install 'dmn[compare]'`. Each
+method registers itself; `dmn.explain.list_methods("post-hoc")` lists them.
 """
-
-from collections.abc import Callable
 
 from dmn.baselines.base import Baseline
 from dmn.baselines.captum import (
@@ -25,31 +24,8 @@ from dmn.baselines.zennit import (
     LRPEpsilonPlus,
     LRPGamma,
 )
-from dmn.explain import Explainer
-
-BASELINES: dict[str, Callable[..., Explainer]] = {
-    "Gradient": Gradient,
-    "InputXGradient": InputXGradient,
-    "GuidedBackprop": GuidedBackprop,
-    "IntegratedGradients": IntegratedGradients,
-    "GradientSHAP": GradientSHAP,
-    "SmoothGrad": SmoothGrad,
-    "DeepLift": DeepLift,
-    "Occlusion": Occlusion,
-    "FeatureAblation": FeatureAblation,
-    "GradCAM": GradCAM,
-    "GradCAM++": GradCAMpp,
-    "LayerCAM": LayerCAM,
-    "LRPEpsilon": LRPEpsilon,
-    "LRPEpsilonPlus": LRPEpsilonPlus,
-    "LRPEpsilonAlpha2Beta1": LRPEpsilonAlpha2Beta1,
-    "LRPGamma": LRPGamma,
-    "ExcitationBackprop": ExcitationBackprop,
-}
-"""The methods by the name they are asked for; each takes the model, then its own options."""
 
 __all__ = [
-    "BASELINES",
     "Baseline",
     "DeepLift",
     "ExcitationBackprop",

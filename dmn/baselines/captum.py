@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dmn.baselines.base import Baseline, required
 from dmn.baselines.rewrite import BothReLUs, WindowsApart, for_tensor_hooks, refuse_without_rule
+from dmn.explain.registry import register
 from dmn.rules import Rule
 from dmn.rules.base import WinnerPool
 
@@ -44,6 +45,7 @@ class Captum(Baseline):
         super().__post_init__()
 
 
+@register("post-hoc")
 class Gradient(Captum):
     """The gradient of the logit.
 
@@ -56,6 +58,7 @@ class Gradient(Captum):
         return gradient
 
 
+@register("post-hoc")
 class InputXGradient(Captum):
     """The gradient of the logit times the image.
 
@@ -68,6 +71,7 @@ class InputXGradient(Captum):
         return product
 
 
+@register("post-hoc")
 @dataclass(eq=False, repr=False)
 class IntegratedGradients(Captum):
     """The mean gradient on the line from a baseline to the image, times their difference.
@@ -96,6 +100,7 @@ class IntegratedGradients(Captum):
         return integral
 
 
+@register("post-hoc")
 @dataclass(eq=False, repr=False)
 class SmoothGrad(Gradient):
     """The mean gradient around the image.
@@ -130,6 +135,7 @@ class SmoothGrad(Gradient):
         return x + self.noise * spread * torch.randn(x.shape[1:], generator=generator).to(x)
 
 
+@register("post-hoc")
 @dataclass(eq=False, repr=False)
 class GradientSHAP(SmoothGrad):
     """Expected gradients: integrated ones, at points drawn on the line and around the image.
@@ -156,6 +162,7 @@ class GradientSHAP(SmoothGrad):
         return way * Gradient.attribute(self, point, target)
 
 
+@register("post-hoc")
 class GuidedBackprop(Captum):
     """The gradient of the logit, kept where it is positive at every ReLU.
 
@@ -191,6 +198,7 @@ def _has_rescale_rule(target: Any, rule: Rule | str) -> bool:
     return isinstance(rule, Rule) and not (rule.nonlinear or isinstance(rule, WinnerPool))
 
 
+@register("post-hoc")
 @dataclass(eq=False, repr=False)
 class DeepLift(Captum):
     """Each unit's difference from what it is at a baseline, handed back in proportion (Rescale).
@@ -224,6 +232,7 @@ class DeepLift(Captum):
         return lifted
 
 
+@register("post-hoc")
 @dataclass(eq=False, repr=False)
 class Occlusion(Captum):
     """What the logit loses when a window is blanked, averaged over the windows on a pixel.
@@ -257,6 +266,7 @@ class Occlusion(Captum):
         return losses[:, :1]
 
 
+@register("post-hoc")
 @dataclass(eq=False, repr=False)
 class FeatureAblation(Captum):
     """What the logit loses when a cell of a grid is blanked.

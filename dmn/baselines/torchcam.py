@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dmn.baselines.base import Baseline, required
 from dmn.errors import UnknownNameError
+from dmn.explain.registry import register
 from dmn.nn import check_layers
 
 
@@ -89,6 +90,7 @@ def _channels_last(shape: torch.Size, size: torch.Size) -> bool:
     return proportional(a, b) and not proportional(b, c)
 
 
+@register("post-hoc", needs_layer=True, featured=True)
 class GradCAM(CAM):
     """Each channel is weighed by the mean of its gradient.
 
@@ -96,6 +98,7 @@ class GradCAM(CAM):
     """
 
 
+@register("post-hoc", "GradCAM++", needs_layer=True)
 class GradCAMpp(CAM):
     """Each channel is weighed by its positive gradients, more where they are few.
 
@@ -113,6 +116,7 @@ class GradCAMpp(CAM):
         return (weights * activations).sum(dim=1).relu()
 
 
+@register("post-hoc", needs_layer=True)
 class LayerCAM(CAM):
     """Each activation is weighed by the positive part of its own gradient.
 

@@ -27,6 +27,7 @@ from dmn.baselines.rewrite import (
 )
 from dmn.canonize import canonize, hookable
 from dmn.canonize.affine import ScaleShift
+from dmn.explain.registry import register
 from dmn.nn import OutputSelector, select_output
 from dmn.rules import Rule
 
@@ -112,6 +113,7 @@ class LRP(Baseline):
         return chosen - mean
 
 
+@register("post-hoc")
 @dataclass(eq=False, repr=False)
 class LRPEpsilon(LRP):
     """The epsilon rule in every layer; of canonized ReLU networks, about input times gradient.
@@ -130,6 +132,7 @@ class LRPEpsilon(LRP):
         return _by_layer(zennit, rules, ((zennit.types.Linear,), linear))
 
 
+@register("post-hoc")
 @dataclass(eq=False, repr=False)
 class LRPGamma(LRP):
     """The gamma rule in convolutions, which favours positive weights; epsilon in linear layers.
@@ -150,6 +153,7 @@ class LRPGamma(LRP):
         return _by_layer(zennit, rules, *layers)
 
 
+@register("post-hoc")
 @dataclass(eq=False, repr=False)
 class LRPEpsilonPlus(LRP):
     """Positive contributions only in convolutions (z+); the epsilon rule in linear layers.
@@ -164,6 +168,7 @@ class LRPEpsilonPlus(LRP):
         return zennit.composites.EpsilonPlus(layer_map=rules, zero_params=self.zero_params)
 
 
+@register("post-hoc")
 @dataclass(eq=False, repr=False)
 class LRPEpsilonAlpha2Beta1(LRP):
     """Twice the positive less the negative contributions in convolutions; epsilon in linear layers.
@@ -177,6 +182,7 @@ class LRPEpsilonAlpha2Beta1(LRP):
         return zennit.composites.EpsilonAlpha2Beta1(layer_map=rules, zero_params=self.zero_params)
 
 
+@register("post-hoc")
 @dataclass(eq=False, repr=False)
 class ExcitationBackprop(LRP):
     """Positive contributions only, in every layer, from 1 at the chosen class: a probability.

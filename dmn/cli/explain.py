@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -13,19 +12,18 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from dmn.baselines import BASELINES
+import dmn.baselines  # noqa: F401 - registers the post-hoc methods
 from dmn.cli.parser import Parser, number
 from dmn.errors import UnknownNameError
-from dmn.explain import Explainer
+from dmn.explain import Explainer, MethodSpec, find_method, list_methods
 from dmn.explain.layers import last_stage
-from dmn.explain.methods import SPLIT_METHODS
 from dmn.explain.target import probabilities
 from dmn.hub.networks import Network, load_network
 from dmn.io.options import require, require_output
 from dmn.io.pictures import read_picture
 from dmn.io.text import plain
 from dmn.io.writing import write_whole
-from dmn.nn import Stream
+from dmn.nn import Pair, Stream
 from dmn.split import FrontAdapter, as_pair
 from dmn.viz.panels import overlay, panel, png
 
@@ -33,7 +31,7 @@ DESCRIPTION = """\
 Show what in pictures of your own speaks for a class, and what against it.
 
   dmn explain cat.jpg --model resnet18 --weights DEFAULT      one of torchvision's classifiers
-  dmn explain cat.jpg dog.jpg --model vgg16 --weights vgg16.pth --method splitcam LayerCAM
+  dmn explain cat.jpg dog.jpg --model vgg16 --weights vgg16.pth --method SplitCAM LayerCAM
   dmn explain digit.png --model runs/mnist/version_0 --invert a dark digit on white paper
   dmn explain cat.jpg --model resnet18 --target "tiger cat"   why not another class?
   dmn explain cat.jpg --model resnet18 --contrast             why this class rather than any other?
@@ -42,9 +40,9 @@ Each picture is cropped to what the network takes. The most probable classes are
 panel is saved: a row a picture, a column a method; red speaks for the class, blue against it.
 A trained difference network explains itself, by g, h and g - h; any other is split first. One that
 has a front is read at the image; --layer front reads what the front makes of it."""
-METHODS: dict[str, str] = {name.lower(): name for name in (*SPLIT_METHODS, *BASELINES)}
-DEFAULTS = ("splitcam", "splitlrp", "GradCAM")
-ALPHA = 0.4  # of the paper's SplitCAM on VGG16
+METHODS = list_methods("split", "post-hoc")
+FEATURED = tuple(spec.name for spec in METHODS if spec.featured)
+ALPHA = find_method("SplitCAM").defaults["alpha"]
 CELL = 224  # pixels a side
 LINE = 24  # characters before a row
 LEGEND = "Red speaks for the class, blue against it."
@@ -64,13 +62,13 @@ def _parser() -> Parser:
         prog="dmn explain",
         usage="dmn explain IMAGE [IMAGE ...] --model MODEL [--OPTION VALUE ...]",
         description=DESCRIPTION,
-        epilog=fill(f"Methods: {', '.join(METHODS.values())}.", 96),
+        epilog=fill(f"Methods: {', '.join(spec.name for spec in METHODS)}.", 96),
     )
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE", help="Picture files of any kind and size.")
     add("--model", required=True, help="A shipped network, a run's folder, or torchvision's name.")
     add("--weights", help="Of torchvision's: a name such as DEFAULT, or a file; else random.")
-    add("--method", nargs="+", help=f"Any of those below; by default {' '.join(DEFAULTS)}.")
+    add("--method", nargs="+", help=f"Any of those below; by default {' '.join(FEATURED)}.")
     add(
         "--layer",
         help="Where to read; by default the image, of CAMs without a front the last stage.",
@@ -125,7 +123,7 @@ def explain(
     require("--top", top, 1)
     require("--alpha", alpha, 0, 0.5)
     require_output("--out", out, ".png", [*images, model, weights])
-    names = [_method(name) for name in method or DEFAULTS]
+    specs = [find_method(name, "split", "post-hoc") for name in method or FEATURED]
     pictures = [read_picture(file) for file in images]
     if invert:
         pictures = [picture.point(lambda value: 255 - value) for picture in pictures]
@@ -134,7 +132,7 @@ def explain(
     if network.card.get("weights") == "random":
         print(plain(f"{model} has random weights, and knows nothing; give it some by --weights"))
     inputs = [network.transform(picture)[None] for picture in pictures]
-    explainers = _explainers(network, inputs[0], names, layer, stream, alpha, contrast)
+    explainers = _explainers(network, inputs[0], specs, layer, stream, alpha, contrast)
     columns: dict[str, list[Tensor]] = {title: [] for title in ("image", *explainers)}
     rows = []
     for file, x in zip(images, inputs, strict=True):
@@ -151,12 +149,6 @@ def explain(
     done = "replaced" if os.path.exists(out) else "saved"
     write_whole(out, png(panel(columns, rows, LEGEND, CELL)))
     print(plain(f"{done} {out}: {', '.join(explainers)}"))
-
-
-def _method(name: str) -> str:
-    if name.lower() not in METHODS:
-        raise UnknownNameError(f"no method {name!r}; there are {', '.join(METHODS.values())}")
-    return METHODS[name.lower()]
 
 
 def _class(network: Network, target: str) -> int:
@@ -189,7 +181,7 @@ def _percent(share: float) -> str:
 def _explainers(
     network: Network,
     x: Tensor,
-    names: Sequence[str],
+    specs: Sequence[MethodSpec],
     layer: str | None,
     stream: Stream | None,
     alpha: float | None,
@@ -199,26 +191,35 @@ def _explainers(
     own, model = network.is_pair, network.model
     stage = layer or last_stage(model, x).removeprefix("h.net.")
     streams = (stream,) if stream else get_args(Stream) if own else ("g",)
-    pair: Any = as_pair(model, x) if SPLIT_METHODS.keys() & names else None
-    fronted = isinstance(pair, FrontAdapter)
+    pair: Any = as_pair(model, x) if any(spec.kind == "split" for spec in specs) else None
     made: dict[str, Explainer] = {}
-    for name in names:
+    for spec in specs:
         options: dict[str, Any] = {"contrast": contrast}
-        if name not in SPLIT_METHODS:
-            if "layer" in inspect.signature(BASELINES[name]).parameters:
-                if stage == "input":
-                    raise UnknownNameError(
-                        f"{name} reads a layer of the network that holds an image, and the last "
-                        "one holds none: name another by --layer, or other methods by --method"
-                    )
-                options["layer"] = f"g.net.{stage}" if own else stage
-            made[name] = BASELINES[name](model, **options)
+        if spec.kind == "split":
+            options |= _split_options(spec, pair, own, stage, layer, alpha)
+            for side in streams:
+                made[f"{spec.name} {side}"] = spec.factory(pair, stream=side, **options)
             continue
-        options["layer"] = stage if name == "splitcam" and not fronted else layer or "input"
-        if name != "splitlrp":
-            options["alpha"] = alpha if alpha is not None else 0.0 if own else ALPHA
-        if not own or fronted:
-            options["part"] = "p"
-        for side in streams:
-            made[f"{name} {side}"] = SPLIT_METHODS[name](pair, stream=side, **options)
+        if spec.needs_layer:
+            if stage == "input":
+                raise UnknownNameError(
+                    f"{spec.name} reads a layer of the network that holds an image, and the last "
+                    "one holds none: name another by --layer, or other methods by --method"
+                )
+            options["layer"] = f"g.net.{stage}" if own else stage
+        made[spec.name] = spec.factory(model, **options)
     return made
+
+
+def _split_options(
+    spec: MethodSpec, pair: Pair, own: bool, stage: str, layer: str | None, alpha: float | None
+) -> dict[str, Any]:
+    """Return where and how a split method reads a pair, which may be the network's own."""
+    fronted = isinstance(pair, FrontAdapter)
+    options = {} if own else dict(spec.defaults)
+    options["layer"] = stage if spec.needs_layer and not fronted else layer or "input"
+    if fronted:
+        options["part"] = "p"
+    if alpha is not None and "alpha" in spec.defaults:
+        options["alpha"] = alpha
+    return options

@@ -52,7 +52,7 @@ class Comparison:
         networks: Networks by the label they get here.
         methods: Network → what a method is called here → its options; those that are lists are
             chosen from. `method` names the method, if it is called something else here. Methods:
-            SplitCAM, SplitGrad, SplitLRP, and the keys of `dmn.baselines.BASELINES`.
+            those of `dmn.explain.list_methods()`.
         data: The images.
         metrics: Keys of `dmn.evaluate.METRICS`; None is all of them.
         choose_by: Metrics by which settings are chosen.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -12,9 +12,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dmn.baselines import BASELINES
+import dmn.baselines  # noqa: F401 - registers the post-hoc methods
 from dmn.errors import OptionError, UnknownNameError
-from dmn.explain import CentreGaussian, Edges, Explainer, RandomMap, SplitCAM, SplitGrad, SplitLRP
+from dmn.explain import Explainer, MethodSpec, find_method, list_methods
 from dmn.hub.networks import Network, load_network
 from dmn.nn import Pair
 from dmn.split import as_pair
@@ -23,14 +23,6 @@ Kind = Literal["self", "post-hoc", "control"]
 Setting = dict[str, Any]
 Wanted = Mapping[str, Mapping[str, Mapping[str, Any] | None]]
 
-SPLIT: dict[str, Callable[..., Explainer]] = {
-    method.__name__: method for method in (SplitCAM, SplitGrad, SplitLRP)
-}
-CONTROLS: dict[str, Callable[..., Explainer]] = {
-    "Random": RandomMap,
-    "Edges": Edges,
-    "Centre": CentreGaussian,
-}
 METHOD = "method"  # among an entry's options: whose they are, if not of the method it is called
 
 
@@ -102,11 +94,11 @@ class Entry:
 
     def explainer(self, subject: Subject, setting: Setting) -> Explainer:
         """Make the explainer of a network by the method, in one setting."""
-        if self.method in CONTROLS:
-            return CONTROLS[self.method](**setting)
-        if self.method in SPLIT:
-            return SPLIT[self.method](subject.pair, **setting)
-        return BASELINES[self.method](subject.network.model, **setting)
+        spec = find_method(self.method)
+        if spec.kind == "control":
+            return spec.factory(**setting)
+        network = subject.pair if spec.kind == "split" else subject.network.model
+        return spec.factory(network, **setting)
 
 
 def entries(wanted: Wanted, subjects: Mapping[str, Subject], budget: int) -> list[Entry]:
@@ -124,28 +116,32 @@ def entries(wanted: Wanted, subjects: Mapping[str, Subject], budget: int) -> lis
     """
     made = []
     for label, methods in wanted.items():
-        for title, options in {**methods, **{name: {} for name in CONTROLS}}.items():
+        controls: dict[str, Setting] = {spec.name: {} for spec in list_methods("control")}
+        for title, options in {**methods, **controls}.items():
             made.append(_entry(subjects[label], title, dict(options or {}), budget))
     return sorted(made, key=lambda entry: entry.kind == "control")
 
 
 def _entry(subject: Subject, title: str, options: Setting, budget: int) -> Entry:
-    name, method = f"{title} ({subject.label})", options.pop(METHOD, title)
-    known = {**SPLIT, **BASELINES, **CONTROLS}
-    if method not in known:
-        raise UnknownNameError(f"{name}: no method {method!r}; there are {', '.join(known)}")
-    kind: Kind = "post-hoc"
-    if method in CONTROLS:
-        kind = "control"
-    elif method in SPLIT and subject.network.is_pair:
-        kind = "self"
+    name = f"{title} ({subject.label})"
+    try:
+        spec = find_method(options.pop(METHOD, title))
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{name}: {error}") from None
     settings = tuple(grid(options))
     if len(settings) > budget:
         raise OptionError(
             f"{name}: {len(settings)} settings, but each method has {budget}; list fewer options, "
             "or raise `settings` for all"
         )
-    return Entry(name, subject.label, title, method, kind, settings)
+    return Entry(name, subject.label, title, spec.name, _kind(spec, subject), settings)
+
+
+def _kind(spec: MethodSpec, subject: Subject) -> Kind:
+    """Return what a method is on one network: the split methods explain pairs by themselves."""
+    if spec.kind == "split":
+        return "self" if subject.network.is_pair else "post-hoc"
+    return spec.kind
 
 
 def grid(options: Mapping[str, Any]) -> list[Setting]:

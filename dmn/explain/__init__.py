@@ -11,12 +11,15 @@ from dmn.explain.methods import (
     explain,
     explain_together,
 )
+from dmn.explain.registry import METHODS, MethodSpec, find_method, list_methods, register
 from dmn.explain.target import Target, resolve_target
 
 __all__ = [
+    "METHODS",
     "CentreGaussian",
     "Edges",
     "Explainer",
+    "MethodSpec",
     "RandomMap",
     "SplitCAM",
     "SplitExplainer",
@@ -27,5 +30,8 @@ __all__ = [
     "controls",
     "explain",
     "explain_together",
+    "find_method",
+    "list_methods",
+    "register",
     "resolve_target",
 ]

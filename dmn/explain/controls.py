@@ -9,9 +9,11 @@ from torch import Tensor
 
 from dmn.explain.base import Explainer
 from dmn.explain.draws import generators
+from dmn.explain.registry import list_methods, register
 from dmn.explain.target import Target, class_indices
 
 
+@register("control", "Random")
 class RandomMap:
     """Uniform noise: the same for the same image and target, new for any other.
 
@@ -33,6 +35,7 @@ class RandomMap:
         return torch.from_numpy(np.stack(noise)).to(x.device)
 
 
+@register("control")
 class Edges:
     """Magnitude of the image's gradient (Sobel), summed over channels."""
 
@@ -46,6 +49,7 @@ class Edges:
         return F.conv2d(image, kernels).square().sum(dim=1, keepdim=True).sqrt()
 
 
+@register("control", "Centre")
 class CentreGaussian:
     """A Gaussian bump in the middle of the image.
 
@@ -66,5 +70,12 @@ class CentreGaussian:
 
 
 def controls(seed: int = 0) -> dict[str, Explainer]:
-    """Return each control by the name it is logged under."""
-    return {"random": RandomMap(seed), "edges": Edges(), "centre": CentreGaussian()}
+    """Make every control, by its name.
+
+    Args:
+        seed: Of those that draw, at least 0.
+    """
+    return {
+        spec.name: spec.factory(**({"seed": seed} if "seed" in spec.options else {}))
+        for spec in list_methods("control")
+    }

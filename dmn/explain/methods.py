@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dmn.errors import OptionError, UnknownNameError
+from dmn.errors import OptionError
+from dmn.explain.registry import find_method, register
 from dmn.explain.target import Target, resolve_target
 from dmn.nn import (
     EPSILON,
@@ -26,8 +27,9 @@ from dmn.nn import (
     check_layers,
 )
 
-Part = Literal["p", "n", "p+n", "p-n"]
+StreamPart = Literal["p", "n", "p+n", "p-n"]
 Readings = Mapping[str, Mapping[Stream, Reading]]  # by layer
+ALPHA = 0.4  # of the paper's SplitCAM on VGG16
 
 
 class StreamMaps(NamedTuple):
@@ -77,7 +79,7 @@ class SplitExplainer:
         pair: Pair,
         layer: str = "input",
         stream: Stream = "g-h",
-        part: Part = "p+n",
+        part: StreamPart = "p+n",
         *,
         contrast: bool = False,
         absolute: bool = False,
@@ -182,7 +184,7 @@ def explain_together(
 
 
 def explain(
-    pair: Pair, x: Tensor, target: Target = None, method: str = "splitcam", **options: Any
+    pair: Pair, x: Tensor, target: Target = None, method: str = "SplitCAM", **options: Any
 ) -> Tensor:
     """Explain images by a pair itself.
 
@@ -190,7 +192,7 @@ def explain(
         pair: A trained difference network or a split one.
         x: Images (B, C, H, W).
         target: Class index, one an image, or None for the predicted class.
-        method: "splitcam", "splitgrad" or "splitlrp".
+        method: "SplitCAM", "SplitGrad" or "SplitLRP", in any case.
         **options: Of the method, such as `layer` and `stream`: see `SplitExplainer`.
 
     Returns:
@@ -200,9 +202,7 @@ def explain(
         UnknownNameError: names the methods that there are.
         UnknownNameError: names the layers that there are.
     """
-    if method not in SPLIT_METHODS:
-        raise UnknownNameError(f"no method {method!r}; there are {', '.join(SPLIT_METHODS)}")
-    return SPLIT_METHODS[method](pair, **options)(x, target)
+    return find_method(method, "split").factory(pair, **options)(x, target)
 
 
 def _read_together(
@@ -241,6 +241,7 @@ def _to_image(values: Tensor, x: Tensor) -> Tensor:
     return values.float()
 
 
+@register("split", needs_layer=True, defaults={"alpha": ALPHA, "part": "p"}, featured=True)
 class SplitCAM(SplitExplainer):
     """Activation times sensitivity, summed over channels (SplitCAM).
 
@@ -252,6 +253,7 @@ class SplitCAM(SplitExplainer):
         return (values * sensitivities).sum(dim=1, keepdim=True)
 
 
+@register("split", defaults={"alpha": ALPHA, "part": "p"})
 class SplitGrad(SplitExplainer):
     """Channel mean of the sensitivities (SplitGrad).
 
@@ -263,6 +265,7 @@ class SplitGrad(SplitExplainer):
         return sensitivities.mean(dim=1, keepdim=True)
 
 
+@register("split", defaults={"part": "p"}, featured=True)
 class SplitLRP(SplitCAM):
     """Epsilon-LRP on the nonnegative weights of both sides (SplitLRP).
 
@@ -274,10 +277,3 @@ class SplitLRP(SplitCAM):
     """
 
     backward = "relevance"
-
-
-SPLIT_METHODS: dict[str, Callable[..., SplitExplainer]] = {
-    "splitcam": SplitCAM,
-    "splitgrad": SplitGrad,
-    "splitlrp": SplitLRP,
-}

@@ -128,7 +128,7 @@ class DifferenceOfMonotone(nn.Module):
         return "input" if layer == self.sees else f"net.{layer}"
 
     def explain(
-        self, x: Tensor, target: Target = None, method: str = "splitcam", **options: Any
+        self, x: Tensor, target: Target = None, method: str = "SplitCAM", **options: Any
     ) -> Tensor:
         """Explain images in [0, 1] by this network itself; see `dmn.explain.explain`."""
         return explain(self, x, target, method, **options)

@@ -219,7 +219,7 @@ class SplitModel(nn.Module):
         return {layer: readings[nodes[self._nodes[layer]]] for layer in layers}
 
     def explain(
-        self, x: Tensor, target: Target = None, method: str = "splitcam", **options: Any
+        self, x: Tensor, target: Target = None, method: str = "SplitCAM", **options: Any
     ) -> Tensor:
         """Explain images by this network itself; see `dmn.explain.explain`."""
         return explain(self, x, target, method, **options)

@@ -162,8 +162,8 @@ def _columns(explainer: Explainer, x: Tensor, y: Tensor) -> dict[str, Tensor]:
 class QuantusLogger(ProbeCallback):
     """Score, each epoch, the network's explanations of the true class by Quantus' metrics.
 
-    Logs `quantus/<metric>/<method>` for each explainer and for the controls `random`, `edges` and
-    `centre`, the floor that a score has to be read against; and `quantus/unscored`, the share of
+    Logs `quantus/<metric>/<method>` for each explainer and for the controls `Random`, `Edges` and
+    `Centre`, the floor that a score has to be read against; and `quantus/unscored`, the share of
     (metric, method, image) without a score, whose reasons are counted and printed. Checkpoints and
     early stopping can monitor the scores: a missing one is NaN and counts as no improvement.
 

@@ -5,9 +5,12 @@ from small_pairs import randomise, tiny_pair
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
+import dmn.baselines  # noqa: F401 - registers the methods
 from dmn.canonize import canonize
+from dmn.explain import list_methods
 
 CLASSES = 3
+POST_HOC = {spec.name: spec.factory for spec in list_methods("post-hoc")}
 
 
 class Guided(torch.autograd.Function):

@@ -7,14 +7,13 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from rival_networks import COPIES, NETWORKS, options
+from rival_networks import COPIES, NETWORKS, POST_HOC, options
 from torch import nn
 
-from dmn.baselines import BASELINES
 from dmn.errors import MissingPackageError, TargetError
 from dmn.explain import Explainer
 
-EVERY = pytest.mark.parametrize("method", BASELINES)
+EVERY = pytest.mark.parametrize("method", POST_HOC)
 
 
 def state(model):
@@ -47,7 +46,7 @@ def test_promises_of_an_explainer(method, network, images):
     layer.train()
     before, kept = state(model), images.clone()
     random = torch.get_rng_state(), np.random.get_state()[1].copy()
-    explainer = BASELINES[method](model, **options(method, network))
+    explainer = POST_HOC[method](model, **options(method, network))
     assert isinstance(explainer, Explainer)
     with torch.inference_mode():
         maps = explainer(images.clone(), target.clone())
@@ -72,7 +71,7 @@ def test_promises_of_an_explainer(method, network, images):
 def test_what_was_explained_is_freed(method, images):
     model = NETWORKS["resnet"]()
     held = weakref.ref(model)
-    explainer = BASELINES[method](model, **options(method, "resnet"))
+    explainer = POST_HOC[method](model, **options(method, "resnet"))
     explainer(images, 1)
     del explainer, model
     gc.collect()
@@ -84,10 +83,10 @@ def test_absolute_and_contrast(method, images):
     """What is added to every logit does not speak for one class; of LRP it does, a little."""
     chosen = {"layer": "0"} if "CAM" in method else options(method, "vgg")
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 3)).double()
-    maps = BASELINES[method](model, **chosen)(images, 1)
-    size = BASELINES[method](model, **chosen, absolute=True)(images, 1)
+    maps = POST_HOC[method](model, **chosen)(images, 1)
+    size = POST_HOC[method](model, **chosen, absolute=True)(images, 1)
     assert torch.equal(size, maps.abs())
-    contrast = BASELINES[method](model, **chosen, contrast=True)
+    contrast = POST_HOC[method](model, **chosen, contrast=True)
     if method.startswith(("LRP", "Excitation")):
         assert (contrast(images, 1).abs().sum((1, 2, 3)) <= 2 + 1e-6).all()
         return
@@ -95,7 +94,7 @@ def test_absolute_and_contrast(method, images):
     assert not torch.allclose(before, maps)
     with torch.no_grad():
         model[2].weight += torch.randn(144, dtype=torch.float64)
-    rival = BASELINES[method](model, **chosen, contrast=True)
+    rival = POST_HOC[method](model, **chosen, contrast=True)
     assert torch.allclose(rival(images, 1), before, rtol=1e-4, atol=1e-5 * before.abs().max())
 
 
@@ -103,7 +102,7 @@ def test_absolute_and_contrast(method, images):
 @EVERY
 def test_what_is_no_class_is_refused_and_leaves_no_trace(method, images, happened):
     model = NETWORKS["vgg"]()
-    explainer = BASELINES[method](model, **options(method, "vgg"))
+    explainer = POST_HOC[method](model, **options(method, "vgg"))
     wanted, before = explainer(images, [1, 2, 0, 1, 2]), state(model)
     classes = model(images).shape[1]
     wrong = {
@@ -124,18 +123,18 @@ def test_what_is_no_class_is_refused_and_leaves_no_trace(method, images, happene
 def test_one_logit_is_explained_and_has_none_to_be_contrasted_with(method, images):
     chosen = {"layer": "0"} if "CAM" in method else options(method, "vgg")
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 1)).double()
-    maps = BASELINES[method](model, **chosen)(images)
+    maps = POST_HOC[method](model, **chosen)(images)
     assert maps.abs().max() > 0
-    assert torch.equal(maps, BASELINES[method](model, **chosen)(images, 0))
+    assert torch.equal(maps, POST_HOC[method](model, **chosen)(images, 0))
     with pytest.raises(TargetError, match="contrast needs two classes, and the network has one"):
-        BASELINES[method](model, **chosen, contrast=True)(images)
+        POST_HOC[method](model, **chosen, contrast=True)(images)
 
 
 @EVERY
 def test_only_copies_stay_when_the_model_is_trained_on(method, images):
     model = NETWORKS["vgg"]()
     target = model(images).argmax(dim=1)
-    explainer = BASELINES[method](model, **options(method, "vgg"))
+    explainer = POST_HOC[method](model, **options(method, "vgg"))
     before = explainer(images, target)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -154,12 +153,12 @@ def test_a_missing_library_says_how_to_install_it(method, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(MissingPackageError, match=r"pip install 'dmn\[compare\]'") as caught:
-        BASELINES[method](model, **options(method, "vgg"))
+        POST_HOC[method](model, **options(method, "vgg"))
     assert isinstance(caught.value, ImportError)
 
 
 def test_repr_names_what_was_chosen():
     model = NETWORKS["vgg"]()
-    assert repr(BASELINES["IntegratedGradients"](model)) == "IntegratedGradients()"
-    assert repr(BASELINES["SmoothGrad"](model, 7, seed=3)) == "SmoothGrad(samples=7, seed=3)"
-    assert repr(BASELINES["GradCAM++"](model, "4")) == "GradCAMpp(layer='4')"
+    assert repr(POST_HOC["IntegratedGradients"](model)) == "IntegratedGradients()"
+    assert repr(POST_HOC["SmoothGrad"](model, 7, seed=3)) == "SmoothGrad(samples=7, seed=3)"
+    assert repr(POST_HOC["GradCAM++"](model, "4")) == "GradCAMpp(layer='4')"

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from rival_networks import NETWORKS, options
+from rival_networks import NETWORKS, POST_HOC, options
 from small_pairs import fronted_pair, tiny_pair
 
 import dmn
-from dmn.baselines import BASELINES
 from dmn.canonize import canonize, hookable
 from dmn.errors import UnsupportedError
 from dmn.explain import SplitCAM, SplitGrad, SplitLRP
@@ -43,7 +42,7 @@ def test_weights_are_made_to_be_differentiated(name, folder):
     assert not any(each.is_inference() for each in held)
 
 
-SPLIT = {"splitcam": SplitCAM, "splitgrad": SplitGrad, "splitlrp": SplitLRP}
+SPLIT = {"SplitCAM": SplitCAM, "SplitGrad": SplitGrad, "SplitLRP": SplitLRP}
 
 
 @pytest.mark.parametrize("method", SPLIT)
@@ -66,29 +65,29 @@ def test_a_front_read_inside_gives_the_same_map():
         assert torch.equal(SplitCAM(FrontAdapter(net), "input")(x.clone(), 1), outside)
 
 
-@pytest.mark.parametrize("method", BASELINES)
+@pytest.mark.parametrize("method", POST_HOC)
 @pytest.mark.parametrize("network", ["resnet", "difference"])
 def test_baselines_made_inside_give_the_same_maps(method, network, images):
     model = NETWORKS[network]()
-    outside = BASELINES[method](model, **options(method, network))(images, 1)
+    outside = POST_HOC[method](model, **options(method, network))(images, 1)
     with torch.inference_mode():
-        inside = BASELINES[method](model, **options(method, network))
+        inside = POST_HOC[method](model, **options(method, network))
         assert torch.equal(inside(images.clone(), 1), outside)
         if network == "resnet":
             ready = canonize(model)
-            assert BASELINES[method](ready, **options(method, "canonized"))(images, 1).any()
+            assert POST_HOC[method](ready, **options(method, "canonized"))(images, 1).any()
 
 
-@pytest.mark.parametrize("method", ["Gradient", "GradCAM", "splitcam"])
+@pytest.mark.parametrize("method", ["Gradient", "GradCAM", "SplitCAM"])
 def test_a_network_made_inside_is_refused_by_what_differentiates_it(method, images):
     with torch.inference_mode():
-        if method == "splitcam":
+        if method == "SplitCAM":
             model = tiny_pair()
             with pytest.raises(UnsupportedError, match=r"outside of torch\.inference_mode"):
                 model.explain(images, 1)
         else:
             model = NETWORKS["resnet"]()
-            explainer = BASELINES[method](model, **options(method, "resnet"))
+            explainer = POST_HOC[method](model, **options(method, "resnet"))
             with pytest.raises(UnsupportedError, match="ResNet was made in inference mode"):
                 explainer(images, 1)
         copied = split(NETWORKS["resnet"]())  # of which the weights are copied outside

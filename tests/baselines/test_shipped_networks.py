@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from rival_networks import OPTIONS
+from rival_networks import OPTIONS, POST_HOC
 from torch import nn
 
 import dmn
-from dmn.baselines import BASELINES
 from dmn.baselines.rewrite import BothReLUs
 from dmn.canonize import canonize
 from dmn.io.resources import checkpoint_names
@@ -27,7 +26,7 @@ def images(network):
 
 def test_all_that_need_no_layer_explain_it(network):
     x = images(network)
-    for name, method in BASELINES.items():
+    for name, method in POST_HOC.items():
         if "CAM" not in name:
             maps = method(network.model, **OPTIONS.get(name, {}))(x, TARGET)
             assert maps.isfinite().all(), name
@@ -37,7 +36,7 @@ def test_all_that_need_no_layer_explain_it(network):
 
 def test_deep_lift_is_complete(network):
     model, x = network.model.double(), images(network).double()
-    total = BASELINES["DeepLift"](model)(x, TARGET).double().sum((1, 2, 3))
+    total = POST_HOC["DeepLift"](model)(x, TARGET).double().sum((1, 2, 3))
     rise = (model(x) - model(torch.zeros_like(x))).gather(1, TARGET[:, None])[:, 0]
     assert torch.allclose(total, rise, rtol=1e-4, atol=1e-4)
 
@@ -69,6 +68,6 @@ def test_deep_lift_is_complete_through_maxima_and_minima():
         *(ConvexConcave(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 8)),
     ).double()
     x = torch.randn(2, 1, 10, 10).double()
-    total = BASELINES["DeepLift"](model, 0.3)(x, TARGET).double().sum((1, 2, 3))
+    total = POST_HOC["DeepLift"](model, 0.3)(x, TARGET).double().sum((1, 2, 3))
     rise = (model(x) - model(torch.full_like(x, 0.3))).gather(1, TARGET[:, None])[:, 0]
     assert torch.allclose(total, rise, rtol=1e-5)

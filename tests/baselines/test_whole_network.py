@@ -9,14 +9,13 @@ from copy import deepcopy
 import pytest
 import torch
 import torch.nn.functional as F
-from rival_networks import OPTIONS, Guided
+from rival_networks import OPTIONS, POST_HOC, Guided
 from small_pairs import randomise
 from torch import Tensor, nn
 from torchvision import transforms
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.transforms import v2
 
-from dmn.baselines import BASELINES
 from dmn.canonize import canonize, hookable
 from dmn.errors import NotEqualError, UnsupportedError
 from dmn.explain import SplitCAM, SplitGrad, SplitLRP
@@ -249,10 +248,10 @@ def makers(model, seed):
     """Return what makes each explainer, by name."""
     made = {
         name: lambda method=method, name=name: method(model, **CHOSEN.get(name, {}))
-        for name, method in BASELINES.items()
+        for name, method in POST_HOC.items()
     }
     for name in RULES:
-        made[f"{name} without canonization"] = lambda name=name: BASELINES[name](
+        made[f"{name} without canonization"] = lambda name=name: POST_HOC[name](
             model, canonize=False
         )
     for kind in (SplitCAM, SplitGrad, SplitLRP):
@@ -290,15 +289,15 @@ def test_maps_are_those_of_the_whole_network_by_gradients(name, seed):
     expected = gradient(model, x).mean(1, keepdim=True)
     assert_close(SplitGrad(split(model), part="p")(x, TARGET), expected)
     expected = gradient(guided(plain), x).sum(1, keepdim=True)
-    assert_close(BASELINES["GuidedBackprop"](model)(x, TARGET), expected)
+    assert_close(POST_HOC["GuidedBackprop"](model)(x, TARGET), expected)
     if name != "F.gelu":
-        total = BASELINES["DeepLift"](model)(x, TARGET).double().sum((1, 2, 3))
+        total = POST_HOC["DeepLift"](model)(x, TARGET).double().sum((1, 2, 3))
         rise = (model(x) - model(torch.zeros_like(x))).gather(1, TARGET[:, None])[:, 0]
         assert torch.allclose(total, rise, rtol=1e-4)
     smooth = ("gelu", "tanh", "sigmoid", "F.elu")
     if not name.endswith(smooth):
         product = (gradient(model, x) * x).sum(1, keepdim=True)
-        assert_close(BASELINES["LRPEpsilon"](model, 1e-12)(x, TARGET), product, 2e-3)
+        assert_close(POST_HOC["LRPEpsilon"](model, 1e-12)(x, TARGET), product, 2e-3)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -352,7 +351,7 @@ def test_an_autocast_inside_is_not_lost(end):
         split(model, x)
     for method in ("LRPEpsilonPlus", "DeepLift", "GuidedBackprop"):
         with pytest.raises((NotEqualError, UnsupportedError)):
-            BASELINES[method](model)(x, TARGET)
+            POST_HOC[method](model)(x, TARGET)
 
 
 def test_a_copy_that_fails_is_refused():
@@ -365,4 +364,4 @@ def test_a_copy_that_fails_is_refused():
     x = torch.rand(2, 1, SIZE, SIZE)
     assert torch.allclose(canonize(model, x)(x), model(x), atol=1e-6)
     with pytest.raises(NotEqualError, match="fails"):
-        BASELINES["LRPEpsilon"](model)(x, 1)
+        POST_HOC["LRPEpsilon"](model)(x, 1)

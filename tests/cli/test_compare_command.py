@@ -11,13 +11,13 @@ import pytest
 import torch
 import yaml
 
-from dmn.baselines import BASELINES
 from dmn.cli.main import main
 from dmn.compare import entries
-from dmn.compare.plan import SPLIT, Subject
+from dmn.compare.plan import Subject
 from dmn.compare.suite import Suite
 from dmn.data import MNIST
 from dmn.evaluate import METRICS
+from dmn.explain import find_method, list_methods
 from dmn.hub.networks import Network, load_network, save_network
 from dmn.io.resources import CONFIGS, checkpoint_names, config_names
 from dmn.models import DifferenceOfMonotone, MonotoneConvNet, PlainCNN
@@ -224,9 +224,9 @@ def test_shipped_configs_parse_and_their_methods_can_be_made(name, capsys, tmp_p
         subjects = {label: Subject(label, network, x)}
         wanted = {label: config["methods"][label]}
         for entry in entries(wanted, subjects, config["budget"].get("settings", 12)):
-            method = {**SPLIT, **BASELINES}.get(entry.method)
-            for setting in entry.settings if method else ():
-                inspect.signature(method).bind(None, **setting)
+            spec = find_method(entry.method)
+            for setting in entry.settings if spec.kind != "control" else ():
+                inspect.signature(spec.factory).bind(None, **setting)
                 if "layer" in setting:
                     assert callable(entry.explainer(subjects[label], setting))
 
@@ -234,7 +234,7 @@ def test_shipped_configs_parse_and_their_methods_can_be_made(name, capsys, tmp_p
 def test_the_scenes_config_compares_what_it_ought_to():
     config = yaml.safe_load((CONFIGS / "compare/scenes.yaml").read_text())
     methods = {method for each in config["methods"].values() for method in each}
-    assert methods == {*SPLIT, *BASELINES}
+    assert methods == {spec.name for spec in list_methods("split", "post-hoc")}
     assert {METRICS[metric].category for metric in config["metrics"]} == {
         spec.category for spec in METRICS.values()
     }

@@ -105,14 +105,14 @@ def test_a_pair_explains_itself_by_both_sides(run, capsys):
     for file, line in zip(["a.png", "b.jpg"], lines, strict=False):
         share = r"(tabby|tiger cat|zebra) (\d+|<1) %"
         assert re.fullmatch(rf"{file}: {share}, {share}", line)
-    sides = [f"{name} {side}" for name in ("splitcam", "splitlrp") for side in ("g", "h", "g-h")]
+    sides = [f"{name} {side}" for name in ("SplitCAM", "SplitLRP") for side in ("g", "h", "g-h")]
     assert lines[2:] == [f"saved explained.png: {', '.join(sides)}, GradCAM"]
     assert columns() == 8
 
 
 def test_any_other_network_is_split(run, capsys):
     run("cnn", "a.png", "--out", "deep/panel.png")
-    assert "saved deep/panel.png: splitcam g, splitlrp g, GradCAM" in capsys.readouterr().out
+    assert "saved deep/panel.png: SplitCAM g, SplitLRP g, GradCAM" in capsys.readouterr().out
     assert columns("deep/panel.png") == 4
     pixels = np.asarray(Image.open("deep/panel.png")).astype(int)
     of_maps = pixels[:, LABEL + CELL + GAP :]
@@ -122,7 +122,7 @@ def test_any_other_network_is_split(run, capsys):
 def test_behind_a_front_the_image_is_read(run, capsys):
     layers = {"own.png": [], "input.png": ["--layer", "input"], "front.png": ["--layer", "front"]}
     for out, options in layers.items():
-        run("fronted", "a.png", "--method", "splitcam", "splitlrp", *options, "--out", out)
+        run("fronted", "a.png", "--method", "SplitCAM", "SplitLRP", *options, "--out", out)
     own, image, front = (Path(out).read_bytes() for out in layers)
     assert own == image != front
 
@@ -149,7 +149,7 @@ def test_options_change_what_is_seen(run, monkeypatch):
     seen = {}
     for name, options in variants.items():
         for out in ("one.png", "two.png"):
-            run("cnn", "a.png", "--method", "splitcam", *options, "--out", out)
+            run("cnn", "a.png", "--method", "SplitCAM", *options, "--out", out)
         assert Path("one.png").read_bytes() == Path("two.png").read_bytes()
         seen[name] = Path("one.png").read_bytes()
     assert len(set(seen.values())) == len(seen)
@@ -167,7 +167,7 @@ def test_inverting_is_turning_dark_on_white_into_white_on_dark(run, capsys):
 def test_classes_are_found_by_name_first_and_by_index(run):
     pictures = []
     for target in ("Tiger Cat", "tiger cat", "1"):
-        run("pair", "a.png", "--target", target, "--method", "splitgrad")
+        run("pair", "a.png", "--target", target, "--method", "SplitGrad")
         with Image.open("explained.png") as picture:
             pictures.append(np.asarray(picture)[:, -3 * (CELL + GAP) :])
     assert all(np.array_equal(pictures[0], picture) for picture in pictures)
@@ -179,7 +179,7 @@ def test_one_logit_is_as_probable_as_its_sigmoid(run, models, capsys):
         share = network.model(network.transform(read_picture("a.png"))[None]).sigmoid().item()
     run("one", "a.png")
     assert capsys.readouterr().out.splitlines()[0] == f"a.png: ship {100 * share:.0f} %"
-    for method in ("splitcam", "splitlrp", "Gradient", "LRPEpsilon"):
+    for method in ("SplitCAM", "SplitLRP", "Gradient", "LRPEpsilon"):
         with pytest.raises(SystemExit, match="dmn: contrast needs two classes, and the network"):
             run("one", "a.png", "--contrast", "--method", method)
     with pytest.raises(SystemExit, match="dmn: no class '1'; there are ship and others"):
@@ -193,7 +193,7 @@ def test_activation_maps_ask_for_a_layer_where_none_holds_an_image_at_the_end(me
         run("mlp", "a.png", "--method", method)
     with pytest.raises(SystemExit, match=wanted):
         run("cnn", "a.png", "--method", method, "--layer", "input")
-    run("mlp", "a.png", "--method", "splitcam", "Gradient")
+    run("mlp", "a.png", "--method", "SplitCAM", "Gradient")
 
 
 def test_random_weights_are_pointed_out(run, models, capsys):
@@ -206,7 +206,7 @@ def test_random_weights_are_pointed_out(run, models, capsys):
     [
         (["none.png"], "none.png: cannot be read as an image"),
         (["a.png", "bad.png"], "bad.png: cannot be read as an image"),
-        (["a.png", "--method", "magic"], "no method 'magic'; there are splitcam,"),
+        (["a.png", "--method", "magic"], "no method 'magic'; there are SplitCAM,"),
         (["a.png", "--target", "tiger"], "no class 'tiger'; there are tiger cat"),
         (["a.png", "--target", "3"], "0 to 2"),
         (["a.png", "--target", "-1"], "no class '-1'"),
@@ -267,7 +267,7 @@ def test_pictures_may_have_any_name(run):
     names = [os.fsdecode(b"\xff.png"), "two\nlines.png", "<b>'\"$(x)&.png"]
     for name in names:
         shutil.copy("a.png", name)
-    run("pair", *names, "--method", "splitcam")
+    run("pair", *names, "--method", "SplitCAM")
     assert Path("explained.png").exists()
 
 
@@ -281,7 +281,7 @@ def test_names_cannot_command_a_terminal(run, models, capsys):
     strange = {**told, "classes": [f"{name}{evil}" for name in told["classes"]]}
     shutil.copy("a.png", f"a{evil}.png")
     card.write_text(json.dumps(strange))
-    run("pair", f"a{evil}.png", "--method", "splitcam", "--out", f"{evil}.png")
+    run("pair", f"a{evil}.png", "--method", "SplitCAM", "--out", f"{evil}.png")
     card.write_text(json.dumps(told))
     for refused in ([f"none{evil}.png"], ["a.png", f"--{evil}"], ["a.png", "--target", evil]):
         with pytest.raises(SystemExit) as stopped:

@@ -38,7 +38,7 @@ def test_every_explainer_of_the_card_and_the_floor_is_scored(pair):
     batches = [(x[:5], y[:5], masks[:5]), (x[5:], (y[5:] + 1) % 3, masks[5:])]
     told = explanations(network(model, {"cam": CAM, "lrp": LRP}), batches, count=4)
     assert told["images"] == 4
-    assert list(told["scores"]) == ["cam", "lrp", "random", "edges", "centre"]
+    assert list(told["scores"]) == ["cam", "lrp", "Random", "Edges", "Centre"]
     for scores in told["scores"].values():
         assert list(scores) == SCORED
         for each in scores.values():

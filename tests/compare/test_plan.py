@@ -4,14 +4,15 @@ import pytest
 import torch
 from small_pairs import fronted_pair, tiny_pair
 
-from dmn.baselines import BASELINES
 from dmn.compare import Subject, entries
-from dmn.compare.plan import CONTROLS, SPLIT, grid
+from dmn.compare.plan import grid
 from dmn.errors import OptionError, UnknownNameError
-from dmn.explain import SplitCAM
+from dmn.explain import SplitCAM, list_methods
 from dmn.hub.networks import Network
 from dmn.models import PlainCNN
 from dmn.split import unfold_front
+
+CONTROLS = [spec.name for spec in list_methods("control")]
 
 
 def subject(label, model):
@@ -82,8 +83,15 @@ def test_a_network_with_a_front_explains_itself_at_its_pixels():
 
 
 def test_unknown_methods_are_refused_by_name(subjects):
-    with pytest.raises(UnknownNameError, match=r"Gradcam \(own\): no method 'Gradcam'.*GradCAM"):
-        entries({"own": {"Gradcam": {}}}, subjects, 4)
+    with pytest.raises(UnknownNameError, match=r"CAM \(own\): no method 'CAM'.*GradCAM.*Random"):
+        entries({"own": {"CAM": {}}}, subjects, 4)
+    with pytest.raises(UnknownNameError, match=r"mine \(own\): no method 3;.*GradCAM"):
+        entries({"own": {"mine": {"method": 3}}}, subjects, 4)
+
+
+def test_methods_are_found_in_any_case_and_have_one_name_in_the_tables(subjects):
+    (entry, *_) = entries({"cnn": {"gradcam": {"layer": "stage1"}}}, subjects, 1)
+    assert (entry.title, entry.method) == ("gradcam", "GradCAM")
 
 
 def test_every_method_has_the_same_number_of_tries(subjects):
@@ -91,8 +99,3 @@ def test_every_method_has_the_same_number_of_tries(subjects):
     assert len(entries(wanted, subjects, 4)[0].settings) == 4
     with pytest.raises(OptionError, match=r"GradCAM \(cnn\): 4 settings.* has 3"):
         entries(wanted, subjects, 3)
-
-
-def test_no_two_tables_of_methods_share_a_name():
-    names = [*SPLIT, *BASELINES, *CONTROLS]
-    assert len(set(names)) == len(names)

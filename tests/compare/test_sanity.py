@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from dmn.baselines import BASELINES
 from dmn.compare.images import collect
-from dmn.compare.plan import CONTROLS, SPLIT, Subject, entries
+from dmn.compare.plan import Subject, entries
 from dmn.data import Scenes
 from dmn.evaluate import METRICS, score
+from dmn.explain import list_methods
 from dmn.hub.networks import load_network
 
+CONTROLS = {spec.name: spec.factory for spec in list_methods("control")}
 LAYERS = {"GradCAM": "layer3", "GradCAM++": "layer3", "LayerCAM": "layer3", "SplitCAM": "layer3"}
 LOCALISATION = [name for name, spec in METRICS.items() if spec.needs_mask]
 
@@ -54,7 +55,7 @@ def made(subject, method):
     return entry.explainer(subject, entry.settings[0])
 
 
-@pytest.mark.parametrize("method", [*SPLIT, *BASELINES])
+@pytest.mark.parametrize("method", [spec.name for spec in list_methods("split", "post-hoc")])
 def test_other_weights_give_other_maps(method, subject, scrambled, images):
     x, y = images.x[:2], images.y[:2]
     own, other = (normalize(made(each, method)(x, y).flatten(1)) for each in (subject, scrambled))

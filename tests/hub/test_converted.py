@@ -186,7 +186,7 @@ def test_compiling_the_forward_changes_nothing():
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize("method", ["splitcam", "splitgrad", "splitlrp"])
+@pytest.mark.parametrize("method", ["SplitCAM", "SplitGrad", "SplitLRP"])
 @pytest.mark.parametrize("pool", ["winner", "convex"])
 def test_a_map_does_not_depend_on_the_rest_of_the_batch(method, pool):
     model, x = network().double(), images(torch.float64)

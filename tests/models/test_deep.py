@@ -54,7 +54,7 @@ def test_lrp_is_activation_times_gradient_where_units_are_piecewise_linear(kind)
     x = torch.rand(2, 1, 8, 8)
     maps = [
         pair.explain(x, torch.tensor([0, 2]), method, layer="stage2_1")
-        for method in ("splitcam", "splitlrp")
+        for method in ("SplitCAM", "SplitLRP")
     ]
     assert maps[0].abs().max() > 0
     torch.testing.assert_close(*maps, rtol=1e-3, atol=1e-4)

@@ -66,11 +66,11 @@ def test_unknown_layers_are_named(pair, images):
 
 
 def test_explain_by_name(pair, images):
-    for method in ("splitcam", "splitgrad", "splitlrp"):
+    for method in ("SplitCAM", "SplitGrad", "SplitLRP"):
         maps = pair.explain(images, method=method, layer="stage2_1", stream="g")
         assert maps.shape == images.shape
         assert maps.dtype == torch.float32
-    with pytest.raises(UnknownNameError, match="no method 'gradcam'; there are splitcam"):
+    with pytest.raises(UnknownNameError, match="no method 'gradcam'; there are SplitCAM"):
         pair.explain(images, method="gradcam")
 
 

@@ -218,7 +218,7 @@ def test_explaining_leaves_no_trace(model, images, method, context):
         x = images.clone()
         assert torch.equal(method(model.train(), "4", "g")(x, TARGET.clone()), expected)
         assert torch.equal(x, images)
-        assert model.explain(x, method="splitlrp", layer="4").shape == (3, 1, 8, 8)
+        assert model.explain(x, method="SplitLRP", layer="4").shape == (3, 1, 8, 8)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert not expected.requires_grad
     assert not any(parameter.requires_grad for parameter in model.parameters())

@@ -25,7 +25,7 @@ def y():
     return torch.tensor([0, 1, 2])
 
 
-@pytest.mark.parametrize("method", ["splitcam", "splitgrad", "splitlrp"])
+@pytest.mark.parametrize("method", ["SplitCAM", "SplitGrad", "SplitLRP"])
 def test_pixels_are_read_as_written_out_and_layers_as_they_are(x, y, method):
     net = fronted_pair()
     pair = FrontAdapter(net)

@@ -191,7 +191,7 @@ def test_where_nothing_comes_in_the_derivative_is_finite():
 def test_slacks_are_saved(tmp_path):
     x = images()
     ours = split(network(), x)
-    explain = {"method": "splitlrp", "stream": "g"}
+    explain = {"method": "SplitLRP", "stream": "g"}
     plain = ours.explain(x, TARGET, **explain)
     learn_bounds(SplitLRP(ours, stream="g"), [Example(x, TARGET)], "sparseness", epochs=3)
     loaded = load_converted(save_converted(ours, tmp_path / "a.safetensors"), network()).network

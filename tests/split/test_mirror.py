@@ -110,14 +110,14 @@ def test_a_network_with_a_front_is_written_out_as_one_of_nonnegative_weights():
             change = getattr(whole, side).net(high) - getattr(whole, side).net(low)
         assert change.min() >= 0
         assert change.max() > 0
-    maps = whole.explain(x, method="splitlrp", layer="input", part="p")
+    maps = whole.explain(x, method="SplitLRP", layer="input", part="p")
     assert maps.shape == (4, 1, 16, 16)
 
 
 def test_relevance_of_the_written_out_network_is_that_of_the_front_where_both_have_it():
     net = fronted_pair()
     x = torch.rand(2, 3, 16, 16, dtype=torch.float64)
-    for method in ("splitcam", "splitgrad", "splitlrp"):
+    for method in ("SplitCAM", "SplitGrad", "SplitLRP"):
         one = net.explain(x, 1, method, layer="stage1_1")
         other = unfold_front(net).explain(x, 1, method, layer="net.stage1_1")
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
