@@ -41,7 +41,7 @@ def main(args: Sequence[str] | None = None) -> None:
     module = getattr(data, told["class_path"].removeprefix("dmn.data."))(**told["init_args"])
     module.prepare_data()
     module.setup("test")
-    image = next(iter(module.test_dataloader()))[0][0]
+    image = next(iter(module.test_dataloader())).image[0]
     network = replace(
         network,
         name=options.name,

@@ -43,25 +43,27 @@ def main(args: Sequence[str] | None = None) -> None:
     net = load_network(options.network).model
     data = Scenes()
     data.setup("test")
-    own, (x, y, masks) = (
+    own, test = (
         part.__getitems__(list(range(options.images))) for part in (data.validation, data.test)
     )
+    assert own.mask is not None, "scenes have masks"
+    masks = own.mask
     clues = {"faithfulness": lambda: patch_logit_drops(net, own.image, own.label)}
 
     def explained() -> SplitLRP:
-        return SplitLRP(split(net, x[:2]), stream="g", contrast=options.contrast)
+        return SplitLRP(split(net, test.image[:2]), stream="g", contrast=options.contrast)
 
-    before = score(METRICS, net, explained(), x, y, masks)
+    before = score(METRICS, net, explained(), *test)
     print("| objective | metric | V = abs(W) | V learned | difference, 95 % |")
     print("|---|---|---|---|---|")
     for objective in options.objectives:
         explainer = explained()
-        clue = clues.get(objective, lambda: own.mask)()
+        clue = clues.get(objective, lambda: masks)()
         parts = (torch.split(part, 16) for part in (own.image, own.label, clue))
         examples = [Example(*batch) for batch in zip(*parts, strict=True)]
         learn_bounds(explainer, examples, objective, epochs=options.epochs)
-        assert torch.equal(explainer.pair(x), net(x))
-        for metric, after in score(METRICS, net, explainer, x, y, masks).items():
+        assert torch.equal(explainer.pair(test.image), net(test.image))
+        for metric, after in score(METRICS, net, explainer, *test).items():
             gain = after.values - before[metric].values
             low, high = interval(gain)
             ends = f"{np.nanmean(gain):+.4f} [{low:+.4f}, {high:+.4f}]"

@@ -35,8 +35,8 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
 def shown(name: str, data: MNIST, count: int) -> tuple[Pair, Tensor, Tensor]:
     """Return a shipped network, the first test images, and their classes, which take turns."""
     data.setup("test")
-    x, labels, _ = next(iter(data.test_dataloader()))
-    return as_pair(load_network(name).model, x[:1]), x[:count], labels[:count]
+    batch = next(iter(data.test_dataloader())).take(slice(count))
+    return as_pair(load_network(name).model, batch.image[:1]), batch.image, batch.label
 
 
 def digits() -> Image.Image:

@@ -35,8 +35,8 @@ def train(net: nn.Module, digits: MNIST, epochs: int) -> nn.Module:
     """Train by Adam on cross-entropy, printing each epoch's last loss."""
     optimizer = torch.optim.Adam(net.parameters(), lr=0.001)
     for epoch in range(epochs):
-        for x, y, _ in digits.train_dataloader():
-            loss = F.cross_entropy(net(x), y)
+        for batch in digits.train_dataloader():
+            loss = F.cross_entropy(net(batch.image), batch.label)
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dmn.errors import MissingPackageError
 from dmn.explain import Target, resolve_target
-from dmn.explain.read import explaining
+from dmn.explain.read import eval_mode_with_grad
 from dmn.graph.equal import require_equal
 from dmn.nn import check_target
 
@@ -93,7 +93,7 @@ class Baseline:
         if not self.compared:
             require_equal(self.network, self.model, x)
             self.compared = True
-        with explaining(self.network):
+        with eval_mode_with_grad(self.network):
             images = x.detach().clone().requires_grad_()
             chosen = resolve_target(self.network, images, target).clone()
             self.scores.asked = chosen.cpu()

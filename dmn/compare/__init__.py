@@ -9,7 +9,7 @@ with required("pandas, pyarrow and jinja2"):  # before anything is scored, not w
         import_module(_library)
 
 from dmn.compare.comparison import Comparison
-from dmn.compare.images import Images
+from dmn.compare.images import ComparedImages
 from dmn.compare.plan import Entry, Source, Subject, entries
 from dmn.compare.report import Gallery, write_report
 from dmn.compare.suite import Budget, Suite
@@ -17,10 +17,10 @@ from dmn.compare.summary import ranks, summarise
 
 __all__ = [
     "Budget",
+    "ComparedImages",
     "Comparison",
     "Entry",
     "Gallery",
-    "Images",
     "Source",
     "Subject",
     "Suite",

@@ -13,6 +13,7 @@ import torch
 from dmn.compare.images import collect
 from dmn.compare.plan import Subject
 from dmn.compare.statistics import interval
+from dmn.data import as_batch
 from dmn.errors import UnknownNameError
 from dmn.evaluate import score
 from dmn.explain import controls
@@ -29,7 +30,7 @@ def accuracy(network: Network, batches: Iterable[Any]) -> dict[str, Any]:
 
     Args:
         network: In eval mode.
-        batches: Of (images, classes[, masks]).
+        batches: Whatever `dmn.data.as_batch` takes.
 
     Returns:
         The share `test` of `n` images, and its 95 % interval.
@@ -38,8 +39,10 @@ def accuracy(network: Network, batches: Iterable[Any]) -> dict[str, Any]:
     """
     right = n = 0
     with torch.inference_mode():
-        for x, y, *_ in batches:
-            right, n = right + int((network.model(x).argmax(dim=1) == y).sum()), n + len(y)
+        for batch in map(as_batch, batches):
+            predicted = network.model(batch.image).argmax(dim=1)
+            right += int((predicted == batch.label).sum())
+            n += len(batch.label)
     middle = (right + Z**2 / 2) / (n + Z**2)
     reach = Z / (n + Z**2) * (right * (n - right) / n + Z**2 / 4) ** 0.5
     return {"test": right / n, "n": n, "interval": _rounded(middle - reach, middle + reach)}
@@ -56,7 +59,7 @@ def explanations(
 
     Args:
         network: With `explainers` on its card, as of `load_network`.
-        batches: Of (images, classes[, masks]).
+        batches: Whatever `dmn.data.as_batch` takes.
         count: Images wanted.
         seed: Of the metrics' and the controls' own draws.
 

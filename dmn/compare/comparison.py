@@ -18,15 +18,17 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities import move_data_to_device
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dmn.compare.cells import CellStore
-from dmn.compare.images import Images, collect
+from dmn.compare.images import ComparedImages, collect
 from dmn.compare.plan import Source, Subject, entries
 from dmn.compare.processes import Processes
 from dmn.compare.report import Gallery, write_report
 from dmn.compare.suite import FORWARDS, Budget, Split, Suite
 from dmn.compare.summary import ranks, summarise
+from dmn.data import as_batch
 from dmn.errors import DataError, UnknownNameError
 from dmn.evaluate import METRICS, metric_specs
 from dmn.io.options import SEEDS, require
@@ -163,14 +165,14 @@ class Comparison:
     def _suite(self, store: CellStore, share: slice = slice(None)) -> Suite:
         self.data.setup("validate")
         self.data.setup("test")
-        example = next(iter(self.data.val_dataloader()))[0][:1].to(self.device)
+        example = as_batch(next(iter(self.data.val_dataloader()))).image[:1].to(self.device)
         subjects = {
             label: Subject.load(label, source, example) for label, source in self.networks.items()
         }
         for subject in subjects.values():
             self._check_normalisation(subject)
         made = entries(self.methods, subjects, self.budget.settings)
-        images: dict[Split, Images] = {
+        images: dict[Split, ComparedImages] = {
             "validation": self._collect(
                 self.data.val_dataloader(), subjects, self.budget.validation
             ),
@@ -197,8 +199,8 @@ class Comparison:
                     f"set data.init_args.{name}"
                 )
 
-    def _collect(self, loader: Any, subjects: Mapping[str, Subject], count: int) -> Images:
-        batches = (tuple(values.to(self.device) for values in batch) for batch in loader)
+    def _collect(self, loader: Any, subjects: Mapping[str, Subject], count: int) -> ComparedImages:
+        batches = (move_data_to_device(as_batch(batch), self.device) for batch in loader)
         return collect(batches, list(subjects.values()), count)
 
     def _gallery(self, suite: Suite) -> Gallery:

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from dmn.compare.plan import Subject
+from dmn.data import ImageBatch, as_batch, concatenate
 from dmn.errors import DataError
 
 
 @dataclass(frozen=True)
-class Images:
+class ComparedImages:
     """Images and what is known of them.
 
     Attributes:
@@ -32,34 +33,34 @@ class Images:
     def __len__(self) -> int:
         return len(self.y)
 
-    def first(self, count: int) -> Images:
+    def first(self, count: int) -> ComparedImages:
         """Return the first images."""
         masks = None if self.masks is None else self.masks[:count]
-        return Images(self.x[:count], self.y[:count], masks, self.seen)
+        return ComparedImages(self.x[:count], self.y[:count], masks, self.seen)
 
 
-def collect(batches: Iterable[Any], subjects: Sequence[Subject], count: int) -> Images:
+def collect(batches: Iterable[Any], subjects: Sequence[Subject], count: int) -> ComparedImages:
     """Take the first images that every network classifies correctly.
 
     Explaining the true class of an image that a network takes for another would ask it for reasons
     that it does not have.
 
     Args:
-        batches: Of (images, classes[, masks]).
+        batches: Whatever `dmn.data.as_batch` takes, on the device of the networks.
         subjects: The networks.
         count: Images wanted; fewer if there are not as many.
 
     Raises:
         DataError: if there is none.
     """
-    kept: list[tuple[Tensor, ...]] = []
+    kept: list[ImageBatch] = []
     found = seen = 0
-    for batch in batches:
-        x, y, *masks = batch
+    for batch in map(as_batch, batches):
+        x, y = batch.image, batch.label
         right = torch.stack([subject.predict(x) == y for subject in subjects]).all(dim=0)
         rows = right.nonzero().flatten()[: count - found]
         seen += int(rows[-1]) + 1 if found + len(rows) == count else len(y)
-        kept.append(tuple(values[rows] for values in (x, y, *masks[:1])))
+        kept.append(batch.take(rows))
         found += len(rows)
         if found == count:
             break
@@ -69,5 +70,4 @@ def collect(batches: Iterable[Any], subjects: Sequence[Subject], count: int) -> 
             f"of {seen} images none is classified correctly by all of {labels}; are they trained, "
             "for these classes and with this normalisation?"
         )
-    x, y, *masks = (torch.cat(values) for values in zip(*kept, strict=True))
-    return Images(x, y, masks[0] if masks else None, seen)
+    return ComparedImages(*concatenate(kept), seen)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dmn.compare.cells import Cell, CellStore, fingerprint
-from dmn.compare.images import Images
+from dmn.compare.images import ComparedImages
 from dmn.compare.plan import Entry, Setting, Subject, as_text
 from dmn.compare.statistics import places
 from dmn.compare.summary import EXPLANATION
@@ -75,7 +75,7 @@ class Suite:
         self,
         subjects: Mapping[str, Subject],
         entries: Sequence[Entry],
-        images: Mapping[Split, Images],
+        images: Mapping[Split, ComparedImages],
         metrics: Sequence[str],
         choose_by: Sequence[str],
         budget: Budget,
@@ -162,14 +162,14 @@ class Suite:
             self._cells.append((entry, setting, split, metric, cell))
             yield metric, cell
 
-    def _images(self, split: Split, metric: str) -> Images:
+    def _images(self, split: Split, metric: str) -> ComparedImages:
         images = self.images[split]
         spec = METRICS.get(metric)
         expensive = spec is not None and (spec.explanations > 0 or spec.forwards > FORWARDS)
         return images.first(self.budget.expensive) if expensive and split == "test" else images
 
     def _key(
-        self, entry: Entry, setting: Setting, split: Split, metric: str, images: Images
+        self, entry: Entry, setting: Setting, split: Split, metric: str, images: ComparedImages
     ) -> dict[str, Any]:
         if (split, len(images)) not in self._prints:
             tensors = [images.x, images.y, *([] if images.masks is None else [images.masks])]
@@ -185,7 +185,7 @@ class Suite:
             "versions": [version("dmn"), version("quantus")],
         }
 
-    def _measure(self, maker: _LazyExplainer, metric: str, images: Images) -> Cell:
+    def _measure(self, maker: _LazyExplainer, metric: str, images: ComparedImages) -> Cell:
         """Score one cell; whatever fails is its reason."""
         start = time.perf_counter()
         try:
@@ -241,7 +241,7 @@ class _CachedExplainer:
         known = self._maps.get(key)
         return self._explainer(x, target) if known is None else known
 
-    def explain_all(self, images: Images) -> None:
+    def explain_all(self, images: ComparedImages) -> None:
         """Explain all images, a batch at a time."""
         for rows in range(0, len(images), BATCH):
             x, y = images.x[rows : rows + BATCH], images.y[rows : rows + BATCH]

@@ -1,20 +1,21 @@
 """Data sets, with pixel masks where there are any."""
 
+from dmn.data.batch import ImageBatch, as_batch, concatenate
 from dmn.data.cifar10 import CIFAR10
 from dmn.data.folder import Folder
 from dmn.data.imagenet_s import ImageNetS
-from dmn.data.images import Labelled
 from dmn.data.letters import Letters
-from dmn.data.mnist import MNIST, Batch
+from dmn.data.mnist import MNIST
 from dmn.data.scenes import Scenes
 
 __all__ = [
     "CIFAR10",
     "MNIST",
-    "Batch",
     "Folder",
+    "ImageBatch",
     "ImageNetS",
-    "Labelled",
     "Letters",
     "Scenes",
+    "as_batch",
+    "concatenate",
 ]

@@ -19,7 +19,7 @@ from dmn.data.files import (
     read_mask,
     require_masks,
 )
-from dmn.data.images import Channels, ImageModule, Images
+from dmn.data.images import Channels, ImageDataset, ImageModule
 from dmn.errors import DataError, OptionError
 from dmn.io.options import require
 from dmn.io.pictures import Picture
@@ -115,7 +115,7 @@ class Folder(ImageModule):
             if folders(self.root / name)
         }
 
-    def _cut(self, part: str, samples: list[Sample], masks: str | None = None) -> Images:
+    def _cut(self, part: str, samples: list[Sample], masks: str | None = None) -> ImageDataset:
         if not samples:
             raise DataError(
                 f"{self.root.resolve()}: no images for {part}; add some, or change "

@@ -20,7 +20,7 @@ from dmn.data.files import (
     read_mask,
     require_masks,
 )
-from dmn.data.images import Channels, ImageModule, Images
+from dmn.data.images import Channels, ImageDataset, ImageModule
 from dmn.errors import DataError, OptionError
 from dmn.io.options import require
 from dmn.io.pictures import Picture, read_picture
@@ -137,7 +137,7 @@ class ImageNetS(ImageModule):
         found = list_images(self._at(part), list(self._outputs), True)
         return [(path, outputs[place]) for path, place in found]
 
-    def _masked(self, part: str, samples: list[Sample]) -> Images:
+    def _masked(self, part: str, samples: list[Sample]) -> ImageDataset:
         place = partial(_mask_path, self._at(f"{part}-segmentation"))
         require_masks(samples, place)
         ids = {wnid: place for place, wnid in enumerate(self._outputs, start=1)}  # 0: no class

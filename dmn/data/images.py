@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -15,8 +15,8 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
+from dmn.data.batch import ImageBatch, keep_batch
 from dmn.data.files import Sample
-from dmn.data.mnist import Batch
 from dmn.data.sampling import EpochSampler, require_loading
 from dmn.errors import DataError, OptionError
 from dmn.io.options import ABOVE_ZERO, require
@@ -26,14 +26,7 @@ Channels = tuple[float, float, float]
 RESIZED = 256 / 224  # shorter side over crop, as torchvision's classifiers are evaluated
 
 
-class Labelled(NamedTuple):
-    """Images (B, 3, H, W) and classes (B,)."""
-
-    image: Tensor
-    label: Tensor
-
-
-class Images(Dataset[Batch | Labelled]):
+class ImageDataset(Dataset[ImageBatch]):
     """RGB images read as they are asked for, a batch at a time.
 
     Args:
@@ -66,7 +59,7 @@ class Images(Dataset[Batch | Labelled]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitems__(self, keys: list[int] | list[tuple[int, int]]) -> Batch | Labelled:
+    def __getitems__(self, keys: list[int] | list[tuple[int, int]]) -> ImageBatch:
         """Fetch a batch by indices, with masks if there are any, or by pairs (epoch, index).
 
         Raises:
@@ -75,7 +68,7 @@ class Images(Dataset[Batch | Labelled]):
         """
         items = [self._item(key) for key in keys]
         fields = [torch.stack(values) for values in zip(*items, strict=True)]
-        return Labelled(*fields) if len(fields) == 2 else Batch(*fields)
+        return ImageBatch(*fields)
 
     def _item(self, key: int | tuple[int, int]) -> tuple[Tensor, ...]:
         drawn = isinstance(key, tuple)
@@ -131,9 +124,9 @@ class ImageModule(pl.LightningDataModule):
     """
 
     classes: tuple[str, ...]
-    train: Images
-    validation: Images
-    test: Images
+    train: ImageDataset
+    validation: ImageDataset
+    test: ImageDataset
 
     def __init__(
         self,
@@ -168,13 +161,13 @@ class ImageModule(pl.LightningDataModule):
         """Return the test images, likewise."""
         return self._loader(self.test)
 
-    def _loader(self, images: Images, **options: Any) -> DataLoader[Any]:
+    def _loader(self, images: ImageDataset, **options: Any) -> DataLoader[Any]:
         return DataLoader(
             images,
             self.batch_size,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            collate_fn=_as_fetched,
+            collate_fn=keep_batch,
             **options,
         )
 
@@ -184,13 +177,13 @@ class ImageModule(pl.LightningDataModule):
         view: Callable[..., Picture],
         changes: Sequence[Callable[[Picture], Picture]],
         **options: Any,
-    ) -> Images:
+    ) -> ImageDataset:
         """Return images that are normalised and, where that is asked for, augmented."""
         augment = transforms.Compose(changes) if self.augment else None
         options |= {"mean": self.mean, "std": self.std, "seed": self.seed}
-        return Images(samples, view, augment, **options)
+        return ImageDataset(samples, view, augment, **options)
 
-    def _photographs(self, samples: Sequence[Sample], size: int, **options: Any) -> Images:
+    def _photographs(self, samples: Sequence[Sample], size: int, **options: Any) -> ImageDataset:
         """Return files, cut to a size: the centre or, augmented, any part, mirrored or not."""
         changes = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
         return self._images(samples, partial(centre, size), changes, **options)
@@ -203,8 +196,3 @@ def centre(
     resized = TF.resize(picture, round(size * RESIZED), interpolation)
     cut: Picture = TF.center_crop(resized, size)
     return cut
-
-
-def _as_fetched(batch: Any) -> Any:
-    """Leave a batch as `__getitems__` made it."""
-    return batch

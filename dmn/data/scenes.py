@@ -17,13 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dmn.data.mnist import MNIST, STROKE, Batch, Digits, Fold
+from dmn.data.batch import ImageBatch
+from dmn.data.mnist import MNIST, STROKE, Digits, Fold
 from dmn.io.options import require
 
-Part = Literal["train", "validation", "test"]
+DataSplit = Literal["train", "validation", "test"]
 
 # Disjoint, so that a background learnt by heart is of no use later. None holds text.
-PHOTOGRAPHS: dict[Part, tuple[str, ...]] = {
+PHOTOGRAPHS: dict[DataSplit, tuple[str, ...]] = {
     "train": (
         "astronaut.png",
         "brick.png",
@@ -52,7 +53,7 @@ VARIED_DRAWS = 5  # two mirrors, negative, order of colours, brightness
 DIMMEST = 0.3  # of a varied photograph, as a share of its brightness
 
 
-class SceneSet(Dataset[Batch]):
+class SceneSet(Dataset[ImageBatch]):
     """Scenes of given digits, drawn when they are asked for.
 
     Args:
@@ -68,7 +69,7 @@ class SceneSet(Dataset[Batch]):
     def __init__(
         self,
         digits: Digits,
-        part: Part,
+        part: DataSplit,
         size: int,
         distractors: int,
         seed: int,
@@ -82,7 +83,7 @@ class SceneSet(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.digits)
 
-    def __getitems__(self, keys: list[int] | list[tuple[int, int]]) -> Batch:
+    def __getitems__(self, keys: list[int] | list[tuple[int, int]]) -> ImageBatch:
         """Draw a batch by indices, or by pairs (epoch, index), each epoch drawing anew."""
         pairs = [key if isinstance(key, tuple) else (0, key) for key in keys]
         indices = torch.tensor([index for _, index in pairs])
@@ -95,7 +96,7 @@ class SceneSet(Dataset[Batch]):
             x = _paint(x, _curve(stroke, self.size), stroke[:, 6:])
         ink = _place(self.digits.images[indices], shared[:, 4:8], self.size)
         x = _paint(x, ink, shared[:, 8:])
-        return Batch(x, self.digits.labels[indices], (ink > STROKE).float())
+        return ImageBatch(x, self.digits.labels[indices], (ink > STROKE).float())
 
     def _backgrounds(self, draws: Tensor) -> Tensor:
         """Crop photographs, (B, 3, S, S), by draws (B, 4) of which one, how large, and where."""
@@ -165,7 +166,7 @@ class Scenes(MNIST):
     def setup(self, stage: str) -> None:
         """Read digits and photographs."""
         super().setup(stage)
-        parts: tuple[Part, ...] = ("train", "validation", "test")
+        parts: tuple[DataSplit, ...] = ("train", "validation", "test")
         for part in parts:
             digits = getattr(self, part)
             varied = self.varied and part == "train"
@@ -174,7 +175,7 @@ class Scenes(MNIST):
 
 
 @cache
-def _photographs(part: Part) -> list[Tensor]:
+def _photographs(part: DataSplit) -> list[Tensor]:
     """Read a part's photographs, (3, H, W) in [0, 1], from the packages that bring them."""
     import numpy as np
     import skimage.data

@@ -79,7 +79,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Batch:
+class ExplainedBatch:
     """Images, the classes explained and their maps; and who answers further questions.
 
     Attributes:
@@ -115,7 +115,7 @@ class Batch:
         check_target(logits, self.y)
         return logits
 
-    def take(self, rows: Array) -> Batch:
+    def take(self, rows: Array) -> ExplainedBatch:
         """Return the images of these indices only."""
         chosen = torch.from_numpy(rows).to(self.x.device)
         masks = None if self.masks is None else self.masks[chosen]

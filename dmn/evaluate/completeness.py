@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from dmn.evaluate.batch import Batch, Scores
+from dmn.evaluate.batch import ExplainedBatch, Scores
 
 
-def completeness_gap(batch: Batch) -> Scores:
+def completeness_gap(batch: ExplainedBatch) -> Scores:
     """Return |sum of the map - (f(x) - f(0))| / |f(x) - f(0)|, of the class's logit f.
 
     Quantus' own metric asks for exact equality of floating-point numbers, which no map reaches.

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from dmn.errors import UnsupportedError
-from dmn.evaluate.batch import Array, Batch, Scores
+from dmn.evaluate.batch import Array, ExplainedBatch, Scores
 from dmn.explain.target import probabilities
 
 SIDE = 2
 TILES = SIDE * SIDE
 
 
-def arrange(batch: Batch, scores: Scores) -> Array:
+def arrange(batch: ExplainedBatch, scores: Scores) -> Array:
     """Choose the images of each mosaic: of distinct classes, and classified as these.
 
     Classes with most images left come first, so that few are left over; of each class the image of
@@ -52,7 +52,7 @@ def arrange(batch: Batch, scores: Scores) -> Array:
     return np.array(mosaics, dtype=int).reshape(-1, TILES)
 
 
-def grid_pointing_game(batch: Batch) -> Scores:
+def grid_pointing_game(batch: ExplainedBatch) -> Scores:
     """Return the share of positive attribution to each image's class that lies in its tile.
 
     Args:

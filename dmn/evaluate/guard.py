@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dmn.evaluate.batch import Array, Batch, as_array
+from dmn.evaluate.batch import Array, ExplainedBatch, as_array
 from dmn.explain.draws import generators
 from dmn.explain.target import probabilities
 
 
 def ask(
     metric: Any,
-    batch: Batch,
+    batch: ExplainedBatch,
     softmax: bool,
     normalise: bool,
-    classes: Callable[[Batch], Tensor] | None = None,
+    classes: Callable[[ExplainedBatch], Tensor] | None = None,
 ) -> Array:
     """Ask a Quantus metric about a batch.
 
@@ -70,7 +70,7 @@ class _Witnessed(nn.Module):
     Quantus takes any softmax module that was registered last (of attention, say) for the output's.
     """
 
-    def __init__(self, batch: Batch, softmax: bool) -> None:
+    def __init__(self, batch: ExplainedBatch, softmax: bool) -> None:
         super().__init__()
         self._batch, self._softmax = batch, softmax
 
@@ -110,7 +110,7 @@ def subsets(seed: int) -> Callable[..., Array]:
     return perturb
 
 
-def other_classes(batch: Batch) -> Tensor:
+def other_classes(batch: ExplainedBatch) -> Tensor:
     """Draw for each image a class that is not its own, (B,); all others are as likely."""
     draws = [int(rng.integers(batch.classes - 1)) for rng in generators(batch.x, batch.seed)]
     drawn = torch.tensor(draws).to(batch.y)

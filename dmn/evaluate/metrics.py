@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dmn.errors import TargetError, UnknownNameError
-from dmn.evaluate.batch import Array, Batch, Scores, as_array
+from dmn.evaluate.batch import Array, ExplainedBatch, Scores, as_array
 from dmn.evaluate.completeness import completeness_gap
 from dmn.evaluate.grid import TILES, arrange, grid_pointing_game
 from dmn.evaluate.guard import ask, noise, other_classes, subsets
@@ -52,12 +52,12 @@ class MetricSpec:
     category: Category
     higher_is_better: bool
     range: tuple[float, float]
-    measure: Callable[[Batch], Scores]
+    measure: Callable[[ExplainedBatch], Scores]
     forwards: int = 0
     explanations: int = 0
     needs_mask: bool = False
     constant_score: float | None = None
-    arrange: Callable[[Batch, Scores], Array] | None = None
+    arrange: Callable[[ExplainedBatch, Scores], Array] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,13 @@ class QuantusMetric:
     """
 
     name: str
-    options: Callable[[Batch], Options] = lambda batch: {}
+    options: Callable[[ExplainedBatch], Options] = lambda batch: {}
     softmax: bool = True
     normalise: bool = True
     curve: bool = False
-    classes: Callable[[Batch], Any] | None = None
+    classes: Callable[[ExplainedBatch], Any] | None = None
 
-    def build(self, batch: Batch) -> Any:
+    def build(self, batch: ExplainedBatch) -> Any:
         """Make a new Quantus metric: silent, one score an image, not normalised by the batch."""
         import quantus  # takes seconds
 
@@ -90,7 +90,7 @@ class QuantusMetric:
                 disable_warnings=True, display_progressbar=False, **options | self.options(batch)
             )
 
-    def __call__(self, batch: Batch) -> Scores:
+    def __call__(self, batch: ExplainedBatch) -> Scores:
         """Score a batch."""
         try:
             said = ask(self.build(batch), batch, self.softmax, self.normalise, self.classes)
@@ -145,34 +145,34 @@ def _forget_models() -> None:
         getattr(PyTorchModel, method).cache_clear()
 
 
-def _absolute(batch: Batch) -> Options:
+def _absolute(batch: ExplainedBatch) -> Options:
     return {"abs": True}
 
 
-def _positive(batch: Batch) -> Options:
+def _positive(batch: ExplainedBatch) -> Options:
     return {"positive_attributions": True}
 
 
-def _pixels(batch: Batch) -> Options:
+def _pixels(batch: ExplainedBatch) -> Options:
     # "black" and "mean" would drift with what is already flipped
     return {"features_in_step": features_in_step(batch.x.shape[1:]), "perturb_baseline": 0.0}
 
 
-def _patches(batch: Batch) -> Options:
+def _patches(batch: ExplainedBatch) -> Options:
     return {"patch_size": math.ceil(max(batch.x.shape[2:]) / PATCHES), "perturb_baseline": 0.0}
 
 
-def _subsets(batch: Batch) -> Options:
+def _subsets(batch: ExplainedBatch) -> Options:
     size = max(1, batch.x[0].numel() // 100)
     return {"nr_runs": SUBSETS, "subset_size": size, "perturb_func": subsets(batch.seed)}
 
 
-def _noise(batch: Batch) -> Options:
+def _noise(batch: ExplainedBatch) -> Options:
     samples = SENSITIVITY_SAMPLES
     return {"nr_samples": samples, "lower_bound": 0.2, "perturb_func": noise(batch.seed)}
 
 
-def _classes(batch: Batch) -> Options:
+def _classes(batch: ExplainedBatch) -> Options:
     if batch.classes == 1:
         raise TargetError("this score needs two classes, and the network has one logit")
     return {"num_classes": batch.classes}

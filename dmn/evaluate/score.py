@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dmn.errors import DataError
-from dmn.evaluate.batch import Array, Batch, Scores
+from dmn.evaluate.batch import Array, ExplainedBatch, Scores
 from dmn.evaluate.metrics import MetricSpec, metric_specs
 from dmn.explain import Explainer
 from dmn.explain.target import Target, class_indices
@@ -69,7 +69,7 @@ def score(
         if masks.shape != unknown.shape:
             shapes = f"{tuple(masks.shape)}, of images {tuple(x.shape)}"
             raise DataError(f"masks of shape {shapes}; {tuple(unknown.shape)} would do")
-    batch = Batch(model, explainer, x, class_indices(x, y), masks, unknown, seed)
+    batch = ExplainedBatch(model, explainer, x, class_indices(x, y), masks, unknown, seed)
     explained = Scores(np.full(len(x), np.nan))
 
     def explain(rows: Array) -> None:
@@ -86,7 +86,11 @@ def score(
 
 
 def _score(
-    spec: MetricSpec, batch: Batch, reasons: list[str], batch_size: int, seconds: float | None
+    spec: MetricSpec,
+    batch: ExplainedBatch,
+    reasons: list[str],
+    batch_size: int,
+    seconds: float | None,
 ) -> Scores:
     """Ask one metric; the reasons say which images have no map."""
     start = time.perf_counter()
@@ -136,7 +140,7 @@ def _in_batches(
                 result.note(rows, _reason(error))
 
 
-def _keep(spec: MetricSpec, batch: Batch, result: Scores) -> Array:
+def _keep(spec: MetricSpec, batch: ExplainedBatch, result: Scores) -> Array:
     """Return the indices of images that a metric can score; note why the others cannot be."""
     flat, masks = batch.maps.flatten(1), batch.masks
     faults = {

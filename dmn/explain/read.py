@@ -1,4 +1,4 @@
-"""Run one side of a pair forward, and back from chosen logits, keeping what a layer saw."""
+"""Read layers of a network: run it forward, and back from chosen logits."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from dmn.errors import UnknownNameError, UnsupportedError
-from dmn.nn import MONOTONE_ACTIVATIONS, BackwardConfig, eval_mode, select_output
+from dmn.nn import GRADIENT, MONOTONE_ACTIVATIONS, BackwardConfig, eval_mode, select_output
 
 
 @contextmanager
-def explaining(model: nn.Module) -> Iterator[None]:
-    """Hold a model in eval mode with gradients on, whatever holds outside, and restore it.
+def eval_mode_with_grad(model: nn.Module) -> Iterator[None]:
+    """Put a model in eval mode with gradients on, whatever is set outside, and restore it.
 
     Monotonicity, and so every map, is a property of eval mode only.
 
@@ -34,18 +34,26 @@ def explaining(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def read_stream(
-    network: nn.Module, x: Tensor, target: Tensor, layers: Sequence[str], config: BackwardConfig
+def read_layers(
+    network: nn.Module,
+    x: Tensor,
+    target: Tensor,
+    layers: Sequence[str],
+    config: BackwardConfig = GRADIENT,
+    create_graph: bool = False,
 ) -> list[tuple[Tensor, Tensor]]:
     """Read layers' activations and the sensitivity of the chosen logits to them.
 
     Args:
-        network: g or h, in eval mode, with gradients enabled.
+        network: Any classifier, such as g or h, in eval mode, with gradients enabled.
         x: Images (B, C, H, W).
         target: Class indices (B,).
         layers: Paths of submodules of the network; their outputs are read.
         config: Autograd's gradient, or epsilon-LRP's relevance divided by activation; and where
             it starts.
+        create_graph: Return tensors that can be differentiated by the weights, and by what x was
+            computed from, as `torch.autograd.grad` does. The slopes of relevance count as constants
+            then.
 
     Returns:
         For each layer, activation and sensitivity, both with the shape of its output.
@@ -62,14 +70,17 @@ def read_stream(
         for layer in layers:
             module = network.get_submodule(layer)
             hooks.enter_context(module.register_forward_hook(partial(_keep, kept, layer)))
-        logits = network(x.detach().clone().requires_grad_())
+        x = x if create_graph else x.detach()
+        logits = network(x.clone().requires_grad_())
     # Clones, for what comes from inference mode cannot be saved for a backward pass.
     weights = select_output(logits.detach(), target.clone(), config.output)
     if idle := [layer for layer in layers if layer not in kept]:
         raise UnknownNameError(f"{', '.join(idle)}: never called; read one of the layers inside")
     values = [kept[layer] for layer in layers]
-    sensitivities = torch.autograd.grad((logits * weights).sum(), values)
-    return [(value.detach(), each) for value, each in zip(values, sensitivities, strict=True)]
+    chosen = (logits * weights).sum()
+    sensitivities = torch.autograd.grad(chosen, values, create_graph=create_graph)
+    values = values if create_graph else [value.detach() for value in values]
+    return list(zip(values, sensitivities, strict=True))
 
 
 def _keep(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dmn.errors import OptionError, UnknownNameError
 from dmn.explain.methods import explain
-from dmn.explain.read import explaining, read_stream
+from dmn.explain.read import eval_mode_with_grad, read_layers
 from dmn.explain.target import Target
 from dmn.nn import (
     GRADIENT,
@@ -103,8 +103,13 @@ class DifferenceOfMonotone(nn.Module):
         layers: Sequence[str],
         config: BackwardConfig = GRADIENT,
         streams: Collection[Stream] = ("g", "h"),
+        *,
+        create_graph: bool = False,
     ) -> dict[str, dict[Stream, Reading]]:
-        """Read layers of g and h; see `dmn.nn.Pair`."""
+        """Read layers of g and h; see `dmn.nn.Pair`.
+
+        With `create_graph` what is read can be differentiated by the weights, the front's too.
+        """
         check_layers(layers, self.layers, self.layers)
         known = BackwardConfig(config.backward, config.output, config.epsilon)
         foreign = [
@@ -117,15 +122,14 @@ class DifferenceOfMonotone(nn.Module):
             )
         both: tuple[Stream, ...] = ("g", "h")
         sides = [side for side in both if side in streams or "g-h" in streams]
-        with explaining(self):
-            with torch.no_grad():  # nothing is read below g and h
+        with eval_mode_with_grad(self):
+            with torch.set_grad_enabled(create_graph):  # nothing is read below g and h
                 seen = self.front(x)
-            read = {side: self._read_side(side, seen, target, layers, config) for side in sides}
+            read = {
+                side: self._read_side(side, seen, target, layers, config, create_graph)
+                for side in sides
+            }
         return {layer: {side: read[side][layer] for side in read} for layer in layers}
-
-    def path(self, layer: str) -> str:
-        """Return where in g, and in h, the module is whose output is read as a layer."""
-        return "input" if layer == self.sees else f"net.{layer}"
 
     def explain(
         self, x: Tensor, target: Target = None, method: str = "SplitCAM", **options: Any
@@ -134,11 +138,17 @@ class DifferenceOfMonotone(nn.Module):
         return explain(self, x, target, method, **options)
 
     def _read_side(
-        self, side: str, x: Tensor, target: Tensor, layers: Sequence[str], config: BackwardConfig
+        self,
+        side: str,
+        x: Tensor,
+        target: Tensor,
+        layers: Sequence[str],
+        config: BackwardConfig,
+        create_graph: bool,
     ) -> dict[str, Reading]:
         network = self.get_submodule(side)
-        paths = [self.path(layer) for layer in layers]
-        read = read_stream(network, x, target, paths, config)
+        paths = ["input" if layer == self.sees else f"net.{layer}" for layer in layers]
+        read = read_layers(network, x, target, paths, config, create_graph)
         return {
             layer: self._reading(layer, x, *values)
             for layer, values in zip(layers, read, strict=True)

@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from dmn.data import as_batch
 from dmn.errors import RunError
 from dmn.io.weights import truncate
 
@@ -42,8 +43,7 @@ class StopAtNonFinite(pl.Callback):
         if trainer.strategy.reduce_boolean_decision(finite):
             return
         whose = "another process's loss is not finite" if finite else f"the loss is {float(value)}"
-        images = self._batch[0]
-        wrong = int((~torch.isfinite(images)).sum()) if isinstance(images, Tensor) else 0
+        wrong = int((~torch.isfinite(as_batch(self._batch).image)).sum())
         cause = (
             f"{wrong} of its pixels are not finite: look at the data"
             if wrong

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dmn.data import ImageBatch
 from dmn.errors import DataError, UnknownNameError
+from dmn.explain.read import read_layers
 from dmn.models import DifferenceOfMonotone
-from dmn.nn import Stream, check_layers, eval_mode, select_output
+from dmn.nn import Reading, Stream, check_layers, eval_mode
 from dmn.split.learned_bounds import OBJECTIVES
 from dmn.train.terms import Term
 
@@ -53,13 +55,12 @@ class ExplanationPenalty(Term):
         super().__init__(weight)
         self.objective, self.layer, self.stream, self.share = objective, layer, stream, share
 
-    def __call__(self, net: nn.Module, batch: Any, logits: Tensor) -> Tensor:
+    def __call__(self, net: nn.Module, batch: ImageBatch, logits: Tensor) -> Tensor:
         """Return the penalty, averaged over the share of the batch."""
-        count = math.ceil(self.share * len(logits))
-        x, y, *masks = (values[:count] for values in batch[:3])
+        x, y, mask = batch.take(slice(math.ceil(self.share * len(logits))))
         with torch.autocast(x.device.type, enabled=False), eval_mode(net):
             maps = evidence(net, x, y, self.layer, self.stream).float()
-            clue = _CLUES[self.objective](maps, masks)
+            clue = _CLUES[self.objective](maps, mask)
             return 1 - OBJECTIVES[self.objective](maps, clue).mean()
 
 
@@ -83,48 +84,43 @@ def evidence(net: nn.Module, x: Tensor, y: Tensor, layer: str, stream: Stream) -
         UnknownNameError: names the layers that there are.
     """
     if not isinstance(net, DifferenceOfMonotone):
-        known = ("input", *(name for name, _ in net.named_modules() if name))
-        check_layers([layer], known, known)
-        path = layer if layer == "input" else f"net.{layer}"
-        return _evidence(nn.Sequential(OrderedDict(input=nn.Identity(), net=net)), x, y, path)
-    check_layers([layer], net.layers, net.layers)
-    sides = {"g": [net.g], "h": [net.h]}.get(stream, [net.g, net.h])
-    seen = net.front(x)
-    maps, *others = (_evidence(side, seen, y, net.path(layer)) for side in sides)
-    difference = maps - others[0] if others else maps
-    return F.pad(difference, (-net.margin,) * 4) if layer == net.sees else difference
+        return _evidence_of_any(net, x, y, layer)
+    readings = net.read(x, y, [layer], streams=[stream], create_graph=True)[layer]
+    maps = {side: _weighed(reading) for side, reading in readings.items()}
+    return maps["g"] - maps["h"] if stream == "g-h" else maps[stream]
 
 
-def _evidence(side: nn.Module, x: Tensor, y: Tensor, path: str) -> Tensor:
-    """Read a module of a network."""
-    module = side.get_submodule(path)
-    kept: list[Tensor] = []
-    with module.register_forward_hook(lambda *seen: kept.append(seen[-1])):
-        logits: Tensor = side(x.clone().requires_grad_())
-    values = kept[-1]
-    if values.dim() != 4:
-        raise UnknownNameError(
-            f"layer {path.removeprefix('net.')!r} holds no image, {tuple(values.shape)}"
-        )
-    chosen = (logits * select_output(logits, y, "class")).sum()
-    (sensitivities,) = torch.autograd.grad(chosen, values, create_graph=True)
+def _weighed(reading: Reading) -> Tensor:
+    p, n, delta_p, delta_n = reading
+    values, sensitivities = torch.cat([p, n], 1), torch.cat([delta_p, delta_n], 1)
     return (values * sensitivities).sum(dim=1, keepdim=True)
 
 
-def _resized(maps: Tensor, masks: list[Tensor]) -> Tensor:
-    if not masks:
+def _evidence_of_any(net: nn.Module, x: Tensor, y: Tensor, layer: str) -> Tensor:
+    known = ("input", *(name for name, _ in net.named_modules() if name))
+    check_layers([layer], known, known)
+    path = layer if layer == "input" else f"net.{layer}"
+    whole = nn.Sequential(OrderedDict(input=nn.Identity(), net=net))
+    ((values, sensitivities),) = read_layers(whole, x, y, [path], create_graph=True)
+    if values.dim() != 4:
+        raise UnknownNameError(f"layer {layer!r} holds no image, {tuple(values.shape)}")
+    return (values * sensitivities).sum(dim=1, keepdim=True)
+
+
+def _resized(maps: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None:
         raise DataError(
             "objective 'mask' needs training batches with masks, as dmn.data.MNIST and Scenes have "
             "them and these data do not; objective 'sparseness' needs none"
         )
-    return F.adaptive_max_pool2d(masks[0].to(maps), (maps.shape[2], maps.shape[3]))
+    return F.adaptive_max_pool2d(mask.to(maps), (maps.shape[2], maps.shape[3]))
 
 
-def _none(maps: Tensor, masks: list[Tensor]) -> None:
+def _none(maps: Tensor, mask: Tensor | None) -> None:
     return None
 
 
-_CLUES: Mapping[Objective, Callable[[Tensor, list[Tensor]], Tensor | None]] = {
+_CLUES: Mapping[Objective, Callable[[Tensor, Tensor | None], Tensor | None]] = {
     "mask": _resized,
     "sparseness": _none,
 }

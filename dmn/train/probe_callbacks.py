@@ -17,6 +17,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from dmn.data import ImageBatch
 from dmn.evaluate import metric_specs, score
 from dmn.explain import Explainer, SplitExplainer, controls
 from dmn.explain.target import resolve_target
@@ -69,7 +70,7 @@ class ProbeCallback(pl.Callback):
         start = time.perf_counter()
         # an explainer may draw, and what is drawn next must not depend on it
         with isolate_rng(), self.failures.suppress_and_count("watching"):
-            self.on_probe(trainer, pl_module, explainers, *self._probe.take())
+            self.on_probe(trainer, pl_module, explainers, self._probe.take())
         seconds = time.perf_counter() - start
         self.seconds += seconds
         pl_module.log(f"time/{self.log_name}_s", seconds, sync_dist=True)
@@ -83,9 +84,7 @@ class ProbeCallback(pl.Callback):
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         explainers: dict[str, Explainer],
-        x: Tensor,
-        y: Tensor,
-        masks: Tensor | None,
+        batch: ImageBatch,
     ) -> None:
         """Look at the probe images; subclasses say how."""
         raise NotImplementedError
@@ -119,15 +118,14 @@ class HeatmapLogger(ProbeCallback):
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         explainers: dict[str, Explainer],
-        x: Tensor,
-        y: Tensor,
-        masks: Tensor | None,
+        batch: ImageBatch,
     ) -> None:
         """Draw, save and log the panels."""
         run_folder = trainer.log_dir or trainer.default_root_dir  # asks all processes
         folder = Path(run_folder) / "heatmaps"
         if not trainer.is_global_zero:
             return
+        x, y, _ = batch
         predicted = resolve_target(pl_module, x, None)
         rows = [f"true {a}\nsaid {b}" for a, b in zip(y.tolist(), predicted.tolist(), strict=True)]
         for name, explainer in explainers.items():
@@ -205,14 +203,12 @@ class QuantusLogger(ProbeCallback):
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         explainers: dict[str, Explainer],
-        x: Tensor,
-        y: Tensor,
-        masks: Tensor | None,
+        batch: ImageBatch,
     ) -> None:
         """Score and log."""
         unscored = MeanMetric().to(pl_module.device)
         for method, explainer in {**explainers, **self.controls}.items():
-            results = score(self.metrics, pl_module, explainer, x, y, masks, self.seed)
+            results = score(self.metrics, pl_module, explainer, *batch, self.seed)
             for name, scores in results.items():
                 values = torch.from_numpy(scores.values).to(pl_module.device, torch.float32)
                 mean = MeanMetric(nan_strategy="ignore").to(pl_module.device)

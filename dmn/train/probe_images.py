@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
+from dmn.data import ImageBatch, as_batch, concatenate
 
 
 class ProbeImages:
@@ -19,19 +18,19 @@ class ProbeImages:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._batches: list[tuple[Tensor, ...]] = []
+        self._batches: list[ImageBatch] = []
 
     def collect(self, batch: Any) -> None:
-        """Take what is still wanted from a batch (images, classes[, masks])."""
-        missing = self.size - sum(len(taken[0]) for taken in self._batches)
+        """Take what is still wanted from a batch, whatever `dmn.data.as_batch` takes."""
+        missing = self.size - sum(len(taken.label) for taken in self._batches)
         if missing > 0:
-            self._batches.append(tuple(values[:missing].detach() for values in batch[:3]))
+            self._batches.append(as_batch(batch).take(slice(missing)))
 
-    def take(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return images, classes and masks (None if the data has none), and start anew."""
-        x, y, *masks = (torch.cat(values) for values in zip(*self._batches, strict=True))
+    def take(self) -> ImageBatch:
+        """Return the images, and start anew."""
+        batch = concatenate(self._batches)
         self._batches = []
-        return x, y, masks[0] if masks else None
+        return batch
 
     def __bool__(self) -> bool:
         return bool(self._batches)

@@ -9,6 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import Tensor, nn
 
+from dmn.data import ImageBatch
 from dmn.nn import MONOTONE_ACTIVATIONS, effective_rank
 from dmn.train.probe_callbacks import ProbeCallback
 
@@ -36,8 +37,7 @@ class RankLogger(ProbeCallback):
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         explainers: Any,
-        x: Tensor,
-        *_: Any,
+        batch: ImageBatch,
     ) -> None:
         """Measure and log."""
         ranks: dict[str, float] = {}
@@ -47,7 +47,7 @@ class RankLogger(ProbeCallback):
                     hooks.enter_context(
                         module.register_forward_hook(partial(_measure, ranks, name))
                     )
-            pl_module(x)
+            pl_module(batch.image)
         for name, rank in ranks.items():
             layer = name.removeprefix("net.").replace(".net.", ".").removesuffix(".activation")
             pl_module.log(f"rank/{layer}", rank, sync_dist=True)

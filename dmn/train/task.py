@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
+from dmn.data import as_batch
 from dmn.errors import CheckpointError
 from dmn.explain import Explainer
 from dmn.io.weights import format_mismatches, state_dict_mismatches
@@ -113,7 +114,7 @@ class ClassificationTask(pl.LightningModule):
         return logits
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
-        """Return the loss of a batch (images, classes, ...) and count it."""
+        """Return the loss of a batch, whatever `dmn.data.as_batch` takes, and count it."""
         return self._step(batch, "train", self._label_smoothing, self._terms)
 
     def validation_step(self, batch: Any, batch_index: int) -> None:
@@ -172,12 +173,16 @@ class ClassificationTask(pl.LightningModule):
         label_smoothing: float = 0.0,
         terms: Mapping[str, Term] | None = None,
     ) -> Tensor:
-        images, labels = batch[:2]
-        logits = self(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        batch = as_batch(batch)
+        logits = self(batch.image)
+        loss = F.cross_entropy(logits, batch.label, label_smoothing=label_smoothing)
         metrics = self.metrics[f"{stage}_metrics"]
-        metrics.update(logits, labels)
-        options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": len(labels)}
+        metrics.update(logits, batch.label)
+        options: dict[str, Any] = {
+            "on_step": False,
+            "on_epoch": True,
+            "batch_size": len(batch.label),
+        }
         for name, term in (terms or {}).items():
             value = term(self.net, batch, logits)
             loss = loss + term.weight * value

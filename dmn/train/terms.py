@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dmn.data import ImageBatch
 from dmn.hub.networks import load_network
 
 
@@ -21,8 +20,8 @@ class Term:
     def __init__(self, weight: float = 1.0) -> None:
         self.weight = weight
 
-    def __call__(self, net: nn.Module, batch: Any, logits: Tensor) -> Tensor:
-        """Return the term of a batch (images, classes, ...) with the network's logits (B, K)."""
+    def __call__(self, net: nn.Module, batch: ImageBatch, logits: Tensor) -> Tensor:
+        """Return the term of a batch with the network's logits (B, K)."""
         raise NotImplementedError
 
 
@@ -44,9 +43,9 @@ class Distillation(Term):
         super().__init__(weight)
         self.teacher, self.temperature = load_network(teacher), temperature
 
-    def __call__(self, net: nn.Module, batch: Any, logits: Tensor) -> Tensor:
+    def __call__(self, net: nn.Module, batch: ImageBatch, logits: Tensor) -> Tensor:
         """Return the divergence, averaged over the batch."""
-        images = batch[0]
+        images = batch.image
         with torch.no_grad():
             taught = self.teacher.model.to(images.device)(images)
         return self.temperature**2 * F.kl_div(

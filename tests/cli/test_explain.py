@@ -129,9 +129,11 @@ def test_behind_a_front_the_image_is_read(run, capsys):
 
 @pytest.mark.parametrize("model", ["pair", "cnn", "fronted"])
 def test_every_method_is_drawn_by_its_name_in_any_case(model, run, capsys):
-    run(model, "a.png", "--stream", "g", "--method", *(name.upper() for name in METHODS))
+    run(model, "a.png", "--stream", "g", "--method", *(spec.name.upper() for spec in METHODS))
     drawn = capsys.readouterr().out.splitlines()[-1].removeprefix("saved explained.png: ")
-    assert [title.removesuffix(" g") for title in drawn.split(", ")] == list(METHODS.values())
+    assert [title.removesuffix(" g") for title in drawn.split(", ")] == [
+        spec.name for spec in METHODS
+    ]
     assert columns() == 1 + len(METHODS)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from dmn.compare import Budget, Images, Subject, Suite
+from dmn.compare import Budget, ComparedImages, Subject, Suite
 from dmn.compare.cells import CellStore
 from dmn.compare.plan import Entry
 from dmn.compare.suite import best_setting
@@ -58,7 +58,7 @@ def images(count):
     for row, column in enumerate(y):
         x[row, 0, :, column] += 0.7
         masks[row, 0, :, column] = 1
-    return Images(x, y, masks, count)
+    return ComparedImages(x, y, masks, count)
 
 
 ENTRIES = [

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchvision import datasets
 
-from dmn.data import CIFAR10, Labelled
+from dmn.data import CIFAR10, ImageBatch
 from dmn.errors import DataError
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -56,7 +56,8 @@ def test_images_are_those_of_the_file(root):
         held = pickle.load(file)
     expected = torch.from_numpy(held["data"]).view(-1, 3, 32, 32).float() / 255
     batch = data.test.__getitems__(list(range(10)))
-    assert isinstance(batch, Labelled)
+    assert isinstance(batch, ImageBatch)
+    assert batch.mask is None
     assert torch.equal(batch.image, expected[:10])
     normal = module(root, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)).test.__getitems__([3])
     assert torch.allclose(normal.image[0], expected[3] * 2 - 1)

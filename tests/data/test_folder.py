@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from pytorch_lightning import Trainer
 
-from dmn.data import Batch, Folder, Labelled, files
+from dmn.data import Folder, ImageBatch, files
 from dmn.data.files import copies, divide, interleave_classes
-from dmn.data.images import Images
+from dmn.data.images import ImageDataset
 from dmn.data.sampling import EpochSampler
 from dmn.errors import DataError, DmnError, OptionError, UnreadableImageError
 
@@ -96,7 +96,8 @@ def test_any_mode_is_read_as_rgb(tmp_path):
     data = module(tmp_path, test_share=0.2)
     for images in (data.train, data.test):
         batch = everything(images)
-        assert isinstance(batch, Labelled)
+        assert isinstance(batch, ImageBatch)
+        assert batch.mask is None
         assert batch.image.shape[1:] == (3, 24, 24)
         assert 0 <= batch.image.min() <= batch.image.max() <= 1
 
@@ -123,11 +124,11 @@ def test_masks_mirror_the_images_and_what_is_not_black_is_evidence(tmp_path):
     kinds[0].save(masks / "test" / "a" / "000.png")
     data = module(images, masks=str(masks))
     batch = next(iter(data.val_dataloader()))
-    assert isinstance(batch, Batch)
+    assert isinstance(batch, ImageBatch)
     expected = torch.zeros(24, 24)
     expected[:, 12:] = 1
     assert all(torch.equal(mask[0], expected) for mask in batch.mask)
-    assert isinstance(next(iter(data.train_dataloader())), Labelled)
+    assert next(iter(data.train_dataloader())).mask is None
 
 
 def test_augmentation_and_order_repeat_with_the_epoch_whatever_was_drawn_before(flat):
@@ -148,7 +149,7 @@ def test_each_image_has_its_own_draw_whatever_batch_it_is_in(flat):
     assert torch.equal(torch.get_rng_state(), state)
     alone = [train.__getitems__([(3, index)]).image[0] for index in range(6)]
     assert torch.equal(together, torch.stack(alone))
-    twins = Images([train.samples[0]] * 2, train.view, train.augment)
+    twins = ImageDataset([train.samples[0]] * 2, train.view, train.augment)
     assert not torch.equal(*twins.__getitems__([(3, 0), (3, 1)]).image)
     still = train.__getitems__(list(range(6))).image
     assert not torch.equal(together, still)

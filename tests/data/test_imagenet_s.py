@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dmn.data import Batch, ImageNetS, Labelled
+from dmn.data import ImageBatch, ImageNetS
 from dmn.data.imagenet_s import MEAN, STD
 from dmn.errors import DataError, DmnError
 
@@ -68,7 +68,7 @@ def everything(images):
 
 def test_masks_are_the_pixels_of_the_image_s_own_class_cut_as_the_image_is(root):
     batch = everything(module(root, mean=None, std=None).validation)
-    assert isinstance(batch, Batch)
+    assert isinstance(batch, ImageBatch)
     assert batch.image.shape == (150, 3, 28, 28)
     assert batch.mask.shape == (150, 1, 28, 28)
     assert set(batch.mask.unique().tolist()) == {0, 1}
@@ -111,7 +111,8 @@ def test_without_published_test_masks_validation_is_divided(root, tmp_path):
 def test_training_needs_no_masks_and_evaluation_no_training_images(root, tmp_path):
     data = module(root, "fit", batch_size=8)
     batch = next(iter(data.train_dataloader()))
-    assert isinstance(batch, Labelled)
+    assert isinstance(batch, ImageBatch)
+    assert batch.mask is None
     assert batch.image.shape == (8, 3, 28, 28)
     publish(tmp_path, {"validation": 2})
     module(tmp_path)

@@ -7,7 +7,7 @@ import torch
 from known_maps import Column, InkIn
 
 from dmn.evaluate import METRICS, score
-from dmn.evaluate.batch import Batch
+from dmn.evaluate.batch import ExplainedBatch
 from dmn.evaluate.metrics import FLIPPING_STEPS, QuantusMetric, area_under_curve, features_in_step
 
 GUARDED = [name for name, spec in METRICS.items() if isinstance(spec.measure, QuantusMetric)]
@@ -16,7 +16,7 @@ GUARDED = [name for name, spec in METRICS.items() if isinstance(spec.measure, Qu
 @pytest.mark.parametrize("name", GUARDED)
 def test_the_table_agrees_with_quantus(name):
     x = torch.rand(1, 1, 28, 28)
-    batch = Batch(InkIn(10).eval(), Column(), x, torch.zeros(1).long(), None, x, seed=0)
+    batch = ExplainedBatch(InkIn(10).eval(), Column(), x, torch.zeros(1).long(), None, x, seed=0)
     spec, metric = METRICS[name], METRICS[name].measure.build(batch)
     assert type(metric) is getattr(quantus, spec.measure.name)
     assert spec.measure.name == name

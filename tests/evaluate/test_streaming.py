@@ -53,8 +53,8 @@ def metered(root):
     data.setup("test")
     pair = net().eval()
     meter = ExplanationMeter(["Sparseness"])
-    for x, y in data.test_dataloader():
-        meter.update(pair, SplitCAM(pair, layer="stem"), x, y)
+    for batch in data.test_dataloader():
+        meter.update(pair, SplitCAM(pair, layer="stem"), *batch)
     scores = meter.compute()
     assert scores["Sparseness/count"] + scores["Sparseness/dropped"] == len(data.test)
 

@@ -14,7 +14,7 @@ from known_maps import ALONE, SIZE, Column, InkIn
 from torch import nn
 
 from dmn.evaluate import METRICS, score
-from dmn.evaluate.batch import Batch
+from dmn.evaluate.batch import ExplainedBatch
 from dmn.explain import RandomMap
 
 STRIPES = torch.arange(SIZE).repeat(SIZE, 1).view(1, 1, SIZE, SIZE) / SIZE
@@ -54,7 +54,7 @@ def guarded(name, x, y, a, s=None, explain=None, model=None):
 
 def batch_of(shape=(3, 28, 28)):
     x = torch.rand(1, *shape)
-    return Batch(InkIn(10).eval(), Column(), x, torch.zeros(1).long(), None, x[:, :1], 0)
+    return ExplainedBatch(InkIn(10).eval(), Column(), x, torch.zeros(1).long(), None, x[:, :1], 0)
 
 
 @pytest.fixture

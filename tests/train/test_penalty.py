@@ -6,6 +6,7 @@ from small_pairs import fronted_pair
 from torch import nn
 from train_problem import Halves, make_task
 
+from dmn.data import ImageBatch
 from dmn.errors import DataError, UnknownNameError
 from dmn.nn import assert_monotone
 from dmn.train import ClassificationTask, ExplanationPenalty
@@ -16,7 +17,7 @@ from dmn.train.penalty import evidence
 def batch(images):
     masks = torch.zeros_like(images)
     masks[..., 2:5, 1:4] = 1
-    return images, torch.tensor([0, 2, 1, 1, 0]), masks
+    return ImageBatch(images, torch.tensor([0, 2, 1, 1, 0]), masks)
 
 
 def literal(net, batch, layer, stream):
@@ -50,7 +51,7 @@ def test_it_is_the_evidence_that_lies_outside_the_mask(pair, batch, layer, strea
 def test_it_reads_behind_a_front_and_teaches_it():
     net = fronted_pair()
     x = torch.rand(3, 3, 16, 16, dtype=torch.float64)
-    batch = (x, torch.tensor([0, 1, 2]), torch.ones(3, 1, 16, 16))
+    batch = ImageBatch(x, torch.tensor([0, 1, 2]), torch.ones(3, 1, 16, 16))
     for layer in ("front", "stage1_1"):
         maps = evidence(net, *batch[:2], layer, "g")
         read = net.read(*batch[:2], [layer])[layer]["g"]
@@ -75,10 +76,12 @@ def test_sparseness_needs_no_masks_and_is_0_where_one_pixel_holds_all(batch):
     penalty = ExplanationPenalty("sparseness")
     with torch.no_grad():
         net[1].weight.zero_()[:, 5] = 1
-    assert float(penalty(net, batch[:2], batch[0]).detach()) == pytest.approx(0, abs=1e-6)
+    assert float(penalty(net, batch._replace(mask=None), batch[0]).detach()) == pytest.approx(
+        0, abs=1e-6
+    )
     with torch.no_grad():
         net[1].weight.fill_(1)
-    blank = (torch.ones_like(batch[0]), batch[1])
+    blank = ImageBatch(torch.ones_like(batch.image), batch.label)
     assert float(penalty(net, blank, batch[0]).detach()) == pytest.approx(1)
 
 
@@ -94,12 +97,12 @@ def test_gradients_reach_the_weights_and_nothing_else_changes(pair, batch):
 
 
 def test_it_is_computed_in_float32_and_of_the_first_images(pair, batch):
-    pair, few = pair.float(), tuple(values[:3].float() for values in batch)
-    few = (few[0], batch[1][:3], few[2])
+    pair = pair.float()
+    few = ImageBatch(batch.image[:3].float(), batch.label[:3], batch.mask[:3].float())
     plain = ExplanationPenalty(layer="stage1_1")(pair, few, few[0])
     half = ExplanationPenalty(layer="stage1_1", share=0.5)
     with torch.autocast("cpu", torch.bfloat16):
-        doubled = tuple(torch.cat([values, values.flip(0)]) for values in few)
+        doubled = ImageBatch(*(torch.cat([values, values.flip(0)]) for values in few))
         assert torch.equal(half(pair, doubled, doubled[0]), plain)
 
 
@@ -118,7 +121,7 @@ def test_training_with_it_moves_evidence_into_the_mask_and_keeps_the_constraint(
 
 def test_data_without_masks_and_unknown_layers_are_named(pair, batch):
     with pytest.raises(DataError, match=r"dmn\.data\.MNIST and Scenes .*'sparseness'"):
-        ExplanationPenalty()(pair, batch[:2], batch[0])
+        ExplanationPenalty()(pair, batch._replace(mask=None), batch[0])
     with pytest.raises(UnknownNameError, match="no layer 'nose'; there are input, stem"):
         ExplanationPenalty(layer="nose")(pair, batch, batch[0])
     with pytest.raises(UnknownNameError, match="layer 'head' holds no image"):

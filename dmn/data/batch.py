@@ -1,0 +1,75 @@
+"""What every data loader yields: images, classes and, where there are any, masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dmn.errors import DataError
+
+
+class ImageBatch(NamedTuple):
+    """Images with their classes and, of some data, masks of what shows the class.
+
+    Attributes:
+        image: (B, C, H, W).
+        label: Class indices (B,).
+        mask: 0 or 1, (B, 1, H, W); None where the data has no masks.
+    """
+
+    image: Tensor
+    label: Tensor
+    mask: Tensor | None = None
+
+    def take(self, rows: slice | Tensor) -> ImageBatch:
+        """Return some of the images with what belongs to them.
+
+        Args:
+            rows: A slice, or a tensor of indices.
+        """
+        mask = None if self.mask is None else self.mask[rows]
+        return ImageBatch(self.image[rows], self.label[rows], mask)
+
+
+def as_batch(batch: Any) -> ImageBatch:
+    """Turn what any data loader yields into an `ImageBatch`.
+
+    Args:
+        batch: An `ImageBatch`, or a tuple or list of images, classes and, if there are any, masks.
+
+    Raises:
+        DataError: for anything else.
+    """
+    if isinstance(batch, ImageBatch):
+        return batch
+    if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+        size = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
+        raise DataError(
+            f"the data yields a {type(batch).__name__}{size}; make each batch a tuple of images, "
+            "classes and, if there are any, masks"
+        )
+    return ImageBatch(*batch)
+
+
+def concatenate(batches: Sequence[ImageBatch]) -> ImageBatch:
+    """Join batches, at least one.
+
+    Raises:
+        DataError: if some have masks and others have none.
+    """
+    masks = [batch.mask for batch in batches if batch.mask is not None]
+    if masks and len(masks) < len(batches):
+        raise DataError("some batches have masks and others have none; give all of them, or none")
+    return ImageBatch(
+        torch.cat([batch.image for batch in batches]),
+        torch.cat([batch.label for batch in batches]),
+        torch.cat(masks) if masks else None,
+    )
+
+
+def keep_batch(batch: Any) -> Any:
+    """Leave a batch as `__getitems__` of the data set made it; for `collate_fn`."""
+    return batch
