@@ -14,32 +14,39 @@ from dmn.rules.base import Activation, Signals
 from dmn.rules.call import Call
 from dmn.rules.scaled import Scaled, halves, power, recentred, rescaling, settle
 from dmn.split.forward import ForwardPlan, Values
-from dmn.split.relevance import keep_whole, stabilise, through_activation
+from dmn.split.relevance import (
+    keep_whole,
+    stabilise,
+    stabilise_p,
+    through_activation,
+    through_relu,
+)
 
 
 @dataclass(frozen=True)
 class StreamGradient:
     """A signal on its way back, in units of 2**exponent; None for zeros.
 
-    Where q *is* a, the same object, n has no sensitivity, and both are computed once.
-
     Attributes:
         q: Half the difference of the sensitivities to p and to n; a track without a is the plain
             gradient, and nothing but autograd touches it.
         a: Half their sum.
         exponent: Of the unit.
+        p_only: Whether n has no sensitivity, so that q and a are equal; a is q then, and computed
+            once.
     """
 
     q: Tensor | None
     a: Tensor | None
     exponent: int = 0
+    p_only: bool = False
 
     def __add__(self, other: StreamGradient) -> StreamGradient:
         """Add where branches meet."""
         exponent = max(self.exponent, other.exponent)
         one, two = self.to(exponent), other.to(exponent)
-        q, alone = _add(one.q, two.q), one.q is one.a and two.q is two.a
-        return StreamGradient(q, q if alone else _add(one.a, two.a), exponent)
+        q, p_only = _add(one.q, two.q), one.p_only and two.p_only
+        return StreamGradient(q, q if p_only else _add(one.a, two.a), exponent, p_only)
 
     def to(self, exponent: int) -> StreamGradient:
         """Return the same numbers in another unit."""
@@ -47,11 +54,10 @@ class StreamGradient:
 
     def times(self, factor: float, exponent: int | None = None) -> StreamGradient:
         """Multiply, and say in which unit the result is if not in the same."""
-        q = self.q if self.q is None or factor == 1 else self.q * factor
-        a = self.a if self.a is None or factor == 1 else self.a * factor
-        return StreamGradient(
-            q, q if self.a is self.q else a, self.exponent if exponent is None else exponent
-        )
+        exponent = self.exponent if exponent is None else exponent
+        q = _times(self.q, factor)
+        a = q if self.p_only else _times(self.a, factor)
+        return StreamGradient(q, a, exponent, self.p_only)
 
     def rescaled(self) -> StreamGradient:
         """Bring the largest magnitude near 1, where it is far from it."""
@@ -153,33 +159,40 @@ def _step(
     arrived: list[list[StreamGradient]] = [[] for _ in call.slots]
     for gradient in gradients:
         if plan.relevance:
-            q, a = _relevance_back(plan, node, call, gradient)
+            q, a, p_only = _relevance_back(plan, node, call, gradient)
         else:
-            q, a = rule.back(call, gradient.q, gradient.a)
+            (q, a), p_only = rule.back(call, gradient.q, gradient.a), False
         for slot, arrived_here in enumerate(arrived):
-            there = StreamGradient(_at(q, slot), _at(a, slot), gradient.exponent)
+            there = StreamGradient(_at(q, slot), _at(a, slot), gradient.exponent, p_only)
             arrived_here.append(there.rescaled() if rule.weighted else there)
     return list(zip(call.slots, arrived, strict=True))
 
 
 def _relevance_back(
     plan: ForwardPlan, node: fx.Node, call: Call, gradient: StreamGradient
-) -> tuple[Signals, Signals]:
-    rule, q, a = plan.rules[node], gradient.q, gradient.a
+) -> tuple[Signals, Signals, bool]:
+    """Bring relevance back through one operation; returns q, a, and whether n has none below."""
+    rule, q, a, p_only = plan.rules[node], gradient.q, gradient.a, gradient.p_only
     if q is None or a is None:
-        return rule.back(call, q, a)
+        return *rule.back(call, q, a), False
     if isinstance(rule, Activation):
+        if rule.is_relu and plan.recentring == (0.0, 0.0):
+            both = [through_relu(call, q, a)]
+            return both, both, True
         q, a = through_activation(rule, call, q, a, plan.recentring)
-        return [q], [q] if a is q else [a]
-    if rule.weighted:
+        return [q], [a], False
+    if rule.weighted and p_only:
+        q = a = stabilise_p(call, q, plan.config.epsilon)
+    elif rule.weighted:
         q, a = stabilise(call, q, a, plan.config.epsilon)
     elif rule.nonlinear:
         q, a = keep_whole(call, q, a, plan.recentring)
-    if q is a and plan.alone.issuperset(call.slots):
+        p_only = False
+    if p_only and plan.without_n.issuperset(call.slots):
         # There is no n below, so only p's sensitivity, q + a, is wanted.
         both = rule.p_back(call, q)
-        return both, both
-    return rule.back(call, q, a)
+        return both, both, True
+    return *rule.back(call, q, a), False
 
 
 def _shifted(
@@ -239,11 +252,17 @@ def _read(
 
 def _start(weights: Tensor, q: float, a: float) -> StreamGradient:
     first = weights * q if q else None
-    return StreamGradient(first, first if q == a else weights * a if a else None)
+    if q == a:
+        return StreamGradient(first, first, p_only=True)
+    return StreamGradient(first, weights * a if a else None)
 
 
 def _at(signals: list[Tensor] | None, slot: int) -> Tensor | None:
     return None if signals is None else signals[slot]
+
+
+def _times(signal: Tensor | None, factor: float) -> Tensor | None:
+    return signal if signal is None or factor == 1 else signal * factor
 
 
 def _add(one: Tensor | None, two: Tensor | None) -> Tensor | None:

@@ -59,7 +59,7 @@ class ForwardPlan:
         for node in self.rules:
             if any(source in self.active or source in self.read for source in node.all_input_nodes):
                 self.active.add(node)
-        self.alone = self._without_n()
+        self.without_n = self._find_without_n()
         self.before, self.after = self._plan_sums()
         self.last_users = self._plan_memory()
 
@@ -102,15 +102,15 @@ class ForwardPlan:
                 sums.pop(done, None)
         return values
 
-    def _without_n(self) -> set[fx.Node]:
+    def _find_without_n(self) -> set[fx.Node]:
         """Find the nodes whose stream n is zero: after ReLU with nothing kept, and what follows."""
-        alone: set[fx.Node] = set()
+        without_n: set[fx.Node] = set()
         for node, rule in self.rules.items():
             sources = {source for source in node.all_input_nodes if self._streams(source)}
-            carried = rule.symmetric and sources <= alone
+            carried = rule.symmetric and sources <= without_n
             if carried or (rule.is_relu and self.recentring == (0.0, 0.0)):
-                alone.add(node)
-        return alone
+                without_n.add(node)
+        return without_n
 
     def _plan_sums(self) -> tuple[set[fx.Node], set[fx.Node]]:
         """Find the nodes whose sum stream is needed before, and after recentring."""

@@ -17,6 +17,25 @@ Signal = tuple[Tensor, Tensor]  # q and a
 Recentring = tuple[float, float]  # theta and threshold
 
 
+def stabilise_p(call: Call, q: Tensor, epsilon: float) -> Tensor:
+    """Stabilise as `stabilise` does, where n has no relevance and a is equal to q.
+
+    Args:
+        call: The operation with weights, and what came out of it.
+        q: Half of p's relevance by activation.
+        epsilon: Of z, as it would be without units.
+    """
+    exponent = call.s.exponent
+    epsilon = _stabiliser(epsilon, exponent, q)
+
+    def piece(q: Tensor, s: Tensor, u: Tensor) -> tuple[Tensor]:
+        p = _sum(s, u, exponent)
+        return (p.div_(p + epsilon).mul_(q),)
+
+    (half,) = blockwise(piece, q, call.s.tensor, call.out)
+    return half
+
+
 def stabilise(call: Call, q: Tensor, a: Tensor, epsilon: float) -> Signal:
     """Divide relevance by z + epsilon rather than by z, where z comes out of weights.
 
@@ -27,20 +46,13 @@ def stabilise(call: Call, q: Tensor, a: Tensor, epsilon: float) -> Signal:
         epsilon: Of z, as it would be without units.
     """
     exponent = call.s.exponent
-    epsilon = max(2 * epsilon * power(-exponent), torch.finfo(q.dtype).tiny)
-
-    def piece_of_p(q: Tensor, s: Tensor, u: Tensor) -> tuple[Tensor]:
-        p = _sum(s, u, exponent)
-        return (p.div_(p + epsilon).mul_(q),)
+    epsilon = _stabiliser(epsilon, exponent, q)
 
     def piece(q: Tensor, a: Tensor, s: Tensor, u: Tensor) -> Signal:
         p, n = _twice(s, u, exponent)
         p, n = (a + q) * p.div_(p + epsilon), (a - q) * n.div_(n + epsilon)
         return (p - n).mul_(0.5), p.add_(n).mul_(0.5)
 
-    if q is a:
-        (q,) = blockwise(piece_of_p, q, call.s.tensor, call.out)
-        return q, q
     q, a = blockwise(piece, q, a, call.s.tensor, call.out)
     return q, a
 
@@ -60,9 +72,6 @@ def through_activation(
     rule: Activation, call: Call, q: Tensor, a: Tensor, recentring: Recentring
 ) -> Signal:
     """Take relevance back through recentring and, by the secant, through an activation."""
-    if rule.is_relu and recentring == (0.0, 0.0):
-        q = _through_gate(call, q, a)
-        return q, q
     low, high = rule.bounds(call)
     at_zero = rule.value_at_zero(call, call.out) if rule.at_zero else 0.0
 
@@ -80,8 +89,11 @@ def through_activation(
     return q, a
 
 
-def _through_gate(call: Call, q: Tensor, a: Tensor) -> Tensor:
-    """Go back through a ReLU after which there is no n: what is let through has its relevance."""
+def through_relu(call: Call, q: Tensor, a: Tensor) -> Tensor:
+    """Take relevance back through a ReLU after which there is no n; returns half of p's.
+
+    What is let through has its relevance, and n has none.
+    """
     exponent = call.s.exponent
     unit = power(-exponent)
 
@@ -92,6 +104,11 @@ def _through_gate(call: Call, q: Tensor, a: Tensor) -> Tensor:
 
     (half,) = blockwise(piece, q, a, call.s.tensor, call.out)
     return half
+
+
+def _stabiliser(epsilon: float, exponent: int, like: Tensor) -> float:
+    """Return what is added to twice a stream, in units of 2**exponent; never 0."""
+    return max(2 * epsilon * power(-exponent), torch.finfo(like.dtype).tiny)
 
 
 def _before(q: Tensor, a: Tensor, s: Scaled, u: Tensor, recentring: Recentring) -> Signal:

@@ -1,10 +1,12 @@
 import pytest
 import torch
 from torch.nn import functional as F
-from train_problem import make_task
+from torch.utils.data import DataLoader, default_collate
+from train_problem import Halves, make_task
 
+from dmn.data import as_batch
 from dmn.errors import CheckpointError
-from dmn.train import OneCycle
+from dmn.train import HeatmapLogger, OneCycle, QuantusLogger
 
 
 def test_training_learns_and_stays_monotone(task, data, make_trainer):
@@ -72,3 +74,21 @@ def test_a_schedule_is_resumed_as_it_was_planned(data, make_trainer, tmp_path, h
     with pytest.raises(CheckpointError, match="planned for 6 steps, now it would have 9") as told:
         make_trainer(max_epochs=3).fit(make_task(), data, ckpt_path=tmp_path / "last.ckpt")
     happened(str(told.value))
+
+
+class WithoutMasks(Halves):
+    """Yields what the modules of `dmn.data` yield: batches whose mask is None."""
+
+    def train_dataloader(self):
+        return DataLoader(self.parts, 16, collate_fn=lambda rows: as_batch(default_collate(rows)))
+
+    val_dataloader = test_dataloader = train_dataloader
+
+
+def test_batches_whose_mask_is_none_train_and_are_probed(make_trainer):
+    logged = []
+    for data in (Halves(masks=False), WithoutMasks(masks=False)):
+        trainer = make_trainer(HeatmapLogger(2), QuantusLogger(["Sparseness"], images=3))
+        trainer.fit(make_task(), data)
+        logged.append({k: v for k, v in trainer.callback_metrics.items() if "time/" not in k})
+    assert logged[0] == logged[1]
