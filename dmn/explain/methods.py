@@ -6,7 +6,7 @@ Each gives three maps: evidence (of g), counter-evidence (of h) and their differ
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, ClassVar, Literal, NamedTuple, cast
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -95,7 +95,9 @@ class SplitExplainer:
             raise OptionError("relevance takes no shift; leave alpha at 0")
         self.pair, self.layer, self.stream, self.part = pair, layer, stream, part
         self.contrast, self.absolute = contrast, absolute
-        config = BackwardConfig(self.backward, "class", epsilon, alpha, rho, theta, threshold, pool)
+        shift = tuple(alpha.items()) if isinstance(alpha, Mapping) else alpha
+        config = BackwardConfig(self.backward, "class", epsilon, shift, rho, theta, threshold, pool)
+        _require_hashable(config)
         self.passes: tuple[BackwardConfig, ...] = (config,)
         if contrast and self.backward == "relevance":
             self.passes = (config, config._replace(output="all"))
@@ -209,26 +211,38 @@ def _read_together(
     wanted: Iterable[tuple[SplitExplainer, Iterable[Stream]]], x: Tensor, target: Target
 ) -> Callable[[Pair, BackwardConfig], Readings]:
     """Read every pair once for each pass that is asked of it."""
-    asked: list[tuple[Pair, BackwardConfig, dict[str, None], dict[Stream, None]]] = []
+    pairs: dict[int, Pair] = {}  # by id, for a pair need not be hashable
+    passes: dict[tuple[int, BackwardConfig], _Pass] = {}
     for explainer, streams in wanted:
+        pairs[id(explainer.pair)] = explainer.pair
         for config in explainer.passes:
-            job = _find(asked, explainer.pair, config)
-            if job is None:
-                asked.append(job := (explainer.pair, config, {}, {}))
-            job[2][explainer.layer] = None
-            job[3].update(dict.fromkeys(streams))
-    classes: list[tuple[Pair, Tensor]] = []
-    read: list[tuple[Pair, BackwardConfig, Readings]] = []
-    for pair, config, layers, sides in asked:
-        known = next((chosen for other, chosen in classes if other is pair), None)
-        if known is None:
-            classes.append((pair, known := resolve_target(pair, x, target)))
-        read.append((pair, config, pair.read(x, known, tuple(layers), config, tuple(sides))))
-    return lambda pair, config: cast(Readings, _find(read, pair, config)[2])
+            wants = passes.setdefault((id(explainer.pair), config), _Pass({}, {}))
+            wants.layers[explainer.layer] = None
+            wants.streams.update(dict.fromkeys(streams))
+    classes = {key: resolve_target(pair, x, target) for key, pair in pairs.items()}
+    readings = {
+        (key, config): pairs[key].read(
+            x, classes[key], tuple(wants.layers), config, tuple(wants.streams)
+        )
+        for (key, config), wants in passes.items()
+    }
+    return lambda pair, config: readings[id(pair), config]
 
 
-def _find(jobs: Iterable[Any], pair: Pair, config: BackwardConfig) -> Any:
-    return next((job for job in jobs if job[0] is pair and job[1] == config), None)
+class _Pass(NamedTuple):
+    """What is read by one pass; dictionaries keep the order."""
+
+    layers: dict[str, None]
+    streams: dict[Stream, None]
+
+
+def _require_hashable(config: BackwardConfig) -> None:
+    """Refuse options that are lists or the like, which no pass can be found by."""
+    for name, value in config._asdict().items():
+        try:
+            hash(value)
+        except TypeError:
+            raise OptionError(f"{name} is {value!r}; give a number or a name") from None
 
 
 def _to_image(values: Tensor, x: Tensor) -> Tensor:

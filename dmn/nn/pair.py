@@ -15,12 +15,13 @@ Stream = Literal["g", "h", "g-h"]
 Pool = Literal["winner", "convex"]
 OutputSelector = Literal["class", "contrast", "all"]
 Alpha = float | Mapping[str, float] | Literal["balanced"]
+LayerAlphas = tuple[tuple[str, float], ...]  # a mapping as pairs, which can be hashed
 
 EPSILON = 1e-6  # the paper's
 
 
 class BackwardConfig(NamedTuple):
-    """How sensitivities are carried back; maps that agree on it share one pass.
+    """How sensitivities are carried back; maps with equal configs share one pass.
 
     A trained pair knows the first three; what is left is of split networks, docs/split.md.
 
@@ -30,7 +31,7 @@ class BackwardConfig(NamedTuple):
             all; "all", the mean of all.
         epsilon: Stabilises relevance.
         alpha: Shift in [0, 0.5]: 0 for the true gradient of the streams, 0.5 for the plain one; one
-            for all layers, one for each layer named and 0 for the rest, or "balanced".
+            for all layers, pairs of a layer and its shift, 0 for the rest, or "balanced".
         rho: With alpha "balanced", the mean of the streams' sensitivities after each shift, as a
             multiple of the plain gradient's.
         theta: Share of min(p, n) that is kept after each activation, in [0, 1]; None for the
@@ -42,7 +43,7 @@ class BackwardConfig(NamedTuple):
     backward: Backward = "gradient"
     output: OutputSelector = "class"
     epsilon: float = EPSILON
-    alpha: Alpha = 0.0
+    alpha: float | LayerAlphas | Literal["balanced"] = 0.0
     rho: float = 1.0
     theta: float | None = None
     threshold: float | None = None

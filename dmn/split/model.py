@@ -260,9 +260,9 @@ class SplitModel(nn.Module):
             threshold=own.threshold if config.threshold is None else config.threshold,
             pool=config.pool or own.pool,
         )
-        shifts = config.alpha if isinstance(config.alpha, Mapping) else {"alpha": config.alpha}
+        shifts = config.alpha if isinstance(config.alpha, tuple) else (("", config.alpha),)
         values: list[tuple[str, Any]] = [
-            ("alpha", value) for value in shifts.values() if value != "balanced"
+            ("alpha", value) for _, value in shifts if value != "balanced"
         ]
         values += [("theta", config.theta), ("threshold", config.threshold)]
         for name, value in values:
@@ -275,10 +275,11 @@ class SplitModel(nn.Module):
 
     def _alpha(self, config: BackwardConfig) -> Any:
         """Return the shift of each node: of the layer of its name, where there are several."""
-        if not isinstance(config.alpha, Mapping):
+        if not isinstance(config.alpha, tuple):
             return lambda node: config.alpha
-        check_layers(config.alpha, self._nodes, self.layers)
-        shifts = {self._nodes[layer]: alpha for layer, alpha in config.alpha.items()}
+        alphas = dict(config.alpha)
+        check_layers(alphas, self._nodes, self.layers)
+        shifts = {self._nodes[layer]: alpha for layer, alpha in alphas.items()}
         return lambda node: shifts.get(node.name, 0.0)
 
 

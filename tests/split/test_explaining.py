@@ -227,6 +227,11 @@ def test_explaining_leaves_no_trace(model, images, method, context):
 def test_what_does_not_apply_is_refused_by_name(model, images):
     with pytest.raises(OptionError, match=r"alpha is 0.7, not in \[0.0, 0.5\]"):
         SplitCAM(model, alpha=0.7)(images)
+    with pytest.raises(OptionError, match=r"alpha is 0.7, not in \[0.0, 0.5\]"):
+        SplitCAM(model, alpha={"7": 0.7})(images)
+    for wrong in ([0.3], {"7": [0.3]}):
+        with pytest.raises(OptionError, match=r"alpha is .*\[0.3\].*give a number or a name"):
+            SplitCAM(model, alpha=wrong)
     with pytest.raises(OptionError, match=r"theta is -1, not in"):
         split(network(), theta=-1)
     with pytest.raises(OptionError, match="pool is 'mean'"):
