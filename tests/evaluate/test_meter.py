@@ -87,7 +87,7 @@ def test_unknown_metrics_are_refused_by_the_meter():
 def test_two_processes_score_as_one(tmp_path, request):
     """Lightning's DDP on the CPU, each process with half of the images."""
     script = tmp_path / "ddp.py"
-    script.write_text(SCRIPT.format(tests=str(request.path.parents[1])))
+    script.write_text(SCRIPT.format(tests=str(request.path.parent)))
     done = subprocess.run(
         [sys.executable, str(script)], capture_output=True, text=True, timeout=300, cwd=tmp_path
     )

@@ -1,5 +1,8 @@
 """One registry names every method, wherever it is asked for."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -7,6 +10,8 @@ import dmn.baselines
 from dmn.errors import OptionError, UnknownNameError
 from dmn.explain import METHODS, Explainer, controls, find_method, list_methods, registry
 from dmn.explain.registry import KINDS, register
+
+ROOT = Path(dmn.baselines.__file__).parents[2]
 
 
 @pytest.fixture
@@ -44,6 +49,23 @@ def test_a_post_hoc_method_is_exported_and_says_whether_it_needs_a_layer():
 def test_defaults_are_options_of_the_method():
     for spec in list_methods():
         assert spec.defaults.keys() <= set(spec.options)
+
+
+def test_the_documents_list_every_method_by_its_name():
+    text = (ROOT / "docs" / "comparing.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (?:captum|torchcam|zennit) \| (.+) \|$", text, re.M)
+    listed = [name for row in rows for name in row.split(", ")]
+    assert sorted(listed) == sorted(spec.name for spec in list_methods("post-hoc"))
+    for spec in list_methods("split", "control"):
+        assert spec.name in text
+
+
+def test_the_documents_show_how_to_register_a_method(empty):
+    text = (ROOT / "docs" / "comparing.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(from dmn.explain import register.*?)```", text, re.S)
+    exec(code, {})
+    spec = find_method("magnitude", "post-hoc")
+    assert spec.factory(torch.nn.Identity())(torch.ones(2, 3, 4, 4)).shape == (2, 1, 4, 4)
 
 
 def test_an_unknown_name_lists_the_methods_that_will_do():
