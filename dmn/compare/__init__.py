@@ -4,7 +4,9 @@ from importlib import import_module
 
 from dmn.baselines.base import required
 
-with required("pandas, pyarrow and jinja2"):  # before anything is scored, not when it is written
+with required(
+    "pandas, pyarrow and jinja2"
+):  # before anything is scored, not when the report is written
     for _library in ("pandas", "pyarrow", "jinja2"):
         import_module(_library)
 

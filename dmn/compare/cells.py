@@ -1,4 +1,4 @@
-"""What has been scored, kept on disk: a comparison that is cut short goes on where it was."""
+"""Scores kept on disk, so that an interrupted comparison continues where it stopped."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from dmn.io.writing import write_whole
 
 log = logging.getLogger(__name__)
 
-NAME_LENGTH = 24  # of a file, in hexadecimal digits of its key's hash
+NAME_LENGTH = 24  # of a file's name, in hexadecimal digits of its key's hash
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What one metric said of one entry's maps in one setting.
+    """The scores of one metric for one entry's maps in one setting.
 
     Attributes:
-        values: A score an image, None where there is none.
-        reasons: Why not, an image; empty where there is a score.
+        values: One score per image, None where there is none.
+        reasons: Why an image has no score, one per image; empty where there is one.
         seconds: Time it took.
-        curves: The curve that each score is the area of, if it is one.
+        curves: The curve whose area each score is, for metrics that are areas.
     """
 
     values: list[float | None]
@@ -47,17 +47,17 @@ class Cell:
         return sum(value is not None for value in self.values)
 
     @property
-    def told(self) -> str:
+    def reason_summary(self) -> str:
         """Why images have no score, and how many."""
         counts = Counter(reason for reason in self.reasons if reason)
         return "; ".join(f"{count}x {reason}" for reason, count in counts.most_common())
 
 
 class CellStore:
-    """A folder of cells, one file each, written whole or not at all.
+    """A folder with one file per cell, written whole or not at all.
 
     Args:
-        folder: Made if there is none.
+        folder: Created if it does not exist.
         retry: Forget cells without a single score.
     """
 
@@ -71,14 +71,14 @@ class CellStore:
         if not os.path.isfile(path):
             return None
         try:
-            cell = _cell(json.loads(regular(path).read_text(encoding="utf-8"))["cell"])
+            cell = _cell_from_json(json.loads(regular(path).read_text(encoding="utf-8"))["cell"])
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             log.warning("%s: damaged, and measured again: %r", path, error)
             return None
         return None if self._retry and not cell.n else cell
 
     def put(self, key: dict[str, Any], cell: Cell) -> None:
-        """Keep a cell; another process may be keeping the same one.
+        """Store a cell; another process may be storing the same one.
 
         Raises:
             WriteError: if it cannot be written.
@@ -94,8 +94,8 @@ class CellStore:
         return self._folder / f"{hashlib.sha256(text).hexdigest()[:NAME_LENGTH]}.json"
 
 
-def _cell(told: dict[str, Any]) -> Cell:
-    cell = Cell(**told)
+def _cell_from_json(fields: dict[str, Any]) -> Cell:
+    cell = Cell(**fields)
     numbers = [value for value in cell.values if value is not None]
     if len(cell.values) != len(cell.reasons) or not all(map(math.isfinite, numbers)):
         raise ValueError("no scores with reasons")
@@ -103,7 +103,7 @@ def _cell(told: dict[str, Any]) -> Cell:
 
 
 def fingerprint(tensors: Iterable[Tensor]) -> str:
-    """Return a hash of tensors, by which weights and images are told apart."""
+    """Return a hash of tensors, which identifies weights and images."""
     digest = hashlib.sha256()
     for tensor in tensors:
         values = tensor.detach().cpu().contiguous()

@@ -1,4 +1,4 @@
-"""A whole comparison: images, networks and methods in; tables, the report and a W&B run out."""
+"""A whole comparison: from images, networks and methods to tables, a report and a W&B run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from dmn.io.writing import write_whole
 from dmn.train import EpochWandbLogger, Run, wandb_folders, wandb_logger
 
 PACKAGES = ("dmn", "torch", "torchvision", "quantus", "captum", "torchcam", "zennit", "numpy")
-SECONDS_A_LINE = 15.0  # of progress, where it is no terminal that shows it
+SECONDS_PER_LINE = 15.0  # of progress, where the output is not a terminal
 DEFAULT = Budget()
 log = logging.getLogger(__name__)
 
@@ -45,37 +45,34 @@ log = logging.getLogger(__name__)
 class Comparison:
     """Compare how networks explain themselves with how other methods explain them.
 
-    Everything is scored on the same images, such as every network classifies correctly, for their
-    true class. Of each method the best setting is chosen on validation images, by its mean rank
-    over the metrics of `choose_by`; then it is scored on test images. What was scored is kept, and
-    never scored again: start the same command again to go on.
+    Everything is scored on the same images, those that every network classifies correctly, for
+    their true class. The best setting of each method is chosen on validation images, by its mean
+    rank over the metrics of `choose_by`, and then scored on test images. Scores are stored and
+    never computed again: run the same command again to continue.
 
     Args:
-        networks: Networks by the label they get here.
-        methods: Network → what a method is called here → its options; those that are lists are
-            chosen from. `method` names the method, if it is called something else here. Methods:
-            those of `dmn.explain.list_methods()`.
+        networks: Networks by their label in the comparison.
+        methods: Network → title of a method → its options. Of an option that is a list, the best
+            value is chosen. `method` names the method, where the title is another.
+            `dmn.explain.list_methods()` lists the methods.
         data: The images.
-        metrics: Keys of `dmn.evaluate.METRICS`; None is all of them.
+        metrics: Keys of `dmn.evaluate.METRICS`; None for all.
         choose_by: Metrics by which settings are chosen.
         budget: How many images, settings and seconds.
-        gallery: Test images whose heatmaps are shown.
-        title: Of the report.
-        seed: Of the metrics' own draws, and of the bootstrap.
-        device: Where to compute: "cpu", "cuda", ...; None takes an accelerator if there is one.
-        retry: Try cells again that have no score at all.
-        devices: Processes that score at once, each on an accelerator of its own, or all on the
-            CPU; -1 is one for each accelerator. The scores are the same.
+        gallery: Number of test images whose heatmaps are shown.
+        title: Title of the report.
+        seed: For the random numbers of the metrics and the bootstrap.
+        device: Where to compute: "cpu", "cuda", ...; None uses a GPU if there is one.
+        retry: Try again the cells that have no score at all.
+        devices: Number of processes that score at once, each on its own accelerator, or all on the
+            CPU; -1 is one per accelerator. The scores are the same.
 
     Raises:
-        OptionError: for a number that cannot be.
-        UnknownNameError: for methods of a network that is not listed.
-        UnknownNameError: names the methods that there are.
-        UnknownNameError: names the metrics that there are.
-        OptionError: for a method with more settings than all are given.
-        DataError: for a network that takes other images than the data gives.
-        DataError: if no image is classified correctly by all networks.
-        RunError: if there are not as many devices, or one of their processes failed.
+        OptionError: if a number is out of its range, or a method has more settings than allowed.
+        UnknownNameError: if a network, method or metric does not exist; lists those that do.
+        DataError: if the data is not normalised as a network expects, or no image is classified
+            correctly by all networks.
+        RunError: if there are fewer devices than asked for, or one of their processes failed.
     """
 
     def __init__(
@@ -93,9 +90,9 @@ class Comparison:
         retry: bool = False,
         devices: int = 1,
     ) -> None:
-        if foreign := methods.keys() - networks.keys():
+        if unknown := methods.keys() - networks.keys():
             raise UnknownNameError(
-                f"methods for {', '.join(sorted(foreign))}, but networks are {', '.join(networks)}"
+                f"methods for {', '.join(sorted(unknown))}, but networks are {', '.join(networks)}"
             )
         require("gallery", gallery, 0)
         require("seed", seed, 0, SEEDS)
@@ -108,11 +105,11 @@ class Comparison:
         self.retry, self.devices = retry, devices
 
     def run(self, run: Run, config: str = "") -> Path:
-        """Score, and write tables, report and Weights & Biases run.
+        """Score, and write the tables, the report and a Weights & Biases run.
 
         Args:
-            run: Where: the folder `compare/<name>` of its root.
-            config: What was asked for, as text, for the report.
+            run: Where to write: the folder `compare/<name>` below its root.
+            config: The configuration as text, for the report.
 
         Returns:
             The path of report.html.
@@ -124,7 +121,7 @@ class Comparison:
         suite = self._suite(CellStore(folder / "cells", self.retry and not processes))
         if processes:
             processes.run(partial(self._score_share, folder / "cells"))
-        _show(suite.run(), len(suite))
+        _show_progress(suite.run(), len(suite))
         scores, cells = suite.scores(), suite.cells()
         summary = summarise(scores, cells, self.seed)
         write_tables(folder, {"scores": scores, "cells": cells, "summary": summary})
@@ -146,19 +143,21 @@ class Comparison:
         with wandb_logger(run, "compare", folder, f"compare {run.name}") as logger:
             logger.log_hyperparams({"comparison": config})
             with logger.failures.suppress_and_count("logging the results"):
-                _track(logger, summary, folder)
-        offline = [] if run.online else [f"wandb sync {it}" for it in wandb_folders(folder)[-1:]]
+                _log_results(logger, summary, folder)
+        offline = (
+            [] if run.online else [f"wandb sync {path}" for path in wandb_folders(folder)[-1:]]
+        )
         print("\n".join(map(plain, [f"see {report}", *offline])))
         return report
 
     def _score_share(self, cells: Path, fabric: Fabric) -> None:
-        """Score, as one of several processes, every so many-th entry."""
+        """Score this process' share of the entries."""
         self.device = str(fabric.device)
         share = slice(fabric.global_rank, None, fabric.world_size)
         suite = self._suite(CellStore(cells, self.retry), share)
         progress = suite.run()
         if fabric.is_global_zero:
-            _show(progress, len(suite))
+            _show_progress(progress, len(suite))
         else:
             deque(progress, maxlen=0)
 
@@ -171,7 +170,7 @@ class Comparison:
         }
         for subject in subjects.values():
             self._check_normalisation(subject)
-        made = entries(self.methods, subjects, self.budget.settings)
+        compared = entries(self.methods, subjects, self.budget.settings)
         images: dict[Split, ComparedImages] = {
             "validation": self._collect(
                 self.data.val_dataloader(), subjects, self.budget.validation
@@ -180,7 +179,7 @@ class Comparison:
         }
         return Suite(
             subjects,
-            made[share],
+            compared[share],
             images,
             self.metrics,
             self.choose_by,
@@ -191,11 +190,11 @@ class Comparison:
 
     def _check_normalisation(self, subject: Subject) -> None:
         network = subject.network
-        for name, wanted in {"mean": network.mean, "std": network.std}.items():
-            given = getattr(self.data, name, wanted)
-            if (wanted and tuple(wanted)) != (given and tuple(given)):
+        for name, expected in {"mean": network.mean, "std": network.std}.items():
+            actual = getattr(self.data, name, expected)
+            if (expected and tuple(expected)) != (actual and tuple(actual)):
                 raise DataError(
-                    f"{subject.label} takes images of {name} {wanted}, the data gives {given}; "
+                    f"{subject.label} takes images of {name} {expected}, the data gives {actual}; "
                     f"set data.init_args.{name}"
                 )
 
@@ -209,7 +208,7 @@ class Comparison:
         for entry in suite.entries:
             try:
                 maps[entry.name] = suite.explainer(entry)(images.x, images.y)
-            except Exception as error:  # the cells say why; a picture is not worth a comparison
+            except Exception as error:  # the cells say why; a picture must not stop a comparison
                 log.warning("no heatmaps of %s: %s", entry.name, error)
         network = next(iter(suite.subjects.values())).network
         names = [network.classes[label] for label in images.y.tolist()]
@@ -232,8 +231,8 @@ class Comparison:
         ]
 
 
-def _show(progress: Iterator[str], total: int) -> None:
-    """Show how far it is: a bar in a terminal, else a line now and then."""
+def _show_progress(progress: Iterator[str], total: int) -> None:
+    """Show the progress: a bar in a terminal, otherwise a line now and then."""
     if sys.stdout.isatty():
         columns = (
             TextColumn("{task.description}", markup=False),
@@ -243,28 +242,28 @@ def _show(progress: Iterator[str], total: int) -> None:
         )
         with Progress(*columns) as bar:
             task = bar.add_task("", total=total)
-            for done in progress:
-                bar.update(task, advance=1, description=plain(done))
+            for step in progress:
+                bar.update(task, advance=1, description=plain(step))
         return
     start = last = time.perf_counter()
-    for count, done in enumerate(progress, start=1):
+    for count, step in enumerate(progress, start=1):
         now = time.perf_counter()
-        if now - last >= SECONDS_A_LINE or count == total:
+        if now - last >= SECONDS_PER_LINE or count == total:
             left = (now - start) / count * (total - count)
-            print(f"{count}/{total}  {plain(done)}  about {left:.0f} s left", flush=True)
+            print(f"{count}/{total}  {plain(step)}  about {left:.0f} s left", flush=True)
             last = now
 
 
 def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> None:
-    """Write tables as parquet and, names that spreadsheets would compute marked, as CSV."""
+    """Write tables as parquet and CSV; the CSV marks text that a spreadsheet would compute."""
     for name, table in tables.items():
         write_whole(folder / f"{name}.parquet", table.to_parquet(index=False))
         marked = table.map(lambda value: cell(value) if isinstance(value, str) else value)
         write_whole(folder / f"{name}.csv", marked.to_csv(index=False))
 
 
-def _track(logger: EpochWandbLogger, summary: pd.DataFrame, folder: Path) -> None:
-    """Hand the results to Weights & Biases, in one row."""
+def _log_results(logger: EpochWandbLogger, summary: pd.DataFrame, folder: Path) -> None:
+    """Log the results to Weights & Biases, in one row."""
     scored = summary.dropna(subset=["mean"])
     logger.log_metrics(
         {f"quantus/{row.metric}/{row.entry}": row.mean for row in scored.itertuples()}

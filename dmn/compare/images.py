@@ -1,4 +1,4 @@
-"""The images that everything is compared on: such as all the networks classify correctly."""
+"""The images of a comparison: those that all networks classify correctly."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from dmn.errors import DataError
 
 @dataclass(frozen=True)
 class ComparedImages:
-    """Images and what is known of them.
+    """Images with their classes and masks.
 
     Attributes:
         x: Images as the networks take them, (N, C, H, W).
-        y: Their classes, (N,), which are explained.
+        y: Their classes (N,), which are explained.
         masks: Where the evidence is, 0 or 1, (N, 1, H, W); None where the data has none.
-        seen: How many were looked at to find these.
+        seen: How many images were classified to find these.
     """
 
     x: Tensor
@@ -42,23 +42,22 @@ class ComparedImages:
 def collect(batches: Iterable[Any], subjects: Sequence[Subject], count: int) -> ComparedImages:
     """Take the first images that every network classifies correctly.
 
-    Explaining the true class of an image that a network takes for another would ask it for reasons
-    that it does not have.
+    A network that misclassifies an image has no evidence for its true class to explain.
 
     Args:
         batches: Whatever `dmn.data.as_batch` takes, on the device of the networks.
         subjects: The networks.
-        count: Images wanted; fewer if there are not as many.
+        count: Number of images; fewer if the data does not have as many.
 
     Raises:
-        DataError: if there is none.
+        DataError: if no image is classified correctly by all networks.
     """
     kept: list[ImageBatch] = []
     found = seen = 0
     for batch in map(as_batch, batches):
         x, y = batch.image, batch.label
-        right = torch.stack([subject.predict(x) == y for subject in subjects]).all(dim=0)
-        rows = right.nonzero().flatten()[: count - found]
+        correct = torch.stack([subject.predict(x) == y for subject in subjects]).all(dim=0)
+        rows = correct.nonzero().flatten()[: count - found]
         seen += int(rows[-1]) + 1 if found + len(rows) == count else len(y)
         kept.append(batch.take(rows))
         found += len(rows)

@@ -1,4 +1,4 @@
-"""What is compared: networks, and the methods by which each is explained, with their settings."""
+"""What is compared: networks and, for each, the methods that explain it, with their settings."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from dmn.split import as_pair
 
 Kind = Literal["self", "post-hoc", "control"]
 Setting = dict[str, Any]
-Wanted = Mapping[str, Mapping[str, Mapping[str, Any] | None]]
+MethodTable = Mapping[str, Mapping[str, Mapping[str, Any] | None]]
 
-METHOD = "method"  # among an entry's options: whose they are, if not of the method it is called
+METHOD = "method"  # option with the method's name, where the entry's title is another
 
 
 @dataclass
@@ -73,15 +73,15 @@ class Subject:
 
 @dataclass(frozen=True)
 class Entry:
-    """One network explained by one method, in the best of some settings.
+    """One network explained by one method, in the best of several settings.
 
     Attributes:
-        name: Of network and method; no two entries share it.
+        name: Unique name, of the network and the method.
         network: Label of the network.
-        title: What the method is called in the comparison.
-        method: What it is called in the tables.
-        kind: "self" for the split methods on a network trained as g - h, "control" for maps that
-            know nothing of it, "post-hoc" for all others.
+        title: The method's name in the comparison.
+        method: The method's registered name.
+        kind: "self" for the split methods on a network trained as g - h, "control" for maps
+            that do not depend on the network, "post-hoc" for all others.
         settings: Options to choose from.
     """
 
@@ -93,7 +93,7 @@ class Entry:
     settings: tuple[Setting, ...]
 
     def explainer(self, subject: Subject, setting: Setting) -> Explainer:
-        """Make the explainer of a network by the method, in one setting."""
+        """Return the method's explainer of a network in one setting."""
         spec = find_method(self.method)
         if spec.kind == "control":
             return spec.factory(**setting)
@@ -101,25 +101,25 @@ class Entry:
         return spec.factory(network, **setting)
 
 
-def entries(wanted: Wanted, subjects: Mapping[str, Subject], budget: int) -> list[Entry]:
-    """List what is compared, controls last.
+def entries(methods: MethodTable, subjects: Mapping[str, Subject], budget: int) -> list[Entry]:
+    """List the entries of a comparison, controls last.
 
     Args:
-        wanted: Network → what a method is called → its options. An option that is a list is chosen
-            from it; `method` names the method, if it is called something else.
+        methods: Network → title of a method → its options. Of an option that is a list, the best
+            value is chosen; `method` names the method, where the title is another.
         subjects: The networks by label.
-        budget: Most settings that a method is tried in.
+        budget: The most settings that a method is tried in.
 
     Raises:
-        UnknownNameError: names the methods that there are.
-        OptionError: names the entry.
+        UnknownNameError: if a method does not exist; lists those that do.
+        OptionError: if a method has more settings than the budget; names the entry.
     """
-    made = []
-    for label, methods in wanted.items():
+    listed = []
+    for label, titles in methods.items():
         controls: dict[str, Setting] = {spec.name: {} for spec in list_methods("control")}
-        for title, options in {**methods, **controls}.items():
-            made.append(_entry(subjects[label], title, dict(options or {}), budget))
-    return sorted(made, key=lambda entry: entry.kind == "control")
+        for title, options in {**titles, **controls}.items():
+            listed.append(_entry(subjects[label], title, dict(options or {}), budget))
+    return sorted(listed, key=lambda entry: entry.kind == "control")
 
 
 def _entry(subject: Subject, title: str, options: Setting, budget: int) -> Entry:
@@ -138,18 +138,18 @@ def _entry(subject: Subject, title: str, options: Setting, budget: int) -> Entry
 
 
 def _kind(spec: MethodSpec, subject: Subject) -> Kind:
-    """Return what a method is on one network: the split methods explain pairs by themselves."""
+    """Return the kind of a method on one network: split methods are the pair's own explanation."""
     if spec.kind == "split":
         return "self" if subject.network.is_pair else "post-hoc"
     return spec.kind
 
 
 def grid(options: Mapping[str, Any]) -> list[Setting]:
-    """Return every combination of the options that are lists, the others as they are."""
+    """Return every combination of the values of options that are lists; others are kept."""
     lists = [value if isinstance(value, list) else [value] for value in options.values()]
     return [dict(zip(options, values, strict=True)) for values in itertools.product(*lists)]
 
 
 def as_text(setting: Setting) -> str:
-    """Write a setting as JSON, the same for equal ones."""
+    """Return a setting as JSON; equal settings give equal text."""
     return json.dumps(setting, sort_keys=True)

@@ -1,4 +1,4 @@
-"""Several processes that score at once, an accelerator each."""
+"""Several processes that score at once, each on its own accelerator."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from dmn.errors import RunError
 
 
 class Processes:
-    """Processes that Lightning starts; if one fails, all end.
+    """Processes that Lightning starts; if one fails, all stop.
 
     Args:
         device: Kind of accelerator, e.g. "cpu" or "cuda".
-        count: How many processes; -1 is as many as there are accelerators.
+        count: Number of processes; -1 is one per accelerator.
 
     Raises:
-        RunError: if there are not as many accelerators.
+        RunError: if there are fewer accelerators than processes.
     """
 
     def __init__(self, device: str, count: int) -> None:
-        # No process waits for another, so none can wait in vain: that all have ended is enough.
+        # Processes do not wait for one another, so it is enough that all have ended.
         strategy = DDPStrategy(start_method="spawn", process_group_backend="gloo")
         try:
             accelerator = torch.device(device).type
@@ -35,13 +35,13 @@ class Processes:
             raise RunError(f"devices: {count} of {device}: {error}") from error
 
     def run(self, work: Callable[[Fabric], Any]) -> None:
-        """Let each process do the work, and wait until all have.
+        """Run the work in each process, and wait until all have finished.
 
         Args:
-            work: Called in each; can be pickled.
+            work: Called in each process; must be picklable.
 
         Raises:
-            RunError: says how the first that failed did.
+            RunError: if a process fails; gives its error.
         """
         try:
             self._fabric.launch(work)

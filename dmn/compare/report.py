@@ -1,6 +1,6 @@
-"""The comparison's report: one HTML file that needs no network, and the same as Markdown.
+"""The comparison's report: one self-contained HTML file, and the same as Markdown.
 
-Both are templates beside this file, filled from the same page of values.
+Both are rendered from the same values by templates beside this file.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Gallery:
 
     Attributes:
         images: (N, 1 or 3, H, W) in [0, 1].
-        rows: What is said of each image, "class 7, said 7" for example, N.
-        maps: Entry → signed maps (N, 1, H, W); entries without any are shown as such.
-        ids: The images' numbers in the scores, N; their own scores are shown with them.
+        rows: A caption for each image, such as "class 7, said 7", N.
+        maps: Entry → signed maps (N, 1, H, W); entries may be missing.
+        ids: The images' numbers in the scores, N, by which their scores are shown.
     """
 
     images: Tensor
@@ -62,17 +62,17 @@ def write_report(
     """Write report.html, report.md and figures/*.png.
 
     Args:
-        folder: Made if there is none.
-        title: Of the report.
-        scores: One row an image, as `dmn.compare.summary.summarise` takes them.
-        cells: One row for each entry, split and metric, and the times of the maps alone.
+        folder: Created if it does not exist.
+        title: Title of the report.
+        scores: One row per image, as `dmn.compare.summary.summarise` takes them.
+        cells: One row for each entry, split and metric, with the times of the maps alone.
         settings: Entry → the options chosen for it.
         gallery: Images with the entries' maps.
         curves: Entry → PixelFlipping's curves, (N, steps + 1).
         versions: Package → version.
-        config: What the comparison was told, as text.
+        config: The comparison's configuration as text.
         notes: What a reader should know.
-        seed: Of the comparison, and of the bootstrap.
+        seed: For the comparison and the bootstrap.
 
     Returns:
         The path of report.html.
@@ -106,22 +106,22 @@ def write_report(
     for name, data in drawn.items():
         write_whole(folder / "figures" / f"{name}.png", data)
     write_whole(folder / "report.md", _render("report.md.j2", page))
-    page["drawn"] = {name: _uri(data) for name, data in drawn.items()}
+    page["drawn"] = {name: _data_uri(data) for name, data in drawn.items()}
     return write_whole(folder / "report.html", _render("report.html.j2", page))
 
 
 def _render(template: str, page: Mapping[str, Any]) -> str:
-    """Fill a template, all text escaped for its language."""
+    """Render a template, with all text escaped for its language."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    def plain(value: Any) -> Any:
+    def escape(value: Any) -> Any:
         return value if isinstance(value, Markup) else _markdown(str(value))
 
     environment = Environment(
         loader=PackageLoader("dmn.compare", "."),
         autoescape=template.endswith(".html.j2"),
-        finalize=plain if template.endswith(".md.j2") else None,
+        finalize=escape if template.endswith(".md.j2") else None,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -141,7 +141,7 @@ def _entries(
     seconds: Mapping[str, float],
     settings: Mapping[str, Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Gather all there is to say of each entry."""
+    """Collect what the report says about each entry."""
     overall = ranked[ranked["category"] == OVERALL].set_index("entry")
     return [
         {
@@ -160,21 +160,21 @@ def _entries(
 
 
 def _standings(ranked: pd.DataFrame) -> dict[str, Any]:
-    """Lay the mean ranks out, entries by categories."""
+    """Return the mean ranks as rows, entries by categories."""
     columns = list(ranked["category"].unique())
     rows = [list(group.itertuples()) for _, group in ranked.groupby("entry", sort=False)]
     return {"columns": columns, "rows": rows}
 
 
 def _categories(summary: pd.DataFrame) -> list[dict[str, Any]]:
-    """Lay each category's scores out, entries by metrics."""
+    """Return each category's scores as rows, entries by metrics."""
     return [
         {
             "name": name,
             "metrics": {metric: METRICS[metric] for metric in part["metric"].unique()},
             "rows": [list(group.itertuples()) for _, group in part.groupby("entry", sort=False)],
             "images": [
-                _counted(metric, rows) for metric, rows in part.groupby("metric", sort=False)
+                _image_counts(metric, rows) for metric, rows in part.groupby("metric", sort=False)
             ],
         }
         for name, part in sorted(
@@ -184,16 +184,16 @@ def _categories(summary: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def _counted(metric: str, rows: pd.DataFrame) -> str:
-    """Say how many images a metric scored, and which entries differ from most."""
+def _image_counts(metric: str, rows: pd.DataFrame) -> str:
+    """Return as text how many images a metric scored, and which entries differ from most."""
     groups = rows.groupby(["n", "reasons"], sort=False)["entry"].agg(list)
-    said = [
+    groups_as_text = [
         f"{n}{reasons and f' ({reasons})'}{' for ' + ', '.join(entries) if others else ''}"
         for others, ((n, reasons), entries) in enumerate(
             sorted(groups.items(), key=lambda group: -len(group[1]))
         )
     ]
-    return f"{metric} n = {'; '.join(said)}"
+    return f"{metric} n = {'; '.join(groups_as_text)}"
 
 
 def _draw(
@@ -204,7 +204,7 @@ def _draw(
     pictures: Mapping[str, Tensor],
     rows: Sequence[str],
 ) -> dict[str, bytes]:
-    """Draw every figure for which there is something to draw."""
+    """Draw every figure that has data."""
     kinds = dict(zip(summary["entry"], summary["kind"], strict=True))
     curves = {entry: curves[entry] for entry in kinds if entry in curves}
     drawn = {"ranks": figures.rank_table(ranked)}
@@ -220,7 +220,7 @@ def _draw(
 
 
 def _overlays(gallery: Gallery, order: Sequence[str]) -> dict[str, Tensor]:
-    """Colour the maps over their images, the images themselves first, none larger than a tile."""
+    """Overlay the maps on their images, the images first, none larger than a tile."""
     images = gallery.images.detach().float().cpu()
     pictures = {"image": images.expand(-1, 3, -1, -1)}
     pictures |= {e: overlay(images, gallery.maps[e]) for e in order if e in gallery.maps}
@@ -231,8 +231,8 @@ def _overlays(gallery: Gallery, order: Sequence[str]) -> dict[str, Tensor]:
 def _tiles(
     gallery: Gallery, pictures: Mapping[str, Tensor], test: pd.DataFrame
 ) -> list[dict[str, Any]]:
-    """Make the gallery's rows: the image, and each entry's heatmap with its scores or its fault."""
-    said = {
+    """Return the gallery's rows: an image and each entry's heatmap with its scores or fault."""
+    scores = {
         key: [f"{row.metric} {number(row.value)} {row.reason}".strip() for row in rows.itertuples()]
         for key, rows in test[test["image"].isin(list(gallery.ids))].groupby(["entry", "image"])
     }
@@ -240,27 +240,27 @@ def _tiles(
     return [
         {
             "text": text,
-            "image": _uri(figures.png(pictures["image"][row])),
+            "image": _data_uri(figures.png(pictures["image"][row])),
             "maps": {
                 entry: {
-                    "picture": _uri(figures.png(pictures[entry][row])),
-                    "fault": _fault(values[row]),
-                    "scores": said.get((entry, number_of), []),
+                    "picture": _data_uri(figures.png(pictures[entry][row])),
+                    "fault": _map_fault(values[row]),
+                    "scores": scores.get((entry, image_id), []),
                 }
                 for entry, values in gallery.maps.items()
                 if entry in pictures
             },
         }
-        for row, (text, number_of) in enumerate(zip(gallery.rows, ids, strict=True))
+        for row, (text, image_id) in enumerate(zip(gallery.rows, ids, strict=True))
     ]
 
 
-def _fault(values: Tensor) -> str:
-    """Say why a map shows nothing, if it does not."""
+def _map_fault(values: Tensor) -> str:
+    """Return why a map shows nothing; empty if it shows something."""
     if not torch.isfinite(values).all():
         return "map is not finite"
     return "map is constant" if values.amax() == values.amin() else ""
 
 
-def _uri(data: bytes) -> str:
+def _data_uri(data: bytes) -> str:
     return f"data:image/png;base64,{b64encode(data).decode()}"

@@ -1,4 +1,4 @@
-"""What can be said of scores of a few images: intervals, paired tests, places."""
+"""Statistics of scores on a few images: intervals, paired tests, ranks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
-BLOCK = 2_000_000  # resampled values held at once
+BLOCK = 2_000_000  # resampled values in memory at once
 
 
 def interval(
@@ -15,37 +15,43 @@ def interval(
     """Bound the mean by the percentile bootstrap.
 
     Args:
-        values: One score an image, (N,); those that are not finite are left out.
+        values: One score per image, (N,); those that are not finite are left out.
         level: Share of such intervals that hold the true mean, in (0, 1).
-        resamples: How often the images are drawn anew.
-        seed: Of these draws.
+        resamples: How often the images are resampled.
+        seed: For the resampling.
 
     Returns:
         The interval's ends; NaN where fewer than two images have a score.
 
     Source: Efron & Tibshirani 1993, chapter 13.
     """
-    given = np.asarray(values, dtype=float)
-    known = given[np.isfinite(given)]
-    if len(known) < 2:
+    from scipy.stats import bootstrap  # takes a second
+
+    scores = np.asarray(values, dtype=float)
+    scores = scores[np.isfinite(scores)]
+    if len(scores) < 2:
         return float("nan"), float("nan")
-    random = np.random.default_rng(seed)
-    block = max(1, BLOCK // len(known))
-    sizes = [min(block, resamples - start) for start in range(0, resamples, block)]
-    draws = (random.integers(len(known), size=(size, len(known))) for size in sizes)
-    means = np.concatenate([known[rows].mean(axis=1) for rows in draws])
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    with np.errstate(over="ignore"):  # of the standard error, which is not used
+        low, high = bootstrap(
+            [scores],
+            np.mean,
+            n_resamples=resamples,
+            batch=max(1, BLOCK // len(scores)),
+            confidence_level=level,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
     return float(low), float(high)
 
 
 def paired_p(first: ArrayLike, second: ArrayLike) -> float:
     """Test whether two methods score alike on the same images (Wilcoxon signed-rank, two-sided).
 
-    Images on which both score the same say nothing and are left out.
+    Images on which both scores are equal are left out.
 
     Args:
-        first: One score an image, NaN where there is none, (N,).
-        second: The other method's scores of the same images, (N,).
+        first: One score per image, NaN where there is none, (N,).
+        second: The other method's scores on the same images, (N,).
 
     Returns:
         The p-value; 1 if all scores are the same, NaN if no image has both.
@@ -64,10 +70,10 @@ def paired_p(first: ArrayLike, second: ArrayLike) -> float:
 
 
 def holm(p: ArrayLike) -> Floats:
-    """Correct p-values for being many.
+    """Correct p-values for multiple tests.
 
     Args:
-        p: The p-values of one family, (K,); NaN is no test, and does not count.
+        p: The p-values of one family, (K,); NaN stands for no test, and is not counted.
 
     Returns:
         Corrected p-values, (K,), in the same order.
@@ -84,21 +90,21 @@ def holm(p: ArrayLike) -> Floats:
 
 
 def places(goodness: ArrayLike, competing: ArrayLike) -> Floats:
-    """Rank entries among those that compete; the others get the place that they would take.
+    """Rank entries among those that compete; the others get the rank that they would have.
 
     Args:
-        goodness: The more the better, (E,); an entry without a score (NaN) comes last.
-        competing: Whether an entry takes a place from others, (E,).
+        goodness: Larger is better, (E,); an entry without a score (NaN) comes last.
+        competing: Whether an entry counts in the ranks of others, (E,).
 
     Returns:
-        Places from 1, (E,); equal ones share the mean of theirs. NaN if no competitor has a score.
+        Ranks from 1, (E,); ties share their mean rank. NaN if no competitor has a score.
     """
     goodness, competing = np.asarray(goodness, dtype=float), np.asarray(competing, dtype=bool)
     if not np.isfinite(goodness[competing]).any():
         return np.full(goodness.shape, np.nan)
     goodness = np.where(np.isfinite(goodness), goodness, -np.inf)
-    mine, others = goodness[:, None], goodness[None, :]
-    ahead = (others > mine) + 0.5 * (others == mine)
+    this, others = goodness[:, None], goodness[None, :]
+    ahead = (others > this) + 0.5 * (others == this)
     np.fill_diagonal(ahead, 0)
     return np.asarray(1 + ahead[:, competing].sum(axis=1), dtype=float)
 
@@ -107,13 +113,13 @@ def best_rivals(goodness: ArrayLike, competing: ArrayLike) -> list[int | None]:
     """Find for each entry the best of the other competitors.
 
     Args:
-        goodness: The more the better, (E,); NaN has no score.
+        goodness: Larger is better, (E,); NaN stands for no score.
         competing: Whether an entry can be a rival, (E,).
 
     Returns:
-        Its index for each entry; None where no other competitor has a score.
+        The rival's index for each entry; None where no other competitor has a score.
     """
     goodness = np.asarray(goodness, dtype=float)
-    able = np.asarray(competing, dtype=bool) & np.isfinite(goodness)
-    order = [int(row) for row in np.argsort(-goodness, kind="stable") if able[row]]
-    return [next((row for row in order if row != own), None) for own in range(len(goodness))]
+    eligible = np.asarray(competing, dtype=bool) & np.isfinite(goodness)
+    order = [int(row) for row in np.argsort(-goodness, kind="stable") if eligible[row]]
+    return [next((row for row in order if row != entry), None) for entry in range(len(goodness))]

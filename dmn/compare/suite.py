@@ -1,4 +1,4 @@
-"""Methods, settings, metrics and images: every score that a comparison is made of.
+"""Compute every score of a comparison: methods, settings, metrics and images.
 
 Settings are chosen on validation images by one rule for all methods, and scored on test images.
 """
@@ -36,13 +36,13 @@ class Budget:
 
     Args:
         validation: Images on which settings are chosen.
-        test: Images of metrics that need a map an image.
-        expensive: Images of metrics that need more maps, or more than 40 passes, an image.
-        seconds: Most that one metric may take for one entry; the images left have no score then.
-        settings: Most that a method is tried in.
+        test: Images for metrics that need one map per image.
+        expensive: Images for metrics that need more maps, or more than 40 passes, per image.
+        seconds: The most that one metric may take for one entry; images left over have no score.
+        settings: The most settings that a method is tried in.
 
     Raises:
-        OptionError: for one that is negative, zero, or no number.
+        OptionError: if one is negative, zero, or not a number.
     """
 
     validation: int = 32
@@ -58,17 +58,17 @@ class Budget:
 
 
 class Suite:
-    """Scores entries, and keeps each score as soon as there is one.
+    """Score entries, and store each score as soon as it is computed.
 
     Args:
         subjects: The networks by label.
         entries: What is compared.
         images: Of each split.
         metrics: Keys of `dmn.evaluate.METRICS`, in the order of the tables.
-        choose_by: Those by which settings are chosen.
+        choose_by: The metrics by which settings are chosen.
         budget: How much is scored.
-        store: Where cells are kept.
-        seed: Of the metrics' draws.
+        store: Where cells are stored.
+        seed: For the random numbers of the metrics.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Suite:
             label: fingerprint(subject.network.model.state_dict().values())
             for label, subject in subjects.items()
         }
-        self._prints: dict[tuple[Split, int], str] = {}
+        self._image_hashes: dict[tuple[Split, int], str] = {}
 
     def __len__(self) -> int:
         """How many cells there will be."""
@@ -118,23 +118,28 @@ class Suite:
         return entry.explainer(self.subjects[entry.network], self.chosen[entry.name])
 
     def scores(self) -> pd.DataFrame:
-        """Return the long table: a row for each entry, setting, split, metric and image."""
+        """Return the long table: one row for each entry, setting, split, metric and image."""
         rows = [
-            {**_names(entry, setting, split, metric), "image": image, "value": value, "reason": why}
+            {
+                **_columns(entry, setting, split, metric),
+                "image": image,
+                "value": value,
+                "reason": reason,
+            }
             for entry, setting, split, metric, cell in self._cells
             if metric != EXPLANATION
-            for image, (value, why) in enumerate(zip(cell.values, cell.reasons, strict=True))
+            for image, (value, reason) in enumerate(zip(cell.values, cell.reasons, strict=True))
         ]
         return pd.DataFrame(rows).astype({"value": float})
 
     def cells(self) -> pd.DataFrame:
-        """Return a row for each entry, setting, split and metric: counts, reasons, seconds."""
+        """Return one row for each entry, setting, split and metric: counts, reasons, seconds."""
         return pd.DataFrame(
             {
-                **_names(entry, setting, split, metric),
+                **_columns(entry, setting, split, metric),
                 "n": len(cell.values) if metric == EXPLANATION else cell.n,
                 "dropped": 0 if metric == EXPLANATION else len(cell.values) - cell.n,
-                "reasons": cell.told,
+                "reasons": cell.reason_summary,
                 "seconds": cell.seconds,
             }
             for entry, setting, split, metric, cell in self._cells
@@ -151,13 +156,13 @@ class Suite:
     def _score(
         self, entry: Entry, setting: Setting, split: Split, metrics: Sequence[str]
     ) -> Iterator[tuple[str, Cell]]:
-        maker = _LazyExplainer(entry, setting, self.subjects[entry.network])
+        explainer_factory = _LazyExplainer(entry, setting, self.subjects[entry.network])
         for metric in metrics:
             images = self._images(split, metric)
             key = self._key(entry, setting, split, metric, images)
             cell = self.store.get(key)
             if cell is None:
-                cell = self._measure(maker, metric, images)
+                cell = self._measure(explainer_factory, metric, images)
                 self.store.put(key, cell)
             self._cells.append((entry, setting, split, metric, cell))
             yield metric, cell
@@ -171,30 +176,32 @@ class Suite:
     def _key(
         self, entry: Entry, setting: Setting, split: Split, metric: str, images: ComparedImages
     ) -> dict[str, Any]:
-        if (split, len(images)) not in self._prints:
+        if (split, len(images)) not in self._image_hashes:
             tensors = [images.x, images.y, *([] if images.masks is None else [images.masks])]
-            self._prints[split, len(images)] = fingerprint(tensors)
+            self._image_hashes[split, len(images)] = fingerprint(tensors)
         return {
             "network": self._weights[entry.network],
             "method": entry.method,
             "setting": setting,
             "metric": metric,
-            "images": self._prints[split, len(images)],
+            "images": self._image_hashes[split, len(images)],
             "seed": self.seed,
             "seconds": self.budget.seconds,
             "versions": [version("dmn"), version("quantus")],
         }
 
-    def _measure(self, maker: _LazyExplainer, metric: str, images: ComparedImages) -> Cell:
-        """Score one cell; whatever fails is its reason."""
+    def _measure(
+        self, explainer_factory: _LazyExplainer, metric: str, images: ComparedImages
+    ) -> Cell:
+        """Score one cell; an error becomes the reason for having no score."""
         start = time.perf_counter()
         try:
-            explainer = maker()
+            explainer = explainer_factory()
             if metric == EXPLANATION:
                 explainer.explain_all(images)
                 seconds = time.perf_counter() - start
                 return Cell([None] * len(images), [""] * len(images), seconds)
-            model = maker.subject.network.model
+            model = explainer_factory.subject.network.model
             result = score(
                 [metric],
                 model,
@@ -206,7 +213,7 @@ class Suite:
                 batch_size=BATCH,
                 seconds=self.budget.seconds,
             )[metric]
-        except Exception as error:  # of whatever library: one cell is not worth a comparison
+        except Exception as error:  # of any library: one cell must not stop a comparison
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             empty: list[float | None] = [None] * len(images)
             return Cell(empty, [reason] * len(images), time.perf_counter() - start)
@@ -216,21 +223,21 @@ class Suite:
 
 
 class _LazyExplainer:
-    """Makes an explainer once, when the first cell needs it."""
+    """Make an explainer once, when the first cell needs it."""
 
     def __init__(self, entry: Entry, setting: Setting, subject: Subject) -> None:
         self.subject = subject
         self._make: Callable[[], Explainer] = lambda: entry.explainer(subject, setting)
-        self._made: _CachedExplainer | None = None
+        self._explainer: _CachedExplainer | None = None
 
     def __call__(self) -> _CachedExplainer:
-        if self._made is None:
-            self._made = _CachedExplainer(self._make())
-        return self._made
+        if self._explainer is None:
+            self._explainer = _CachedExplainer(self._make())
+        return self._explainer
 
 
 class _CachedExplainer:
-    """An explainer that remembers its maps of the images themselves, which each metric asks for."""
+    """An explainer that caches its maps of the unchanged images, which every metric needs."""
 
     def __init__(self, explainer: Explainer) -> None:
         self._explainer = explainer
@@ -238,8 +245,8 @@ class _CachedExplainer:
 
     def __call__(self, x: Tensor, target: Target = None) -> Tensor:
         key = fingerprint([x, torch.as_tensor(-1 if target is None else target)])
-        known = self._maps.get(key)
-        return self._explainer(x, target) if known is None else known
+        cached = self._maps.get(key)
+        return self._explainer(x, target) if cached is None else cached
 
     def explain_all(self, images: ComparedImages) -> None:
         """Explain all images, a batch at a time."""
@@ -249,13 +256,13 @@ class _CachedExplainer:
 
 
 def mean(cell: Cell) -> float:
-    """Return the mean of the scores there are; NaN if there is none."""
+    """Return the mean of the scores; NaN if there are none."""
     values = [value for value in cell.values if value is not None]
     return float(np.mean(values)) if values else float("nan")
 
 
 def best_setting(means: Sequence[Mapping[str, float]]) -> int:
-    """Return which setting has the best mean rank over the metrics, the first of equals.
+    """Return the setting with the best mean rank over the metrics, the first in a tie.
 
     Args:
         means: Metric → mean score, for each setting; NaN ranks last.
@@ -263,12 +270,12 @@ def best_setting(means: Sequence[Mapping[str, float]]) -> int:
     total = np.zeros(len(means))
     for metric in means[0]:
         sign = 1 if METRICS[metric].higher_is_better else -1
-        goodness = [sign * each[metric] for each in means]
+        goodness = [sign * scores[metric] for scores in means]
         total += np.nan_to_num(places(goodness, np.ones(len(means))))
     return int(total.argmin())
 
 
-def _names(entry: Entry, setting: Setting, split: Split, metric: str) -> dict[str, str]:
+def _columns(entry: Entry, setting: Setting, split: Split, metric: str) -> dict[str, str]:
     return {
         "entry": entry.name,
         "network": entry.network,

@@ -1,8 +1,8 @@
-"""The comparison in one table: mean, interval, place and paired test of every entry and metric.
+"""The comparison in one table: mean, interval, rank and paired test of every entry and metric.
 
-Controls (random, edge and centre maps) are scored and shown, but compete with nobody: some metrics
-are won by maps that say nothing, MaxSensitivity by a constant one. They get the place that they
-would take, which moves no other entry's, and are never best or anybody's rival.
+Controls (random, edge and centre maps) are scored and shown, but do not compete: some metrics are
+won by maps without information, MaxSensitivity by a constant map. They get the rank that they would
+have, which changes no other rank, and are never best nor a rival.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pandas as pd
 from dmn.compare.statistics import best_rivals, holm, interval, paired_p, places
 from dmn.evaluate import METRICS, MetricSpec, metric_specs
 
-EXPLANATION = "Explanation"  # rows of `cells` with the time of the maps alone
+EXPLANATION = "Explanation"  # metric of the rows of `cells` that time the maps alone
 KINDS = ("self", "post-hoc", "control")
 LEVEL = 0.05  # of significance, after Holm's correction
 OVERALL = "overall"
@@ -27,18 +27,18 @@ def summarise(scores: pd.DataFrame, cells: pd.DataFrame, seed: int = 0) -> pd.Da
     """Condense the test scores to one row for each entry and metric.
 
     Args:
-        scores: One row an image: entry, split, metric, image, value.
+        scores: One row per image: entry, split, metric, image, value.
         cells: One row for each entry, split and metric: network, method, kind, n, dropped, reasons.
-        seed: Of the bootstrap.
+        seed: For the bootstrap.
 
     Returns:
         entry, network, method, kind, category, metric; the mean and its 95 % interval low, high;
-        n, dropped, reasons; rank (its place by the mean), best; rival (the best other entry that is
-        no control), p of the paired test against it, corrected by Holm over the table, and
+        n, dropped, reasons; rank (by the mean), best; rival (the best other entry that is not a
+        control), p of the paired test against it, corrected by Holm over the table, and
         significant. Metrics in the order of `METRICS`.
 
     Raises:
-        UnknownNameError: names the metrics that there are.
+        UnknownNameError: if a metric does not exist; lists those that do.
     """
     scores, cells = (frame[frame["split"] == "test"] for frame in (scores, cells))
     entries = cells.drop_duplicates("entry").set_index("entry")[["network", "method", "kind"]]
@@ -56,14 +56,14 @@ def summarise(scores: pd.DataFrame, cells: pd.DataFrame, seed: int = 0) -> pd.Da
 
 
 def ranks(summary: pd.DataFrame) -> pd.DataFrame:
-    """Average the places of every entry over the metrics of each category.
+    """Average the ranks of every entry over the metrics of each category.
 
     Args:
-        summary: Of `summarise`.
+        summary: Returned by `summarise`.
 
     Returns:
-        entry, kind, category, rank (mean place) and wins (metrics in which it is best); the
-        category "overall" has the mean of the categories' ranks, each counting alike, and all wins.
+        entry, kind, category, rank (the mean) and wins (metrics in which it is best); the
+        category "overall" has the mean of the categories' ranks, equally weighted, and all wins.
         Entries by kind, then by overall rank.
     """
     keys = ["entry", "kind", "category"]
@@ -79,7 +79,7 @@ def ranks(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def cost(cells: pd.DataFrame) -> dict[str, float]:
-    """Return the seconds that one map of each entry takes.
+    """Return the seconds per map of each entry.
 
     Args:
         cells: With the rows of the metric "Explanation": the time of n maps.
@@ -94,7 +94,7 @@ def arrow(metric: str) -> str:
 
 
 def number(value: float) -> str:
-    """Write a score with four digits, or three behind the point."""
+    """Format a score with four significant digits, at most three of them decimals."""
     if not math.isfinite(value):
         return "—"
     if value and not 1e-3 <= abs(value) < 1e4:
@@ -103,12 +103,12 @@ def number(value: float) -> str:
 
 
 def place(value: float) -> str:
-    """Write a place, or a mean of places."""
+    """Format a rank, or a mean rank."""
     return f"{value:.3g}" if math.isfinite(value) else "—"
 
 
 def _by_entry(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Lay a metric's scores out as images by entries, so that they are paired."""
+    """Return a metric's scores as a table of images by entries, so that they are paired."""
     rows = scores[scores["metric"] == metric]
     return rows.pivot(index="image", columns="entry", values="value")
 
@@ -121,7 +121,7 @@ def _one_metric(
     cells: pd.DataFrame,
     seed: int,
 ) -> pd.DataFrame:
-    """Make the rows of one metric, p-values not yet corrected."""
+    """Return the rows of one metric, with p-values not yet corrected."""
     values = values.reindex(columns=entries.index).astype(float)
     table = entries.reset_index().assign(category=spec.category, metric=name)
     table["mean"] = values.mean().to_numpy()
@@ -136,12 +136,12 @@ def _one_metric(
     goodness = table["mean"].to_numpy() * (1 if spec.higher_is_better else -1)
     competing = (table["kind"] != "control").to_numpy()
     table["rank"] = places(goodness, competing)
-    able = competing & np.isfinite(goodness)
-    table["best"] = able & (goodness == goodness[able].max(initial=-np.inf))
+    eligible = competing & np.isfinite(goodness)
+    table["best"] = eligible & (goodness == goodness[eligible].max(initial=-np.inf))
     rivals = best_rivals(goodness, competing)
     table["rival"] = ["" if rival is None else table["entry"][rival] for rival in rivals]
     table["p"] = [
-        math.nan if rival is None else paired_p(values.iloc[:, own], values.iloc[:, rival])
-        for own, rival in enumerate(rivals)
+        math.nan if rival is None else paired_p(values.iloc[:, entry], values.iloc[:, rival])
+        for entry, rival in enumerate(rivals)
     ]
     return table

@@ -1,1 +1,1 @@
-"""What comes from outside and goes there: files, names and options, checked before use."""
+"""Input and output: files, names and options, checked before use."""

@@ -1,4 +1,4 @@
-"""Options that cannot be as they are given: refused by name before anything is done."""
+"""Checks of options, which refuse a wrong value by name before anything is done."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from pathlib import PurePath
 
 from dmn.errors import OptionError
 
-ABOVE_ZERO = math.ulp(0.0)  # the least number that is
+ABOVE_ZERO = math.ulp(0.0)  # the smallest positive number
 SEEDS = 2**32 - 1  # the largest that NumPy takes
-LONGEST = 200  # bytes of a file's name; file systems take 255, with what is added to it
+LONGEST = 200  # bytes of a file's name; file systems allow 255, including what is added to it
 
 
 def require(option: str, value: float | None, low: float, high: float = math.inf) -> None:
-    """Refuse a number outside a range, and one that is none.
+    """Refuse a number outside a range, or NaN.
 
     Args:
         option: Its name, as on the command line.
-        value: What it is; None is left to the default.
-        low: The least it may be; `ABOVE_ZERO` for more than 0.
-        high: The most.
+        value: The number; None stands for the default.
+        low: The smallest allowed; `ABOVE_ZERO` for more than 0.
+        high: The largest allowed.
 
     Raises:
         OptionError: names the option, and the range.
     """
     if value is not None and not low <= value <= high:
         least = "more than 0" if low == ABOVE_ZERO else f"at least {low}"
-        wanted = least if high == math.inf else f"{low} to {high}"
-        raise OptionError(f"{option} is {value}; give {wanted}")
+        allowed = least if high == math.inf else f"{low} to {high}"
+        raise OptionError(f"{option} is {value}; give {allowed}")
 
 
 def require_names(option: str, path: str) -> None:
-    """Refuse names that files cannot have here.
+    """Refuse names that files cannot have on this system.
 
     Args:
         option: Its name, as on the command line.
-        path: Of such names.
+        path: A path of such names.
 
     Raises:
         OptionError: names the option.
@@ -56,7 +56,7 @@ def require_names(option: str, path: str) -> None:
 
 
 def require_below(option: str, path: str) -> None:
-    """Refuse what would lead out of the folder that it is written in, or cannot be written.
+    """Refuse a path that leads out of the folder it is written in, or cannot be written.
 
     Args:
         option: Its name, as on the command line.
@@ -72,20 +72,20 @@ def require_below(option: str, path: str) -> None:
 
 
 def require_output(option: str, path: str, suffix: str, inputs: Iterable[str | None] = ()) -> None:
-    """Refuse to write what others would not read under its name, or in place of what is read.
+    """Refuse a file name of another suffix, or one that would overwrite an input.
 
     Args:
         option: Its name, as on the command line.
-        path: Of the file that is to be written.
-        suffix: How it has to end.
-        inputs: What is read: files and, which do no harm, names of other things and None.
+        path: The file that is to be written.
+        suffix: The suffix it must have.
+        inputs: The files that are read; names of other things and None are ignored.
 
     Raises:
-        OptionError: names the option, and says what can be.
+        OptionError: names the option, and says what would work.
     """
     require_names(option, path)
     if PurePath(path).suffix != suffix:
         raise OptionError(f"{option} is {path!r}; give a name that ends with {suffix}")
-    for each in inputs:
-        if each and os.path.exists(path) and os.path.exists(each) and os.path.samefile(path, each):
-            raise OptionError(f"{option} is {path!r}, which is read as {each!r}; give another name")
+    for read in inputs:
+        if read and os.path.exists(path) and os.path.exists(read) and os.path.samefile(path, read):
+            raise OptionError(f"{option} is {path!r}, which is read as {read!r}; give another name")

@@ -1,4 +1,4 @@
-"""What torch has saved, looked through before torch reads it."""
+"""Files that torch has saved, checked before torch reads them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import IO, Any
 from dmn.io.archives import check_archive
 
 ZIP = b"PK\x03\x04"
-LEGACY_PICKLES = 5  # with which torch's format of before 1.6 begins
-DEEPEST = 200  # that values may be nested; hashing tuples much deeper overflows Python's stack
-# Less than torch allows, which includes calls that take memory without bound: _codecs.encode, ...
+LEGACY_PICKLES = 5  # at the start of torch's format before 1.6
+DEEPEST = 200  # levels of nesting; hashing much deeper tuples overflows Python's stack
+# Fewer than torch allows, whose list includes calls that use unbounded memory: _codecs.encode, ...
 _NAMED = re.compile(
     r"collections (OrderedDict|Counter)|torch\._utils _rebuild_(tensor|tensor_v2|parameter)"
     r"|torch\._utils _rebuild_parameter_with_state|torch\.nn\.parameter Parameter"
@@ -22,16 +22,16 @@ _NAMED = re.compile(
 
 
 def check_saved(path: Path) -> bool:
-    """Refuse a file that torch has not saved, or that asks for more than weights.
+    """Refuse a file that torch has not saved, or that names anything but weights.
 
     Args:
-        path: Of `torch.save`.
+        path: A file written by `torch.save`.
 
     Returns:
         Whether it is a zip archive, torch's format since 1.6.
 
     Raises:
-        ValueError: says what is wrong; a damaged file raises others, too.
+        ValueError: says what is wrong; a damaged file may raise other errors.
     """
     with path.open("rb") as file:
         zipped = file.read(len(ZIP)) == ZIP
@@ -46,7 +46,7 @@ def check_saved(path: Path) -> bool:
 
 
 def _check_zip(file: IO[bytes]) -> None:
-    """Refuse entries that ask for more than weights, or are damaged."""
+    """Refuse entries that name anything but weights, or are damaged."""
     with zipfile.ZipFile(file) as archive:
         for entry in archive.infolist():
             if entry.filename.lower().endswith(".pkl"):
@@ -57,8 +57,8 @@ def _check_zip(file: IO[bytes]) -> None:
 
 
 def _check_pickle(file: IO[bytes]) -> None:
-    """Refuse a pickle that names anything but what weights are made of, or is nested too deeply."""
-    stack: list[int | None] = []  # how deep each value is nested; None is a mark
+    """Refuse a pickle that names anything but the types of weights, or is nested too deeply."""
+    stack: list[int | None] = []  # nesting depth of each value; None is a mark
     memo: dict[Any, int] = {}
     for code, argument, _ in pickletools.genops(file):
         if code.name == "GLOBAL" and not _NAMED.fullmatch(str(argument)):
@@ -77,16 +77,16 @@ def _check_pickle(file: IO[bytes]) -> None:
 
 
 def _depth(code: pickletools.OpcodeInfo, stack: list[int | None]) -> int:
-    """Take from the stack what a code takes, and return how deep what it makes is nested."""
+    """Pop an operation's arguments from the stack, and return the nesting depth of its result."""
     taken: list[int | None] = []
-    whole = [each for each in code.stack_before if each is not pickletools.stackslice]
-    for kind in reversed(whole):
+    kinds = [kind for kind in code.stack_before if kind is not pickletools.stackslice]
+    for kind in reversed(kinds):
         if kind is pickletools.markobject:
             while (value := stack.pop()) is not None:
                 taken.append(value)
         else:
             taken.append(stack.pop())
-    *inner, outer = [each or 0 for each in taken] or [0]
+    *inner, outer = [depth or 0 for depth in taken] or [0]
     if code.name.startswith("TUPLE"):
         inner.append(outer)
     return max(outer, 1 + max(inner, default=-1))

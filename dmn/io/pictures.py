@@ -1,4 +1,4 @@
-"""Reading picture files that anybody may have made: as they are seen, or refused by name."""
+"""Read image files from any source; refuse by name what cannot be read safely."""
 
 from __future__ import annotations
 
@@ -16,50 +16,50 @@ from dmn.io.reading import regular
 Picture = Image.Image
 Result = TypeVar("Result")
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
-LONGEST = 100  # times the shorter side, to which networks' transforms scale before they cut
+LONGEST = 100  # times the shorter side, to which transforms scale before they crop
 
 
 def read_picture(path: str | Path, upright: bool = True) -> Picture:
-    """Read an image file as RGB, as it is seen; of those that move, the first frame.
+    """Read an image file as RGB, as a viewer shows it; of an animation, the first frame.
 
     Args:
         path: A file in one of `FORMATS`; transparent parts become white.
-        upright: Turn it as its EXIF tag says; cameras leave that to who looks at it.
+        upright: Rotate it as its EXIF tag says, as viewers do.
 
     Raises:
-        UnreadableImageError: names the file, and says why.
+        UnreadableImageError: if it cannot be read; names the file, and says why.
     """
     return decode(path, _as_rgb, upright)
 
 
 def decode(path: str | Path, convert: Callable[[Picture], Result], upright: bool) -> Result:
-    """Open an image file, refuse what is too large, and hand it on.
+    """Open an image file, refuse one that is too large, and convert it.
 
     Args:
-        path: A file in one of `FORMATS`, of as many pixels as Pillow takes without a warning, 89
-            million, and at most 100 times as long as wide.
+        path: A file in one of `FORMATS`, of at most 89 million pixels, beyond which Pillow warns,
+            and at most 100 times as long as wide.
         convert: Called with the picture while its file is open.
-        upright: Turn it as its EXIF tag says.
+        upright: Rotate it as its EXIF tag says.
 
     Raises:
-        UnreadableImageError: names the file, and says why.
+        UnreadableImageError: if it cannot be read; names the file, and says why.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what Pillow says of odd but readable files
+        warnings.simplefilter("ignore")  # Pillow's warnings about unusual but readable files
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(regular(path)) as picture:
-                _refuse_what_is_odd(picture)
+                _check_format_and_size(picture)
                 if upright:
                     ImageOps.exif_transpose(picture, in_place=True)
                 return convert(picture)
-        except Exception as error:  # of any kind, as decoders of broken files raise them
+        except Exception as error:  # decoders raise any kind for broken files
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UnreadableImageError(f"{path}: cannot be read as an image ({reason})") from error
 
 
-def _refuse_what_is_odd(picture: Picture) -> None:
-    """Raise before any pixel is decoded; decoding PostScript, for one, would run it."""
+def _check_format_and_size(picture: Picture) -> None:
+    """Raise before any pixel is decoded; decoding PostScript, for example, would run it."""
     if picture.format not in FORMATS:
         raise ValueError(f"it is {picture.format}; save it as PNG or JPEG")
     if max(picture.size) > LONGEST * min(picture.size):
@@ -72,7 +72,7 @@ def _refuse_what_is_odd(picture: Picture) -> None:
 def _as_rgb(picture: Picture) -> Picture:
     if picture.mode.startswith("I;16") or (picture.mode, picture.format) == ("I", "PNG"):
         picture = Image.fromarray((np.asarray(picture) // 256).astype(np.uint8))
-    if picture.mode in ("I", "F"):  # whose white may be any number
+    if picture.mode in ("I", "F"):  # where white may be any number
         raise ValueError(f"its mode is {picture.mode}; save it with 8 or 16 bits a channel")
     if not picture.has_transparency_data:
         return picture.convert("RGB")

@@ -1,4 +1,4 @@
-"""Files that anybody may have made: looked at before they are opened."""
+"""Check files from any source before they are opened."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def regular(path: str | Path) -> Path:
-    """Return the path of a regular file; opening a pipe would wait, and a device never ends.
+    """Return the path of a regular file; opening a pipe would block, and a device may never end.
 
     Args:
-        path: Of the file; links are followed.
+        path: The file; links are followed.
 
     Raises:
         OSError: if there is no such file, or it is something else.

@@ -1,4 +1,4 @@
-"""Files of weights, read without executing code, and judged before they are believed."""
+"""Files of weights, read without executing code, and validated before use."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from dmn.errors import CheckpointError
 from dmn.io.pickles import check_saved
 from dmn.io.text import plain
 
-PREFIX = "net."  # of the network within a ClassificationTask
+PREFIX = "net."  # of the network's parameters in a ClassificationTask
 SHOWN = 8
-LENGTH = 100  # of a name that is shown
-SPARE = 2**30  # bytes; what networks build only to replace it, VGG's first classifier above all
+LENGTH = 100  # characters of a name that are shown
+SPARE = 2**30  # bytes that a network may build and then replace, such as VGG's first classifier
 SPARE_TENSORS = 64
 NUMBERS = (
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
@@ -37,59 +37,59 @@ def read_weights(checkpoint: str | Path) -> dict[str, Tensor]:
         checkpoint: A Lightning checkpoint, or a state dict in `.pt`, `.pth` or `.safetensors`.
 
     Raises:
-        CheckpointError: if it is not there, or holds anything but finite weights.
+        CheckpointError: if it does not exist, or holds anything but finite weights.
     """
     path = Path(checkpoint)
-    held, _ = read_file(path)
-    if not (isinstance(held, dict) and "state_dict" in held):
-        return validate_state_dict(held, path)
-    state = validate_state_dict(held["state_dict"], path)
+    content, _ = read_file(path)
+    if not (isinstance(content, dict) and "state_dict" in content):
+        return validate_state_dict(content, path)
+    state = validate_state_dict(content["state_dict"], path)
     return {k.removeprefix(PREFIX): v for k, v in state.items() if k.startswith(PREFIX)}
 
 
 def read_file(path: Path) -> tuple[Any, dict[str, str]]:
-    """Read what a file of weights holds, without executing code; see `validate_state_dict`.
+    """Read a file of weights without executing code; see `validate_state_dict`.
 
     Args:
         path: A `.safetensors` file, or one that torch has saved.
 
     Returns:
-        What it holds, and the metadata of a `.safetensors` file.
+        Its content, and the metadata of a `.safetensors` file.
 
     Raises:
-        CheckpointError: if it is not there, or no such file.
+        CheckpointError: if it does not exist, or is not such a file.
     """
     if not os.path.isfile(path):
         raise CheckpointError(f"{path}: there is no such file")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, of what is refused
+            warnings.simplefilter("ignore")  # torch's, about files that are refused
             return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     except Exception as error:  # a damaged pickle raises anything, from KeyError to struct.error
-        told = str(error).partition("\n")[0] or type(error).__name__
+        reason = str(error).partition("\n")[0] or type(error).__name__
         if isinstance(error, UnpicklingError):  # torch then says how to execute its code
-            told = "torch does not load it as weights only"
-        raise CheckpointError(f"{path}: not a file of weights: {told}") from error
+            reason = "torch does not load it as weights only"
+        raise CheckpointError(f"{path}: not a file of weights: {reason}") from error
 
 
-def validate_state_dict(held: Any, path: Path) -> dict[str, Tensor]:
-    """Return a state dict as plain tensors, if it is one of finite numbers that its file can hold.
+def validate_state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    """Return a state dict as plain tensors; check that it is finite and no larger than its file.
 
     Args:
-        held: Of `read_file`, or part of it.
+        content: Returned by `read_file`, or part of it.
         path: The file.
 
     Raises:
-        CheckpointError: if it is none; names the file and the first keys.
+        CheckpointError: if it is not valid; names the file and the first keys.
     """
-    if not isinstance(held, dict):
-        raise CheckpointError(f"{path}: not a file of weights: holds a {type(held).__name__}")
-    if other := [_told(item) for item in held.items() if not _is_weight(*item)]:
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: not a file of weights: holds a {type(content).__name__}")
+    if other := [_describe_item(item) for item in content.items() if not _is_weight(*item)]:
         raise CheckpointError(
             f"{path}: holds other things than weights: {truncate(other)}; keep a state dict only"
         )
-    weights = {key: Tensor.detach(value) for key, value in held.items()}
-    # views of the same numbers are judged once, and all others together fit into the file
+    weights = {key: Tensor.detach(value) for key, value in content.items()}
+    # views of the same numbers are counted once; the others together must fit into the file
     distinct = {(v.data_ptr(), v.dtype, v.shape, v.stride()): key for key, v in weights.items()}
     claimed = sum(weights[key].nbytes for key in distinct.values())
     if claimed > path.stat().st_size:
@@ -100,47 +100,51 @@ def validate_state_dict(held: Any, path: Path) -> dict[str, Tensor]:
 
 
 def state_dict_mismatches(
-    own: Mapping[str, Tensor], given: Mapping[str, Tensor]
+    expected: Mapping[str, Tensor], actual: Mapping[str, Tensor]
 ) -> dict[str, list[str]]:
-    """Tell which weights do not fit a network, by what is wrong with them; empty if all do.
+    """Return the weights that do not fit a network, by what is wrong; empty if all fit.
 
     Args:
-        own: State of the network.
-        given: State that is to be loaded.
+        expected: State dict of the network.
+        actual: State dict that is to be loaded.
     """
-    shared = [key for key in own if key in given]
-    shapes = {key: (tuple(given[key].shape), tuple(own[key].shape)) for key in shared}
-    kinds = {key: (given[key].is_floating_point(), own[key].is_floating_point()) for key in shared}
+    shared = [key for key in expected if key in actual]
+    shapes = {key: (tuple(actual[key].shape), tuple(expected[key].shape)) for key in shared}
+    is_float = {
+        key: (actual[key].is_floating_point(), expected[key].is_floating_point()) for key in shared
+    }
     faults = {
-        "missing": [key for key in own if key not in given],
-        "unexpected": [key for key in given if key not in own],
-        "misshapen": [f"{key} {it} for {due}" for key, (it, due) in shapes.items() if it != due],
+        "missing": [key for key in expected if key not in actual],
+        "unexpected": [key for key in actual if key not in expected],
+        "misshapen": [
+            f"{key} {got} for {want}" for key, (got, want) in shapes.items() if got != want
+        ],
         "of another type": [
-            f"{key} {given[key].dtype} for {own[key].dtype}"
-            for key, (it, due) in kinds.items()
-            if it != due
+            f"{key} {actual[key].dtype} for {expected[key].dtype}"
+            for key, (got, want) in is_float.items()
+            if got != want
         ],
     }
     return {name: keys for name, keys in faults.items() if keys}
 
 
 def format_mismatches(faults: Mapping[str, list[str]]) -> str:
-    """Tell what `state_dict_mismatches` has found in one line."""
+    """Return what `state_dict_mismatches` has found as one line."""
     return "; ".join(f"{len(keys)} {name}: {truncate(keys)}" for name, keys in faults.items())
 
 
 @contextmanager
 def limit_allocation(path: Path, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Refuse to build networks far larger than the weights that they are to be filled with.
+    """Refuse to build networks far larger than the weights that will be loaded.
 
-    Else a small file that tells of a huge network would take all memory.
+    Otherwise a small file that describes a huge network could use up all memory.
 
     Args:
         path: The file of weights.
-        weights: What it holds.
+        weights: Its content.
 
     Raises:
-        CheckpointError: while a network is built, before its weights take memory.
+        CheckpointError: while a network is built, before its weights are allocated.
     """
     bytes_left = SPARE + 2 * path.stat().st_size
     tensors_left = SPARE_TENSORS + 2 * len(weights)
@@ -155,20 +159,20 @@ def limit_allocation(path: Path, weights: Mapping[str, Tensor]) -> Iterator[None
     hook = register_module_parameter_registration_hook(count)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of layers without weights, which will not fit
+            warnings.simplefilter("ignore")  # about layers without weights, which will not fit
             yield
     finally:
         hook.remove()
 
 
 def truncate(keys: Iterable[str]) -> str:
-    """Name the first few of many keys, and how many there are besides."""
+    """Return the first few keys as text, and how many more there are."""
     names = list(keys)
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(_shown(name) for name in names[:SHOWN]) + more
+    return ", ".join(_truncate_name(name) for name in names[:SHOWN]) + more
 
 
-def _shown(name: str) -> str:
+def _truncate_name(name: str) -> str:
     cut = name if len(name) <= LENGTH else f"{name[:LENGTH]}..."
     return plain(cut)
 
@@ -183,7 +187,7 @@ def _is_weight(key: Any, value: Any) -> bool:
     )
 
 
-def _told(item: tuple[Any, Any]) -> str:
+def _describe_item(item: tuple[Any, Any]) -> str:
     key, value = item
     name = key if isinstance(key, str) else f"a key of type {type(key).__name__}"
     return f"{name} ({value.dtype if isinstance(value, Tensor) else type(value).__name__})"
@@ -195,6 +199,6 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_torch(path: Path) -> tuple[Any, dict[str, str]]:
-    # mapped, records of a wrong length end with the file, in every version of torch
+    # with mmap, every version of torch refuses records that exceed the file
     zipped = check_saved(path)
     return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped), {}

@@ -1,4 +1,4 @@
-"""Files written whole or not at all: a reader never meets half of one, whatever happens."""
+"""Write files whole or not at all: a reader never finds a partial one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dmn.errors import WriteError
 
 try:
     import fcntl
-except ImportError:  # Windows has none: there, what killed writers left stays
+except ImportError:  # Windows has none; there, leftovers of killed writers stay
     fcntl = None  # type: ignore[assignment]
 
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -24,41 +24,41 @@ PERMISSIONS = 0o777
 
 
 def write_whole(path: str | Path, content: bytes | str) -> Path:
-    """Write a file whole or not at all, and make its folder if there is none.
+    """Write a file whole or not at all, and create its folder if needed.
 
-    The content goes to a new file beside it, which then takes its place and its permissions:
-    whoever is killed meanwhile leaves the old file as it was. Several processes may write the same
-    file at once; the last one wins. A symbolic link is replaced by the file, and what it leads to
-    stays as it is.
+    The content goes to a temporary file in the same folder, which then replaces the file and takes
+    its permissions. If the process is killed meanwhile, the old file is unchanged. Several processes
+    may write the same file at once; the last one wins. A symbolic link is replaced by the file, and
+    its target is unchanged.
 
     Args:
-        path: Of the file.
+        path: The file.
         content: All of it; text is written as UTF-8.
 
     Returns:
         The path.
 
     Raises:
-        WriteError: names the file, and why it cannot be written; so if it is a folder, a pipe or a
-            device, such as `/dev/stdout`.
+        WriteError: if it cannot be written, or is a folder, a pipe or a device such as
+            `/dev/stdout`; names the file, and says why.
     """
     path = Path(path)
     data = content.encode() if isinstance(content, str) else content
-    in_the_way = os.path.exists(path) and not os.path.isfile(path)
-    if in_the_way or os.path.realpath(path.parent) == "/dev":  # whose links may lead to a file
+    is_special = os.path.exists(path) and not os.path.isfile(path)
+    if is_special or os.path.realpath(path.parent) == "/dev":  # whose links may lead to a file
         raise WriteError(f"{path}: cannot be written, it is no regular file; give another name")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
-        with _part(path) as file:
+        with _open_temporary(path) as file:
             if os.path.isfile(path) and not os.path.islink(path):
-                own = file.name if fcntl is None else file.fileno()
-                os.chmod(own, path.stat().st_mode & PERMISSIONS)
+                target = file.name if fcntl is None else file.fileno()
+                os.chmod(target, path.stat().st_mode & PERMISSIONS)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())  # or a power cut could leave the name without the content
             if fcntl is None:
-                file.close()  # Windows renames no open file
+                file.close()  # Windows cannot rename an open file
             os.replace(file.name, path)
     except OSError as error:
         raise WriteError(
@@ -68,15 +68,17 @@ def write_whole(path: str | Path, content: bytes | str) -> Path:
 
 
 @contextmanager
-def _part(path: Path) -> Iterator[BinaryIO]:
-    """Open a new file beside another, which is locked while it is written, and gone afterwards."""
+def _open_temporary(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file beside another, locked while it is written, and removed afterwards."""
     while True:
-        # exclusive, under a name that nobody can guess: no link that waits there is followed
+        # exclusive, under a random name, so that no prepared link is followed
         with path.with_name(f".{path.name}.{secrets.token_hex(4)}.part").open("xb") as file:
             try:
                 with suppress(OSError, AttributeError):  # some file systems have no locks
                     fcntl.flock(file, fcntl.LOCK_EX)
-                if os.fstat(file.fileno()).st_nlink:  # else it was taken for a leftover meanwhile
+                if os.fstat(
+                    file.fileno()
+                ).st_nlink:  # else another process removed it as a leftover
                     yield file
                     return
             finally:
@@ -85,11 +87,11 @@ def _part(path: Path) -> Iterator[BinaryIO]:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove what is left of writers that were killed: those at work hold a lock."""
+    """Remove temporary files of writers that were killed; active writers hold a lock."""
     if fcntl is None:
         return
-    part = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.part")
-    for name in filter(part.fullmatch, os.listdir(path.parent)):
+    temporary = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.part")
+    for name in filter(temporary.fullmatch, os.listdir(path.parent)):
         with suppress(OSError):
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
             with open(os.open(path.with_name(name), flags), "rb") as file:

@@ -64,8 +64,8 @@ def test_a_damaged_cell_is_measured_again(done, tmp_path, caplog):
 
 def test_counts_and_reasons():
     assert SCORED.n == 2
-    assert SCORED.told == "1x map is constant"
-    assert FAILED.told == "2x ValueError: no"
+    assert SCORED.reason_summary == "1x map is constant"
+    assert FAILED.reason_summary == "2x ValueError: no"
 
 
 def test_fingerprints_tell_values_shapes_and_types_apart():

@@ -39,7 +39,7 @@ def kinds(summary):
 
 def test_bars_show_every_kind_in_its_colour(summary):
     picture = read(figures.bars(summary, "localisation"))
-    assert all(has(picture, look.colour) for look in figures.LOOKS.values())
+    assert all(has(picture, look.colour) for look in figures.STYLES.values())
 
 
 def test_bars_of_a_wide_range_are_logarithmic(summary, monkeypatch):
@@ -65,9 +65,9 @@ def test_curves_leave_out_images_without_a_score(made, kinds):
 def test_cost_shows_what_was_timed(made, summary):
     table, seconds = ranks(summary), cost(made.cells)
     picture = read(figures.score_against_cost(table, seconds))
-    assert all(has(picture, look.colour) for look in figures.LOOKS.values())
+    assert all(has(picture, look.colour) for look in figures.STYLES.values())
     some = {entry: time for entry, time in seconds.items() if "dmn" not in entry}
-    assert not has(read(figures.score_against_cost(table, some)), figures.LOOKS["self"].colour)
+    assert not has(read(figures.score_against_cost(table, some)), figures.STYLES["self"].colour)
 
 
 def test_names_that_look_like_formulas_are_drawn_as_they_are(summary, made, kinds):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from fabricated import FAILED, IMAGES, usual
-from scipy.stats import bootstrap, wilcoxon
+from scipy.stats import wilcoxon
 
 from dmn.compare.statistics import best_rivals, holm, interval, paired_p, places
 from dmn.compare.summary import OVERALL, cost, number, ranks, summarise
@@ -47,12 +47,19 @@ def literal_wilcoxon(differences):
     return min(1.0, 2 * extreme / len(sums))
 
 
-def test_interval_is_scipys_percentile_bootstrap():
+@pytest.mark.parametrize("level", [0.5, 0.95])
+def test_interval_has_the_quantiles_of_the_means_of_resamples(level):
     values = np.random.default_rng(1).exponential(size=40)
-    theirs = bootstrap((values,), np.mean, method="percentile", n_resamples=20_000, rng=3)
-    expected = tuple(theirs.confidence_interval)
-    assert interval(values) == pytest.approx(expected, abs=0.02)
+    rows = np.random.default_rng(3).integers(40, size=(10_000, 40))
+    expected = np.quantile(values[rows].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    assert interval(values, level, seed=3) == pytest.approx(expected, rel=1e-12)
     assert interval([*values, math.nan, math.inf]) == interval(values)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [0.0, 1 / 3])
+def test_equal_scores_have_an_interval_of_one_point(value):
+    assert interval([value] * 7) == pytest.approx((value, value), rel=1e-12)
 
 
 def test_interval_holds_the_true_mean_about_as_often_as_it_says():
