@@ -1,4 +1,4 @@
-"""Data sets, with pixel masks where there are any."""
+"""Data sets, some with pixel masks."""
 
 from dmn.data.batch import ImageBatch, as_batch, concatenate
 from dmn.data.cifar10 import CIFAR10

@@ -1,4 +1,4 @@
-"""What every data loader yields: images, classes and, where there are any, masks."""
+"""The batch that every data loader yields: images, classes and optional masks."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from dmn.errors import DataError
 
 
 class ImageBatch(NamedTuple):
-    """Images with their classes and, of some data, masks of what shows the class.
+    """Images with their classes and, for some data sets, masks of the evidence for the class.
 
     Attributes:
         image: (B, C, H, W).
         label: Class indices (B,).
-        mask: 0 or 1, (B, 1, H, W); None where the data has no masks.
+        mask: 0 or 1, (B, 1, H, W); None if the data has no masks.
     """
 
     image: Tensor
@@ -25,7 +25,7 @@ class ImageBatch(NamedTuple):
     mask: Tensor | None = None
 
     def take(self, rows: slice | Tensor) -> ImageBatch:
-        """Return some of the images with what belongs to them.
+        """Return some of the images, with their classes and masks.
 
         Args:
             rows: A slice, or a tensor of indices.
@@ -35,10 +35,10 @@ class ImageBatch(NamedTuple):
 
 
 def as_batch(batch: Any) -> ImageBatch:
-    """Turn what any data loader yields into an `ImageBatch`.
+    """Convert what a data loader yields to an `ImageBatch`.
 
     Args:
-        batch: An `ImageBatch`, or a tuple or list of images, classes and, if there are any, masks.
+        batch: An `ImageBatch`, or a tuple or list of images, classes and, optionally, masks.
 
     Raises:
         DataError: for anything else.
@@ -55,7 +55,7 @@ def as_batch(batch: Any) -> ImageBatch:
 
 
 def concatenate(batches: Sequence[ImageBatch]) -> ImageBatch:
-    """Join batches, at least one.
+    """Concatenate one or more batches.
 
     Raises:
         DataError: if some have masks and others have none.
@@ -71,5 +71,5 @@ def concatenate(batches: Sequence[ImageBatch]) -> ImageBatch:
 
 
 def keep_batch(batch: Any) -> Any:
-    """Leave a batch as `__getitems__` of the data set made it; for `collate_fn`."""
+    """Return a batch unchanged, as `__getitems__` of the data set returns it; for `collate_fn`."""
     return batch

@@ -21,17 +21,17 @@ class CIFAR10(ImageModule):
     """CIFAR-10 for training (45,000), validation (5,000) and test (10,000), classes balanced.
 
     Args:
-        root: Folder of the data, downloaded once.
-        mean: How channels are normalised; None, for both, leaves images in [0, 1].
-        std: Likewise.
-        batch_size: Images a batch.
+        root: Folder of the data, which is downloaded once.
+        mean: Means by which channels are normalised; None for both keeps images in [0, 1].
+        std: Standard deviations by which they are normalised.
+        batch_size: Images per batch.
         augment: Shift and mirror training images.
         seed: Fixes validation images, order and augmentation.
-        num_workers: Processes that load data.
+        num_workers: Number of processes that load data.
 
     Raises:
         OptionError: if only one of mean and std is given.
-        DataError: where there is no network, says what to put where.
+        DataError: if it cannot be downloaded; says which file to put where.
 
     Source: Krizhevsky, Learning multiple layers of features from tiny images, 2009.
     """
@@ -55,21 +55,23 @@ class CIFAR10(ImageModule):
 
     def setup(self, stage: str) -> None:
         """Read the images and divide them."""
-        fitted, tested = (_torchvision_cifar10(self.root, train, False) for train in (True, False))
-        self.classes = tuple(fitted.classes)
-        validation, train = divide(_samples(fitted), [VALIDATION], self.seed)
-        changes = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
+        training, testing = (
+            _torchvision_cifar10(self.root, train, False) for train in (True, False)
+        )
+        self.classes = tuple(training.classes)
+        validation, train = divide(_samples(training), [VALIDATION], self.seed)
+        augmentations = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
         self.train, self.validation, self.test = (
-            self._images(samples, _whole, changes, read=Image.fromarray)
+            self._images(samples, _unchanged, augmentations, read=Image.fromarray)
             for samples in (
                 train,
                 interleave_classes(validation),
-                interleave_classes(_samples(tested)),
+                interleave_classes(_samples(testing)),
             )
         )
 
 
-def _whole(picture: Picture) -> Picture:
+def _unchanged(picture: Picture) -> Picture:
     return picture
 
 

@@ -1,4 +1,4 @@
-"""Image files: which there are in class folders, their masks, and dividing them."""
+"""Find image files in class folders, read their masks, and split them."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ from dmn.io.pictures import Picture, decode
 
 log = logging.getLogger(__name__)
 
-Sample = tuple[Any, int]  # a source, such as a path, and its class
-LITTER = ("__MACOSX", "@eaDir")  # folders that archives and file servers put copies in
-SOUGHT = 100_000  # files among which copies are looked for
-END = 4096  # bytes at the end of a picture, which differ from most other pictures'
+Sample = tuple[Any, int]  # a source, such as a path, and its class index
+LITTER = ("__MACOSX", "@eaDir")  # folders in which archives and file servers put copies
+SOUGHT = 100_000  # most files among which copies are searched
+END = 4096  # bytes at the end of a picture, which differ between most pictures
 
 
 def folders(folder: Path) -> list[str]:
-    """Name the folders in a folder, sorted, but hidden ones; none where that is none itself."""
-    inside = sorted(folder.iterdir()) if os.path.isdir(folder) else []
-    return [it.name for it in inside if os.path.isdir(it) and not _is_hidden(it.name)]
+    """Return the sorted names of the visible folders in a folder; empty if it is not a folder."""
+    paths = sorted(folder.iterdir()) if os.path.isdir(folder) else []
+    return [path.name for path in paths if os.path.isdir(path) and not _is_hidden(path.name)]
 
 
 def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name in LITTER
 
 
-def list_images(folder: Path, classes: Sequence[str], of_each: bool) -> list[Sample]:
-    """List the images in class folders, by class and name: paths and indices of classes.
+def list_images(folder: Path, classes: Sequence[str], require_each: bool) -> list[Sample]:
+    """Return the images in class folders as pairs of path and class index, by class and name.
 
-    What is hidden is no image, nor is what lies in a hidden folder.
+    Hidden files and files in hidden folders are left out.
 
     Args:
-        folder: Holds the class folders; links are followed.
-        classes: Their names.
-        of_each: Refuse a class without images.
+        folder: Folder of the class folders; links are followed.
+        classes: Names of the class folders.
+        require_each: Refuse a class without images.
 
     Raises:
-        DataError: names folders that are none of the classes, a class without images, or a link
-            that leads back to where it lies in.
+        DataError: if a folder is not a class, a class has no images, or a link leads back to a
+            folder that it is in; names it.
     """
     if other := sorted(set(folders(folder)) - set(classes)):
         raise DataError(
@@ -56,7 +56,7 @@ def list_images(folder: Path, classes: Sequence[str], of_each: bool) -> list[Sam
             "every part of the data the same classes"
         )
     found = {name: _images_below(folder / name) for name in classes}
-    if of_each and (empty := [str(folder / name) for name in classes if not found[name]]):
+    if require_each and (empty := [str(folder / name) for name in classes if not found[name]]):
         raise DataError(f"no image in {', '.join(empty[:5])}; add some, or remove the class")
     indices = {name: index for index, name in enumerate(classes)}
     return [(path, indices[name]) for name in sorted(classes) for path in found[name]]
@@ -64,91 +64,95 @@ def list_images(folder: Path, classes: Sequence[str], of_each: bool) -> list[Sam
 
 def _images_below(folder: Path) -> list[str]:
     found = []
-    for place, inside, names in os.walk(folder, followlinks=True):
-        inside[:] = (name for name in inside if not _is_hidden(name))
-        real = Path(place).resolve()
-        for link in (Path(place, name) for name in inside if os.path.islink(f"{place}/{name}")):
+    for root, subfolders, names in os.walk(folder, followlinks=True):
+        subfolders[:] = (name for name in subfolders if not _is_hidden(name))
+        real = Path(root).resolve()
+        for link in (Path(root, name) for name in subfolders if os.path.islink(f"{root}/{name}")):
             if link.resolve() in (real, *real.parents):
                 raise DataError(f"{link} leads back to {link.resolve()}; remove that link")
-        shown = (name for name in names if not _is_hidden(name))
-        found.append((place, sorted(it for it in shown if it.lower().endswith(IMG_EXTENSIONS))))
-    return [os.path.join(place, name) for place, names in sorted(found) for name in names]
+        visible = (name for name in names if not _is_hidden(name))
+        found.append(
+            (root, sorted(name for name in visible if name.lower().endswith(IMG_EXTENSIONS)))
+        )
+    return [os.path.join(root, name) for root, names in sorted(found) for name in names]
 
 
-def require_masks(samples: Sequence[Sample], place: Callable[[str], Path]) -> None:
+def require_masks(samples: Sequence[Sample], mask_path: Callable[[str], Path]) -> None:
     """Refuse images that have no mask.
 
     Args:
         samples: Paths and classes.
-        place: From the path of an image to that of its mask.
+        mask_path: Returns the path of the mask for the path of an image.
 
     Raises:
-        DataError: names the first mask that is missing.
+        DataError: if a mask is missing; names the first one.
     """
     for source, _ in samples:
-        if not os.path.isfile(place(source)):
-            raise DataError(f"{place(source)}: there is no such mask, and {source} needs it")
+        if not os.path.isfile(mask_path(source)):
+            raise DataError(f"{mask_path(source)}: there is no such mask, and {source} needs it")
 
 
 def read_mask(path: Path, evidence: Callable[[Picture], Any], upright: bool) -> Picture:
     """Read a mask as a picture of 0 and 255.
 
     Args:
-        path: Of the file.
-        evidence: From the picture to where the evidence is: an array (H, W) of booleans.
-        upright: Turn it as its EXIF tag says, should it have one.
+        path: The file.
+        evidence: Returns a boolean array (H, W) for a picture: where the evidence is.
+        upright: Rotate it as its EXIF tag says.
 
     Raises:
-        UnreadableImageError: names the file.
+        UnreadableImageError: if it cannot be read; names the file.
     """
     return decode(
-        path, lambda it: Image.fromarray(np.uint8(255) * np.asarray(evidence(it))), upright
+        path,
+        lambda picture: Image.fromarray(np.uint8(255) * np.asarray(evidence(picture))),
+        upright,
     )
 
 
 def interleave_classes(samples: Sequence[Sample]) -> list[Sample]:
-    """Order samples so that the classes take turns: the first n are balanced for every n."""
-    met: Counter[int] = Counter()
+    """Interleave the classes of samples, so that the first n are balanced for every n."""
+    counts: Counter[int] = Counter()
     keys = []
     for _, label in samples:
-        keys.append((met[label], label))
-        met[label] += 1
+        keys.append((counts[label], label))
+        counts[label] += 1
     return [samples[index] for index in sorted(range(len(samples)), key=keys.__getitem__)]
 
 
 def copies(paths: Sequence[str]) -> dict[int, int]:
-    """Find the files that hold the same bytes as an earlier one.
+    """Find the files with the same content as an earlier one.
 
-    Only those are read whole that have the size and the end of another; one that cannot be read is
-    no copy. Among more than `SOUGHT` files none are looked for, which would take minutes.
+    Only files with the size and the last bytes of another are read whole. A file that cannot be
+    read is not a copy. More than `SOUGHT` files are not searched, which would take minutes.
 
     Args:
-        paths: Of the files.
+        paths: Paths of the files.
 
     Returns:
-        Index of a copy → that of the first file like it.
+        Index of a copy → index of the first file with the same content.
     """
     if len(paths) > SOUGHT:
         log.warning("copies are not looked for among %d files; keep them out yourself", len(paths))
         return {}
-    alike = [list(range(len(paths)))]
-    for trait in (os.path.getsize, _end, _digest):
-        groups: defaultdict[tuple[int, Any], list[int]] = defaultdict(list)
-        for number, group in enumerate(alike):
+    groups = [list(range(len(paths)))]
+    for trait in (os.path.getsize, _last_bytes, _digest):
+        by_trait: defaultdict[tuple[int, Any], list[int]] = defaultdict(list)
+        for number, group in enumerate(groups):
             for index in group:
-                groups[number, _readable(trait, paths[index])].append(index)
-        alike = [group for group in groups.values() if len(group) > 1]
-    return {index: first for first, *others in alike for index in others}
+                by_trait[number, _trait_or_path(trait, paths[index])].append(index)
+        groups = [group for group in by_trait.values() if len(group) > 1]
+    return {index: first for first, *others in groups for index in others}
 
 
-def _readable(trait: Callable[[str], Any], path: str) -> Any:
+def _trait_or_path(trait: Callable[[str], Any], path: str) -> Any:
     try:
         return trait(path)
-    except OSError:  # told where the image is needed
+    except OSError:  # reported when the image is read
         return path
 
 
-def _end(path: str) -> bytes:
+def _last_bytes(path: str) -> bytes:
     with open(path, "rb") as file:
         file.seek(max(0, os.path.getsize(path) - END))
         return file.read()
@@ -165,16 +169,16 @@ def divide(
     seed: int,
     follow: Mapping[int, int] | None = None,
 ) -> list[list[Sample]]:
-    """Divide samples at random, each class by the same shares.
+    """Split samples at random, each class by the same shares.
 
     Args:
-        samples: Sources and classes.
-        shares: Of the parts but the last, which is what remains; they sum to at most 1.
-        seed: Fixes the division; not negative.
-        follow: Index of a sample → that of another, to whose part it goes without being counted.
+        samples: Pairs of source and class index.
+        shares: Shares of all parts except the last, which is the rest; they sum to at most 1.
+        seed: For the random split; not negative.
+        follow: Index of a sample → index of another, whose part it joins without being counted.
 
     Returns:
-        One part a share, and the rest; each in the samples' order.
+        One part per share, and the rest, each in the order of the samples.
     """
     follow = follow or {}
     members: defaultdict[int, list[int]] = defaultdict(list)
@@ -182,11 +186,11 @@ def divide(
         if index not in follow:
             members[samples[index][1]].append(int(index))
     parts: list[list[int]] = [[] for _ in (*shares, "the rest")]
-    for own in members.values():
-        edges = [0, *(round(len(own) * total) for total in accumulate(shares)), len(own)]
+    for indices in members.values():
+        edges = [0, *(round(len(indices) * total) for total in accumulate(shares)), len(indices)]
         for part, (start, end) in zip(parts, pairwise(edges), strict=True):
-            part += own[start:end]
+            part += indices[start:end]
     for part in parts:
-        held = set(part)
-        part += [index for index, first in follow.items() if first in held]
+        members_of_part = set(part)
+        part += [index for index, first in follow.items() if first in members_of_part]
     return [[samples[index] for index in sorted(part)] for part in parts]

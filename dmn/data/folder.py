@@ -1,4 +1,4 @@
-"""Any images sorted into one folder a class, with masks or without."""
+"""Images in one folder per class, with or without masks."""
 
 from __future__ import annotations
 
@@ -28,34 +28,32 @@ NAMES = {"train": ("train",), "validation": ("validation", "val", "valid"), "tes
 
 
 class Folder(ImageModule):
-    """Images in class folders: root/class/..., or root/train/class/... and its like.
+    """Images in class folders: root/class/..., or root/train/class/... and so on.
 
-    A part that has no folder of its own (validation, val or valid; test) is a share of the
-    training images, the same of every class. Copies of the same file, under whatever names, then
-    stay in one part, and count as one; parts with folders of their own are taken as they are.
-    Hidden files and folders, whose names begin with a dot, are left out; so are the folders
-    `__MACOSX` and `@eaDir`.
+    A part without its own folder (validation, val or valid; test) is a share of the training
+    images, the same for every class. Copies of a file, under any names, then stay in one part and
+    count as one; parts with folders of their own are not changed. Hidden files and folders, whose
+    names begin with a dot, are left out, as are the folders `__MACOSX` and `@eaDir`.
 
     Args:
         root: The folder.
-        size: Side of the square that images are cut to, in pixels.
-        mean: How channels are normalised; None, for both, leaves images in [0, 1].
-        std: Likewise.
+        size: Side of the square that images are cropped to, in pixels.
+        mean: Means by which channels are normalised; None for both keeps images in [0, 1].
+        std: Standard deviations by which they are normalised.
         masks: Folder with a .png for each validation and test image, at the path that the image
-            has in `root`; what is not 0 is evidence. None: there are no masks. Images are turned
-            upright where their EXIF tag says so, and masks are of what is then seen.
-        validation_share: Share for validation, where it has no folder.
-        test_share: Share for the test, likewise.
-        batch_size: Images a batch.
-        augment: Crop and mirror training images at random.
-        seed: Fixes divisions, order and augmentation.
-        num_workers: Processes that load data.
+            has in `root`; pixels other than 0 are evidence. None for no masks. Images are rotated
+            as their EXIF tag says, and masks show the rotated image.
+        validation_share: Share for validation, if it has no folder.
+        test_share: Share for the test, if it has no folder.
+        batch_size: Images per batch.
+        augment: Crop and flip training images at random.
+        seed: For splits, order and augmentation.
+        num_workers: Number of processes that load data.
 
     Raises:
         OptionError: if only one of mean and std is given.
-        DataError: if there is no such folder, or no class in it.
-        DataError: if a part or a class has no image, or a part a class that is not in training.
-        DataError: names the mask that is missing.
+        DataError: if there is no such folder or no class in it; if a part or a class has no image,
+            or a part has a class that is not in training; if a mask is missing.
     """
 
     def __init__(
@@ -83,39 +81,42 @@ class Folder(ImageModule):
         self.shares = {"validation": validation_share, "test": test_share}
 
     def setup(self, stage: str) -> None:
-        """List the images and divide them."""
-        parts = self._parts()
-        whole = parts.pop("train", self.root)
-        self.classes = tuple(folders(whole))
-        if not self.classes or (parts and whole == self.root):
+        """List the images and split them."""
+        parts = self._part_folders()
+        training = parts.pop("train", self.root)
+        self.classes = tuple(folders(training))
+        if not self.classes or (parts and training == self.root):
             raise DataError(
                 f"{self.root.resolve()} has no classes to train with; put images there as "
                 "class/name.jpg, or as train/class/name.jpg, validation/class/name.jpg and "
                 "test/class/name.jpg"
             )
         shares = [0.0 if part in parts else share for part, share in self.shares.items()]
-        listed = list_images(whole, self.classes, True)
-        same = copies([path for path, _ in listed]) if any(shares) else {}
-        *drawn, train = divide(listed, shares, self.seed, same)
-        samples = dict(zip(self.shares, drawn, strict=True))
+        images = list_images(training, self.classes, True)
+        copied = copies([path for path, _ in images]) if any(shares) else {}
+        *parts_drawn, train = divide(images, shares, self.seed, copied)
+        samples = dict(zip(self.shares, parts_drawn, strict=True))
         samples |= {
             part: list_images(folder, self.classes, False) for part, folder in parts.items()
         }
-        self.train = self._cut("train", train)
+        self.train = self._part_images("train", train)
         self.validation, self.test = (
-            self._cut(part, interleave_classes(samples[part]), self.masks) for part in self.shares
+            self._part_images(part, interleave_classes(samples[part]), self.masks)
+            for part in self.shares
         )
 
-    def _parts(self) -> dict[str, Path]:
-        """Return the folders that hold class folders; one with images only is itself a class."""
+    def _part_folders(self) -> dict[str, Path]:
+        """Return the folders that contain class folders; one with images only is itself a class."""
         return {
             part: self.root / name
-            for part, known in NAMES.items()
-            for name in reversed(known)
+            for part, names in NAMES.items()
+            for name in reversed(names)
             if folders(self.root / name)
         }
 
-    def _cut(self, part: str, samples: list[Sample], masks: str | None = None) -> ImageDataset:
+    def _part_images(
+        self, part: str, samples: list[Sample], masks: str | None = None
+    ) -> ImageDataset:
         if not samples:
             raise DataError(
                 f"{self.root.resolve()}: no images for {part}; add some, or change "
@@ -123,17 +124,17 @@ class Folder(ImageModule):
             )
         if masks is None:
             return self._photographs(samples, self.size)
-        place = partial(_mask_path, self.root, Path(masks))
-        require_masks(samples, place)
-        return self._photographs(samples, self.size, masks=partial(_mask, place))
+        mask_path = partial(_mask_path, self.root, Path(masks))
+        require_masks(samples, mask_path)
+        return self._photographs(samples, self.size, masks=partial(_read_mask, mask_path))
 
 
 def _mask_path(root: Path, masks: Path, source: str) -> Path:
     return masks / Path(source).relative_to(root).with_suffix(".png")
 
 
-def _mask(place: Callable[[str], Path], source: str) -> Picture:
-    return read_mask(place(source), _not_black, upright=True)
+def _read_mask(mask_path: Callable[[str], Path], source: str) -> Picture:
+    return read_mask(mask_path(source), _not_black, upright=True)
 
 
 def _not_black(picture: Picture) -> Any:

@@ -1,4 +1,4 @@
-"""ImageNet-S: photographs of ImageNet with the mask of the object, in their published folders."""
+"""ImageNet-S: photographs of ImageNet with masks of the object, in the published folders."""
 
 from __future__ import annotations
 
@@ -27,48 +27,45 @@ from dmn.io.pictures import Picture, read_picture
 from dmn.io.reading import regular
 
 Subset = Literal[50, 300, 919]
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as torchvision has them
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as in torchvision
 SOURCE = "github.com/LUSSeg/ImageNet-S"
 
 
 class ImageNetS(ImageModule):
     """ImageNet-S-50, -300 or -919, with masks for validation and test.
 
-    A mask holds the pixels of the image's own class. Those of other classes, and those that the
-    annotators left open (id 1000), are 0; a mask may so be empty, and is left to be dropped where
-    it is used. The publishers keep the masks of the test images. EXIF tags are not heeded: networks
-    are trained and tested on ImageNet's pixels as they are stored.
+    A mask marks the pixels of the image's own class. Pixels of other classes, and those that the
+    annotators left undecided (id 1000), are 0. So a mask may be empty; metrics drop such images.
+    The masks of the test images are not published. EXIF tags are ignored: networks are trained and
+    tested on ImageNet's pixels as they are stored.
 
     Args:
-        root: Folder that holds ImageNetS50, ImageNetS300 or ImageNetS919, as prepared by
+        root: Folder that contains ImageNetS50, ImageNetS300 or ImageNetS919, prepared by
             github.com/LUSSeg/ImageNet-S.
         subset: Number of classes.
-        size: Side of the central square that images are cut to, in pixels, the shorter side
-            resized to 8/7 of that first.
-        class_index: File that says which output of a network a class is: a JSON file
+        size: Side in pixels of the central square that images are cropped to, after the shorter
+            side is resized to 8/7 of it.
+        class_index: File with the class of each output of a network: a JSON file
             {"0": ["n01440764", "tench"], ...} (imagenet_class_index.json), or a text file with one
-            class a line, in the outputs' order, "n01440764 tench, Tinca tinca"
-            (LOC_synset_mapping.txt). None: labels are 0 to `subset` - 1, by sorted WordNet id.
-        test_on: Which images score; "test" needs test-segmentation. With "validation", one
-            validation image of every class chooses, and the others score. None: "test" if its
-            masks are there.
-        mean: How channels are normalised; None, for both, leaves images in [0, 1].
-        std: Likewise.
-        batch_size: Images a batch.
-        augment: Crop and mirror training images at random.
-        seed: Fixes order and augmentation.
-        num_workers: Processes that load data.
+            class per line, in the order of the outputs, "n01440764 tench, Tinca tinca"
+            (LOC_synset_mapping.txt). None: labels 0 to `subset` - 1, by sorted WordNet id.
+        test_on: Images for the test; "test" needs test-segmentation. With "validation", one
+            validation image per class is for validation, the others for the test. None: "test"
+            if its masks exist.
+        mean: Means by which channels are normalised; None for both keeps images in [0, 1].
+        std: Standard deviations by which they are normalised.
+        batch_size: Images per batch.
+        augment: Crop and flip training images at random.
+        seed: For order and augmentation.
+        num_workers: Number of processes that load data.
 
     Raises:
-        OptionError: says which subsets there are.
-        OptionError: if only one of mean and std is given.
-        DataError: names the folder that is missing.
-        DataError: if there are not as many classes as there should be, or one has no image.
-        DataError: names the class that the file lacks.
-        DataError: names the mask that is missing.
+        OptionError: if there is no such subset, or only one of mean and std is given.
+        DataError: if a folder, a mask or a class is missing, a class has no image, or the class
+            index lacks a class; names it.
 
     Source: Gao et al., Large-scale Unsupervised Semantic Segmentation, TPAMI 2022. In
-        ImageNet-S-919 five classes were merged into others, whose label their images have.
+        ImageNet-S-919 five classes were merged into others; their images have the labels of these.
     """
 
     def __init__(
@@ -93,28 +90,34 @@ class ImageNetS(ImageModule):
         self.class_index, self.test_on = class_index, test_on
 
     def setup(self, stage: str) -> None:
-        """List the images; those of training for stage "fit" only."""
-        wnids = folders(self._at("validation"))
-        if len(wnids) != self.subset:  # a mask's ids count the classes, so that none may lack
+        """List the images; training images for stage "fit" only."""
+        wnids = folders(self._subfolder("validation"))
+        if (
+            len(wnids) != self.subset
+        ):  # a mask's ids are numbers of classes, so that none may be missing
             raise DataError(
                 f"{self._at('validation')} has {len(wnids)} classes instead of {self.subset}; "
                 f"prepare it with the scripts of {SOURCE}"
             )
-        names = read_class_index(self.class_index) if self.class_index else {it: it for it in wnids}
-        if lacking := [wnid for wnid in wnids if wnid not in names]:
+        names = (
+            read_class_index(self.class_index)
+            if self.class_index
+            else {wnid: wnid for wnid in wnids}
+        )
+        if missing := [wnid for wnid in wnids if wnid not in names]:
             raise DataError(
-                f"{self.class_index} lacks {', '.join(lacking[:5])}; give the file of all 1,000 "
+                f"{self.class_index} lacks {', '.join(missing[:5])}; give the file of all 1,000 "
                 "classes of ImageNet-1k"
             )
         self.classes = tuple(names.values())
         self._outputs = {wnid: list(names).index(wnid) for wnid in wnids}
         validation = interleave_classes(self._list("validation"))
         if self._scores_test():
-            self.test = self._masked("test", interleave_classes(self._list("test")))
+            self.test = self._with_masks("test", interleave_classes(self._list("test")))
         else:
-            self.test = self._masked("validation", validation[self.subset :])
+            self.test = self._with_masks("validation", validation[self.subset :])
             validation = validation[: self.subset]
-        self.validation = self._masked("validation", validation)
+        self.validation = self._with_masks("validation", validation)
         if stage == "fit":
             self.train = self._photographs(self._list("train"), self.size, read=_read)
 
@@ -122,7 +125,7 @@ class ImageNetS(ImageModule):
         present = os.path.isdir(self.folder / "test-segmentation")
         return present if self.test_on is None else self.test_on == "test"
 
-    def _at(self, name: str) -> Path:
+    def _subfolder(self, name: str) -> Path:
         path = self.folder / name
         if not os.path.isdir(path):
             withheld = "; its masks are not published: set data.test_on to validation"
@@ -134,24 +137,25 @@ class ImageNetS(ImageModule):
 
     def _list(self, part: str) -> list[Sample]:
         outputs = list(self._outputs.values())
-        found = list_images(self._at(part), list(self._outputs), True)
-        return [(path, outputs[place]) for path, place in found]
+        images = list_images(self._subfolder(part), list(self._outputs), True)
+        return [(path, outputs[index]) for path, index in images]
 
-    def _masked(self, part: str, samples: list[Sample]) -> ImageDataset:
-        place = partial(_mask_path, self._at(f"{part}-segmentation"))
-        require_masks(samples, place)
-        ids = {wnid: place for place, wnid in enumerate(self._outputs, start=1)}  # 0: no class
-        return self._photographs(samples, self.size, read=_read, masks=partial(_mask, place, ids))
+    def _with_masks(self, part: str, samples: list[Sample]) -> ImageDataset:
+        mask_path = partial(_mask_path, self._subfolder(f"{part}-segmentation"))
+        require_masks(samples, mask_path)
+        ids = {wnid: mask_id for mask_id, wnid in enumerate(self._outputs, start=1)}  # 0: no class
+        masks = partial(_read_mask, mask_path, ids)
+        return self._photographs(samples, self.size, read=_read, masks=masks)
 
 
 def read_class_index(path: str) -> dict[str, str]:
     """Read the classes of a network, WordNet id and name, in the order of its outputs.
 
     Args:
-        path: JSON {"0": [id, name], ...}, or a text file with one "id name, other name" a line.
+        path: JSON {"0": [id, name], ...}, or a text file with one "id name, other name" per line.
 
     Raises:
-        DataError: if it is neither; names the file, and what in it is none.
+        DataError: if it is neither; names the file, and the wrong entry.
     """
     try:
         text = regular(path).read_text(encoding="utf-8")
@@ -161,14 +165,17 @@ def read_class_index(path: str) -> dict[str, str]:
             f"{path}: cannot be read as a class index ({type(error).__name__}: {error}); give "
             "imagenet_class_index.json, or a text file with one class a line"
         ) from error
-    if odd := [wnid for wnid, _ in rows if not re.fullmatch(r"n\d{8}", wnid)]:
-        raise DataError(f"{path}: {odd[0]!r} is no WordNet id, such as n01440764")
+    if wrong := [wnid for wnid, _ in rows if not re.fullmatch(r"n\d{8}", wnid)]:
+        raise DataError(f"{path}: {wrong[0]!r} is no WordNet id, such as n01440764")
     return dict(rows)
 
 
 def _json_rows(text: str) -> list[tuple[str, str]]:
-    held = json.loads(text)
-    return [(str(held[str(output)][0]), str(held[str(output)][1])) for output in range(len(held))]
+    classes = json.loads(text)
+    return [
+        (str(classes[str(output)][0]), str(classes[str(output)][1]))
+        for output in range(len(classes))
+    ]
 
 
 def _text_rows(text: str) -> list[tuple[str, str]]:
@@ -184,11 +191,11 @@ def _mask_path(folder: Path, source: str) -> Path:
     return folder / image.parent.name / f"{image.stem}.png"
 
 
-def _mask(place: Callable[[str], Path], ids: dict[str, int], source: str) -> Picture:
+def _read_mask(mask_path: Callable[[str], Path], ids: dict[str, int], source: str) -> Picture:
     wnid = Path(source).parent.name
-    return read_mask(place(source), partial(_is_id, ids[wnid]), upright=False)
+    return read_mask(mask_path(source), partial(_has_id, ids[wnid]), upright=False)
 
 
-def _is_id(wanted: int, picture: Picture) -> Any:
+def _has_id(mask_id: int, picture: Picture) -> Any:
     red, green, _ = np.asarray(picture.convert("RGB"), dtype=np.int32).transpose(2, 0, 1)
-    return red + 256 * green == wanted
+    return red + 256 * green == mask_id

@@ -1,4 +1,4 @@
-"""Photographs read as they are asked for, and what the data modules of them share."""
+"""Photographs that are read when needed, and the base of their data modules."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ RESIZED = 256 / 224  # shorter side over crop, as torchvision's classifiers are 
 
 
 class ImageDataset(Dataset[ImageBatch]):
-    """RGB images read as they are asked for, a batch at a time.
+    """RGB images that are read when needed, one batch at a time.
 
     Args:
-        samples: A source and a class for each image.
-        view: Cuts pictures to one size; called with `interpolation` nearest for masks.
-        augment: In place of `view` for images asked for by (epoch, index); it may draw from
-            torch's generator, which is seeded by (seed, epoch, index) meanwhile.
+        samples: Source and class index of each image.
+        view: Crops pictures to one size; called with `interpolation` nearest for masks.
+        augment: Used instead of `view` for images indexed by (epoch, index); it may use torch's
+            global generator, which is seeded by (seed, epoch, index) meanwhile.
         read: Opens a source as an RGB picture; by default the source is a path.
-        masks: Opens the mask of a source, 0 or 255; those asked for by (epoch, index) have none.
-        mean: Subtracted from each channel; None leaves images in [0, 1].
-        std: Each channel is divided by it thereafter.
-        seed: Where the augmentation's draws start, not negative.
+        masks: Opens the mask of a source, 0 or 255; not used for images indexed by (epoch, index).
+        mean: Subtracted from each channel; None keeps images in [0, 1].
+        std: Each channel is then divided by it.
+        seed: For the augmentation; not negative.
     """
 
     def __init__(
@@ -60,33 +60,37 @@ class ImageDataset(Dataset[ImageBatch]):
         return len(self.samples)
 
     def __getitems__(self, keys: list[int] | list[tuple[int, int]]) -> ImageBatch:
-        """Fetch a batch by indices, with masks if there are any, or by pairs (epoch, index).
+        """Return a batch by indices, with masks if there are any, or by pairs (epoch, index).
 
         Raises:
-            UnreadableImageError: names the file.
-            DataError: if a mask is not as large as its image.
+            UnreadableImageError: if an image cannot be read; names the file.
+            DataError: if a mask and its image differ in size.
         """
         items = [self._item(key) for key in keys]
         fields = [torch.stack(values) for values in zip(*items, strict=True)]
         return ImageBatch(*fields)
 
     def _item(self, key: int | tuple[int, int]) -> tuple[Tensor, ...]:
-        drawn = isinstance(key, tuple)
+        augmented = isinstance(key, tuple)
         epoch, index = key if isinstance(key, tuple) else (0, key)
         source, label = self.samples[index]
         picture = self.read(source)
-        image = TF.to_tensor(self._change(picture, epoch, index) if drawn else self.view(picture))
+        image = TF.to_tensor(
+            self._augmented(picture, epoch, index) if augmented else self.view(picture)
+        )
         if self.mean is not None:
             image = TF.normalize(image, self.mean, self.std)
-        mask = () if drawn or self.masks is None else (self._mask(source, picture.size),)
+        mask = () if augmented or self.masks is None else (self._mask(source, picture.size),)
         return image, torch.tensor(label), *mask
 
-    def _change(self, picture: Picture, epoch: int, index: int) -> Picture:
+    def _augmented(self, picture: Picture, epoch: int, index: int) -> Picture:
         if self.augment is None:
             return self.view(picture)
         draws = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1, np.uint64)
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(int(draws[0]))  # torch.manual_seed: GPUs' too
+            torch.default_generator.manual_seed(
+                int(draws[0])
+            )  # torch.manual_seed would also seed GPUs
             return self.augment(picture)
 
     def _mask(self, source: Any, size: tuple[int, int]) -> Tensor:
@@ -103,21 +107,21 @@ class ImageDataset(Dataset[ImageBatch]):
 
 
 class ImageModule(pl.LightningDataModule):
-    """Loaders of streamed images; `setup` of a subclass says which they are.
+    """Base of data modules with images on disk; `setup` of a subclass finds the images.
 
     Args:
-        mean: How channels are normalised; None, for both, leaves images in [0, 1].
-        std: Likewise.
-        batch_size: Images a batch.
-        augment: Whether training images are changed at random.
-        seed: Fixes divisions, order and augmentation.
-        num_workers: Processes that load data.
+        mean: Means by which channels are normalised; None for both keeps images in [0, 1].
+        std: Standard deviations by which they are normalised.
+        batch_size: Images per batch.
+        augment: Whether training images are augmented.
+        seed: For splits, order and augmentation.
+        num_workers: Number of processes that load data.
 
     Attributes:
-        classes: A name for each label.
-        train: Shuffled and augmented, without masks.
-        validation: For choosing; classes take turns.
-        test: For scoring; likewise.
+        classes: Name of each label.
+        train: Training images, shuffled and augmented, without masks.
+        validation: Validation images, classes interleaved.
+        test: Test images, classes interleaved.
 
     Raises:
         OptionError: if only one of mean and std is given.
@@ -158,7 +162,7 @@ class ImageModule(pl.LightningDataModule):
         return self._loader(self.validation)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """Return the test images, likewise."""
+        """Return the test images, always in the same order."""
         return self._loader(self.test)
 
     def _loader(self, images: ImageDataset, **options: Any) -> DataLoader[Any]:
@@ -175,24 +179,24 @@ class ImageModule(pl.LightningDataModule):
         self,
         samples: Sequence[Sample],
         view: Callable[..., Picture],
-        changes: Sequence[Callable[[Picture], Picture]],
+        augmentations: Sequence[Callable[[Picture], Picture]],
         **options: Any,
     ) -> ImageDataset:
-        """Return images that are normalised and, where that is asked for, augmented."""
-        augment = transforms.Compose(changes) if self.augment else None
+        """Return images that are normalised and, if `augment` is set, augmented."""
+        augment = transforms.Compose(augmentations) if self.augment else None
         options |= {"mean": self.mean, "std": self.std, "seed": self.seed}
         return ImageDataset(samples, view, augment, **options)
 
     def _photographs(self, samples: Sequence[Sample], size: int, **options: Any) -> ImageDataset:
-        """Return files, cut to a size: the centre or, augmented, any part, mirrored or not."""
-        changes = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
-        return self._images(samples, partial(centre, size), changes, **options)
+        """Return images of files, cropped to a size: the centre or, if augmented, a random part."""
+        augmentations = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
+        return self._images(samples, partial(centre, size), augmentations, **options)
 
 
 def centre(
     size: int, picture: Picture, interpolation: InterpolationMode = InterpolationMode.BILINEAR
 ) -> Picture:
-    """Cut the central square of `size` pixels, the shorter side resized to 8/7 of that."""
+    """Crop the central square of `size` pixels, after resizing the shorter side to 8/7 of it."""
     resized = TF.resize(picture, round(size * RESIZED), interpolation)
-    cut: Picture = TF.center_crop(resized, size)
-    return cut
+    cropped: Picture = TF.center_crop(resized, size)
+    return cropped

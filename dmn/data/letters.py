@@ -1,4 +1,4 @@
-"""Printed letters, A to J: a few hundred images of a task other than digits, to fine-tune on."""
+"""Printed letters, A to J: a small data set other than digits, to fine-tune on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dmn.io.options import require
 
 LETTERS = "ABCDEFGHIJ"
 STYLES = ("", "-Bold", "-Oblique", "-BoldOblique")
-# Families are disjoint, so that what is tested is the letter, not the typeface.
+# Font families are disjoint, so that the test is of letters, not of typefaces.
 FONTS = {
     "train": (
         *(f"DejaVuSans{style}" for style in STYLES),
@@ -26,24 +26,25 @@ FONTS = {
     "test": ("cmr10", "cmb10", "cmss10", "cmti10", "cmtt10", "cmmi10"),  # Computer Modern
 }
 PER_CLASS = {"validation": 50, "test": 100}
-SIDE, BOX = 28, 20  # of an image, and of the box a glyph fills, as MNIST's
-DRAWN = 100  # size in points that a glyph is drawn at, before it is scaled to its box
-WORN = 0.5  # largest share of a pixel's ink that wear takes
+SIDE, BOX = 28, 20  # side of an image, and of the box that a glyph fills, as in MNIST
+POINT_SIZE = 100  # size in which a glyph is drawn before it is scaled to its box
+WEAR = 0.5  # largest share of a pixel's ink that wear removes
 
 
 class Letters(MNIST):
     """Letters A to J in the typefaces inside matplotlib's wheel; masks are their strokes.
 
-    28 x 28 pixels, white on black and of MNIST's scale, so that a network for digits can start
-    from its weights. Each image is a glyph turned, scaled and shifted, blurred and worn. DejaVu
-    trains, STIX validates (500 images), Computer Modern tests (1,000).
+    28 x 28 pixels, white on black and with MNIST's scale, so that training can start from a network
+    for digits. Each image is a glyph that is rotated, scaled and shifted, blurred and worn. Fonts
+    are DejaVu for training, STIX for validation (500 images), and Computer Modern for the test
+    (1,000).
 
     Args:
         per_class: Training images of each letter.
-        batch_size: Images a training step.
-        augment: Rotate, scale and shift the training images a little, anew each epoch.
-        seed: Fixes the images, their order and the augmentation.
-        num_workers: Processes that load data; 0 is fastest for images in memory.
+        batch_size: Images per training step.
+        augment: Rotate, scale and shift the training images slightly, differently in each epoch.
+        seed: For the images, their order and the augmentation.
+        num_workers: Number of processes that load data; 0 is fastest for images in memory.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Letters(MNIST):
 
 
 def _draw(fonts: tuple[str, ...], count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Draw so many images of each letter, fonts and letters taking turns.
+    """Draw `count` images per letter, with fonts and letters interleaved.
 
     Returns:
         Images (N, 1, 28, 28) in [0, 1] and labels (N,).
@@ -83,8 +84,8 @@ def _draw(fonts: tuple[str, ...], count: int, seed: int) -> tuple[Tensor, Tensor
     generator = torch.Generator().manual_seed(seed)
     blur = torch.rand(len(labels), 1, 1, 1, generator=generator)
     images = torch.lerp(images, F.avg_pool2d(images, 3, 1, 1), blur)
-    # Wear takes ink and adds none, so that the mask of the stroke stays the letter's.
-    return images * (1 - WORN * torch.rand(images.shape, generator=generator)), labels
+    # Wear only removes ink, so that the mask remains the letter's.
+    return images * (1 - WEAR * torch.rand(images.shape, generator=generator)), labels
 
 
 @cache
@@ -95,11 +96,13 @@ def _glyphs(font: str) -> Tensor:
     from PIL import Image, ImageDraw, ImageFont
 
     path = Path(matplotlib.get_data_path(), "fonts", "ttf", f"{font}.ttf")
-    typeface = ImageFont.truetype(str(path), DRAWN)
+    typeface = ImageFont.truetype(str(path), POINT_SIZE)
     glyphs = np.zeros((len(LETTERS), 1, SIDE, SIDE), np.float32)
     for glyph, letter in zip(glyphs, LETTERS, strict=True):
-        sheet = Image.new("L", (2 * DRAWN, 2 * DRAWN))
-        ImageDraw.Draw(sheet).text((DRAWN // 2, DRAWN // 2), letter, fill=255, font=typeface)
+        sheet = Image.new("L", (2 * POINT_SIZE, 2 * POINT_SIZE))
+        ImageDraw.Draw(sheet).text(
+            (POINT_SIZE // 2, POINT_SIZE // 2), letter, fill=255, font=typeface
+        )
         ink = sheet.crop(sheet.getbbox())
         width, height = (max(1, round(side * BOX / max(ink.size))) for side in ink.size)
         top, left = (SIDE - height) // 2, (SIDE - width) // 2

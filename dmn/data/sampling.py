@@ -1,7 +1,7 @@
-"""Data order and augmentation that follow from (seed, epoch, index) alone.
+"""Data order and augmentation that depend only on (seed, epoch, index).
 
-Lightning checkpoints hold no random state, so a resumed run sees the same images in the same order
-only if nothing depends on what was drawn before.
+Lightning's checkpoints have no random state, so a resumed run sees the same images in the same
+order only if nothing depends on earlier random numbers.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from dmn.io.options import SEEDS, require
 
 
 def require_loading(batch_size: int, seed: int, num_workers: int) -> None:
-    """Refuse what no data can be loaded by.
+    """Check the options of data loaders.
 
     Raises:
-        OptionError: names the option.
+        OptionError: if one is out of its range; names it.
     """
     require("data.batch_size", batch_size, 1)
     require("data.seed", seed, 0, SEEDS)
@@ -32,8 +32,8 @@ def require_loading(batch_size: int, seed: int, num_workers: int) -> None:
 class EpochSampler(DistributedSampler[Any]):
     """A shuffled sampler that yields (epoch, index), so that augmentation knows the epoch.
 
-    Lightning calls `set_epoch`; `DistributedSampler` shards the indices where there are many
-    processes and is a plain shuffle where there is one.
+    Lightning calls `set_epoch`; `DistributedSampler` divides the indices among processes;
+    with one process it only shuffles.
     """
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -42,11 +42,11 @@ class EpochSampler(DistributedSampler[Any]):
 
 
 class RandomAffine:
-    """Small rotations, scalings and shifts of grey images, one draw an image and epoch.
+    """Small rotations, scalings and shifts of grey images, drawn per image and epoch.
 
     Args:
-        count: Images there are.
-        seed: Where the draws start.
+        count: Number of images.
+        seed: For the random numbers.
         degrees: Largest rotation.
         scale: Largest relative change of size.
         shift: Largest shift, as a share of the image's side.
@@ -65,21 +65,21 @@ class RandomAffine:
         self._epoch, self._draws = -1, torch.empty(0)
 
     def __call__(self, images: Tensor, epoch: int, indices: Tensor) -> Tensor:
-        """Warp images (B, C, H, W), the background being 0.
+        """Warp images (B, C, H, W) with background 0.
 
         Args:
             images: The images at `indices`, in [0, 1].
-            epoch: The epoch that they are drawn for.
-            indices: Which images of the data set they are, (B,).
+            epoch: The epoch.
+            indices: Their indices in the data set, (B,).
         """
-        angle, scale, *shift = (self._of(epoch)[indices] * self.largest).unbind(dim=1)
+        angle, scale, *shift = (self._epoch_draws(epoch)[indices] * self.largest).unbind(dim=1)
         cos, sin = (1 + scale) * angle.cos(), (1 + scale) * angle.sin()
         rows = [torch.stack([cos, -sin, shift[0]], 1), torch.stack([sin, cos, shift[1]], 1)]
         grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
         return F.grid_sample(images, grid, align_corners=False)
 
-    def _of(self, epoch: int) -> Tensor:
-        """Draw, for every image at once, the four numbers of this epoch, uniform in [-1, 1)."""
+    def _epoch_draws(self, epoch: int) -> Tensor:
+        """Return four random numbers per image for an epoch, uniform in [-1, 1)."""
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(1_000_003 * self.seed + epoch)
             self._draws = torch.rand(self.count, 4, generator=generator) * 2 - 1

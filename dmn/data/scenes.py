@@ -1,7 +1,7 @@
-"""Scenes: digits in bright colours on dimmed photographs, among strokes that mean nothing.
+"""Scenes: digits in bright colours on dimmed photographs, among meaningless strokes.
 
-Only the digit tells the class, and its pixels are known exactly, so what an explanation ought to
-show is known too. All of it comes with the packages and follows from a seed.
+Only the digit shows the class, and its pixels are known exactly, so it is known what an explanation
+should show. All images come with the packages and are determined by a seed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dmn.io.options import require
 
 DataSplit = Literal["train", "validation", "test"]
 
-# Disjoint, so that a background learnt by heart is of no use later. None holds text.
+# Disjoint, so that memorised backgrounds do not help. None contains text.
 PHOTOGRAPHS: dict[DataSplit, tuple[str, ...]] = {
     "train": (
         "astronaut.png",
@@ -42,28 +42,27 @@ PHOTOGRAPHS: dict[DataSplit, tuple[str, ...]] = {
 DIGIT = (0.45, 0.65)  # side of the digit's box, as a share of the image's
 WINDOW = (0.3, 0.8)  # side of the crop, as a share of the photograph's shorter side
 STROKE_LENGTH = (0.12, 0.3)  # of a distractor, as a share of the image's side
-THICKNESS = (0.015, 0.035)  # likewise, half of it
+THICKNESS = (0.015, 0.035)  # half of a stroke's, as a share of the image's side
 BRIGHTEST = 0.5  # of a photograph, so that strokes stand out from it
 DARKEST = 0.4  # of a stroke's channels
-BEND = 0.5  # largest offset of a stroke's middle, in lengths
+BEND = 0.5  # largest offset of a stroke's middle, as a share of its length
 POINTS = 24  # of a curve
 SHARED_DRAWS = 11  # of photograph, crop, digit and its colour
-DRAWS_A_STROKE = 9  # place, angle, length, bend, thickness, colour
-VARIED_DRAWS = 5  # two mirrors, negative, order of colours, brightness
+DRAWS_PER_STROKE = 9  # place, angle, length, bend, thickness, colour
+VARIED_DRAWS = 5  # two flips, negative, order of colours, brightness
 DIMMEST = 0.3  # of a varied photograph, as a share of its brightness
 
 
 class SceneSet(Dataset[ImageBatch]):
-    """Scenes of given digits, drawn when they are asked for.
+    """Scenes of digits, drawn when needed.
 
     Args:
-        digits: What is placed in the scenes, one each.
-        part: Whose photographs are behind them.
+        digits: The digits, one per scene.
+        part: The part whose photographs are the background.
         size: Side of a scene in pixels.
-        distractors: Strokes beside each digit.
-        seed: Where the draws start.
-        varied: Mirror the photographs, turn them negative, exchange their colours and dim them, all
-            at random.
+        distractors: Number of strokes beside each digit.
+        seed: For the random numbers.
+        varied: Flip, invert, recolour and dim the photographs at random.
     """
 
     def __init__(
@@ -77,43 +76,43 @@ class SceneSet(Dataset[ImageBatch]):
     ) -> None:
         self.digits, self.part, self.size = digits, part, size
         self.distractors, self.seed, self.varied = distractors, seed, varied
-        self._unvaried = SHARED_DRAWS + distractors * DRAWS_A_STROKE  # draws of a scene
+        self._unvaried = SHARED_DRAWS + distractors * DRAWS_PER_STROKE  # draws of a scene
         self._epoch, self._draws = -1, torch.empty(0)
 
     def __len__(self) -> int:
         return len(self.digits)
 
     def __getitems__(self, keys: list[int] | list[tuple[int, int]]) -> ImageBatch:
-        """Draw a batch by indices, or by pairs (epoch, index), each epoch drawing anew."""
+        """Draw a batch by indices, or by pairs (epoch, index) with other scenes in each epoch."""
         pairs = [key if isinstance(key, tuple) else (0, key) for key in keys]
         indices = torch.tensor([index for _, index in pairs])
-        draws = self._of(pairs[0][0])[indices]
+        draws = self._epoch_draws(pairs[0][0])[indices]
         shared, strokes, variation = draws.tensor_split([SHARED_DRAWS, self._unvaried], dim=1)
         x = BRIGHTEST * self._backgrounds(shared[:, :4])
         if self.varied:
             x = _vary(x, variation)
-        for stroke in strokes.view(len(pairs), self.distractors, DRAWS_A_STROKE).unbind(dim=1):
-            x = _paint(x, _curve(stroke, self.size), stroke[:, 6:])
-        ink = _place(self.digits.images[indices], shared[:, 4:8], self.size)
+        for stroke in strokes.view(len(pairs), self.distractors, DRAWS_PER_STROKE).unbind(dim=1):
+            x = _paint(x, _draw_curves(stroke, self.size), stroke[:, 6:])
+        ink = _place_digits(self.digits.images[indices], shared[:, 4:8], self.size)
         x = _paint(x, ink, shared[:, 8:])
         return ImageBatch(x, self.digits.labels[indices], (ink > STROKE).float())
 
     def _backgrounds(self, draws: Tensor) -> Tensor:
-        """Crop photographs, (B, 3, S, S), by draws (B, 4) of which one, how large, and where."""
+        """Crop photographs to (B, 3, S, S) by draws (B, 4) of photograph, size and position."""
         photographs = _photographs(self.part)
         crops = []
-        for which, scale, down, right in draws.tolist():
-            photograph = photographs[int(which * len(photographs))]
+        for choice, scale, down, right in draws.tolist():
+            photograph = photographs[int(choice * len(photographs))]
             height, width = photograph.shape[-2:]
-            side = round(_between(WINDOW, scale) * min(height, width))
+            side = round(_interpolate(WINDOW, scale) * min(height, width))
             top, left = int(down * (height - side)), int(right * (width - side))
             window = photograph[None, :, top : top + side, left : left + side]
             size = (self.size, self.size)
             crops.append(F.interpolate(window, size, mode="bilinear", antialias=True))
         return torch.cat(crops).clamp(0, 1)
 
-    def _of(self, epoch: int) -> Tensor:
-        """Draw, for every scene at once, the numbers of this epoch, uniform in [0, 1)."""
+    def _epoch_draws(self, epoch: int) -> Tensor:
+        """Return the random numbers of all scenes for an epoch, uniform in [0, 1)."""
         if epoch != self._epoch:
             key = (1_000_003 * self.seed + epoch) * len(PHOTOGRAPHS) + list(PHOTOGRAPHS).index(
                 self.part
@@ -128,22 +127,22 @@ class SceneSet(Dataset[ImageBatch]):
 class Scenes(MNIST):
     """Digits in scenes, for training, validation and test; masks are the digits' pixels.
 
-    The digits of each part are those of `MNIST`; photographs too are disjoint between parts.
+    The digits of each part are those of `MNIST`; photographs are also disjoint between parts.
 
     Args:
         size: Side of a scene in pixels, e.g. 64 or 224.
-        distractors: Strokes beside each digit that carry no evidence of its class.
+        distractors: Number of strokes beside each digit, which are no evidence of its class.
         fold: Which fold of the digits is the test set, 0 to 4.
         full: Take the digits from torchvision's MNIST (55,000 / 5,000 / 10,000), downloaded once.
         root: Folder of the full data set.
-        batch_size: Scenes a training step.
-        seed: Fixes the folds, the order and the scenes.
-        num_workers: Processes that draw scenes.
-        varied: Vary the training photographs: mirrored, negative, dimmer, in other colours. There
-            are nine of them only.
+        batch_size: Scenes per training step.
+        seed: For the folds, the order and the scenes.
+        num_workers: Number of processes that draw scenes.
+        varied: Flip, invert, recolour and dim the training photographs, of which there are only
+            nine.
 
     Raises:
-        OptionError: says which folds there are.
+        OptionError: if there is no such fold.
     """
 
     def __init__(
@@ -176,7 +175,7 @@ class Scenes(MNIST):
 
 @cache
 def _photographs(part: DataSplit) -> list[Tensor]:
-    """Read a part's photographs, (3, H, W) in [0, 1], from the packages that bring them."""
+    """Read a part's photographs, (3, H, W) in [0, 1], from the packages that contain them."""
     import numpy as np
     import skimage.data
     import sklearn.datasets
@@ -196,7 +195,7 @@ def _photographs(part: DataSplit) -> list[Tensor]:
 
 
 def _vary(photographs: Tensor, draws: Tensor) -> Tensor:
-    """Mirror, invert, recolour and dim photographs (B, 3, S, S) in [0, BRIGHTEST]."""
+    """Flip, invert, recolour and dim photographs (B, 3, S, S) in [0, BRIGHTEST]."""
     down, across, negative, _, _ = (draws < 0.5).view(-1, VARIED_DRAWS, 1, 1, 1).unbind(dim=1)
     x = torch.where(down, photographs.flip(2), photographs)
     x = torch.where(across, x.flip(3), x)
@@ -204,26 +203,26 @@ def _vary(photographs: Tensor, draws: Tensor) -> Tensor:
     orders = torch.tensor(list(permutations(range(3))))
     order = orders[(draws[:, 3] * len(orders)).long()]
     x = x.gather(1, order[:, :, None, None].expand_as(x))
-    return x * _between((DIMMEST, 1.0), draws[:, 4])[:, None, None, None]
+    return x * _interpolate((DIMMEST, 1.0), draws[:, 4])[:, None, None, None]
 
 
-def _place(digits: Tensor, draws: Tensor, size: int) -> Tensor:
-    """Scale, turn and shift digits (B, 1, 28, 28) into images of ink, (B, 1, S, S)."""
-    share = _between(DIGIT, draws[:, 0])
+def _place_digits(digits: Tensor, draws: Tensor, size: int) -> Tensor:
+    """Scale, rotate and shift digits (B, 1, 28, 28) into images of ink, (B, 1, S, S)."""
+    side = _interpolate(DIGIT, draws[:, 0])
     angle = math.radians(15) * (2 * draws[:, 1] - 1)
-    room = (1 - share)[:, None] * (2 * draws[:, 2:4] - 1)  # of the centre, in [-1, 1]
-    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(-1, 2, 2)
-    inverse = turn / share[:, None, None]
+    room = (1 - side)[:, None] * (2 * draws[:, 2:4] - 1)  # of the centre, in [-1, 1]
+    rotation = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(-1, 2, 2)
+    inverse = rotation / side[:, None, None]
     affine = torch.cat([inverse, -inverse @ room[:, :, None]], dim=2)
     grid = F.affine_grid(affine, [len(digits), 1, size, size], align_corners=False)
     return F.grid_sample(digits, grid, align_corners=False)
 
 
-def _curve(draws: Tensor, size: int) -> Tensor:
-    """Draw bent strokes as ink (B, 1, S, S): quadratic Bezier curves of some thickness."""
+def _draw_curves(draws: Tensor, size: int) -> Tensor:
+    """Draw bent strokes as ink (B, 1, S, S): quadratic Bezier curves with a thickness."""
     centre = draws[:, 0:2]
     angle = 2 * math.pi * draws[:, 2]
-    along = torch.stack([angle.cos(), angle.sin()], 1) * _between(STROKE_LENGTH, draws[:, 3:4])
+    along = torch.stack([angle.cos(), angle.sin()], 1) * _interpolate(STROKE_LENGTH, draws[:, 3:4])
     across = torch.stack([-along[:, 1], along[:, 0]], 1) * BEND * (2 * draws[:, 4:5] - 1)
     start, end, control = centre - along / 2, centre + along / 2, centre + 2 * across
     axis = (torch.arange(size) + 0.5) / size
@@ -232,20 +231,20 @@ def _curve(draws: Tensor, size: int) -> Tensor:
         point = (1 - t) ** 2 * start + 2 * t * (1 - t) * control + t**2 * end
         right, down = (axis - point[:, :, None]).square().unbind(dim=1)
         nearest = torch.minimum(nearest, right[:, None, :] + down[:, :, None])
-    thickness = _between(THICKNESS, draws[:, 5])[:, None, None]
+    thickness = _interpolate(THICKNESS, draws[:, 5])[:, None, None]
     return ((thickness - nearest.sqrt()) * size + 0.5).clamp(0, 1).unsqueeze(1)
 
 
 def _paint(x: Tensor, ink: Tensor, draws: Tensor) -> Tensor:
-    """Lay ink (B, 1, S, S) over images (B, 3, S, S), in bright colours by draws (B, 3)."""
-    colour = _between((DARKEST, 1.0), draws)[:, :, None, None]
+    """Draw ink (B, 1, S, S) on images (B, 3, S, S), in bright colours by draws (B, 3)."""
+    colour = _interpolate((DARKEST, 1.0), draws)[:, :, None, None]
     return x * (1 - ink) + colour * ink
 
 
 @overload
-def _between(limits: tuple[float, float], share: Tensor) -> Tensor: ...
+def _interpolate(limits: tuple[float, float], share: Tensor) -> Tensor: ...
 @overload
-def _between(limits: tuple[float, float], share: float) -> float: ...
-def _between(limits: tuple[float, float], share: Tensor | float) -> Tensor | float:
+def _interpolate(limits: tuple[float, float], share: float) -> float: ...
+def _interpolate(limits: tuple[float, float], share: Tensor | float) -> Tensor | float:
     low, high = limits
     return low + (high - low) * share

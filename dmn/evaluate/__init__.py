@@ -1,6 +1,6 @@
-"""How good an explanation is: Quantus metrics, guarded, and others beside them.
+"""Metrics of explanations: those of Quantus, guarded, and others.
 
-`dmn.evaluate.meter` accumulates them over batches and processes; it takes seconds to import.
+`dmn.evaluate.meter` accumulates them over batches and processes; importing it takes seconds.
 """
 
 from dmn.evaluate.batch import Scores

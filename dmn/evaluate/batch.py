@@ -1,4 +1,4 @@
-"""What a metric is asked about, and what it says."""
+"""The inputs and outputs of a metric: an explained batch, and its scores."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ Array = NDArray[Any]
 
 
 def as_array(tensor: Tensor) -> Array:
-    """Copy a tensor to numpy, which has no bfloat16, and whose sums overflow in half precision."""
-    narrow = tensor.is_floating_point() and tensor.dtype.itemsize < 4
-    array: Array = (tensor.float() if narrow else tensor).detach().cpu().numpy()
+    """Copy a tensor to numpy, half precision as float32: numpy's float16 sums overflow."""
+    is_half = tensor.is_floating_point() and tensor.dtype.itemsize < 4
+    array: Array = (tensor.float() if is_half else tensor).detach().cpu().numpy()
     return array
 
 
 @dataclass
 class Scores:
-    """What a metric said of one explainer's maps.
+    """The scores of one explainer's maps by one metric.
 
     Attributes:
-        values: One score an image, NaN where there is none, (N,).
-        reasons: Why an image was dropped, or scored by rule; "" where it was simply scored.
+        values: One score per image, NaN where there is none, (N,).
+        reasons: Why an image was dropped, or scored by a rule; "" where it was scored normally.
         curves: Probability of the class before and after each step of flipping, (N, steps + 1),
-            NaN where there is no score; None of metrics without steps.
-        seconds: Time spent.
+            NaN where there is no score; None for metrics without steps.
+        seconds: Duration.
     """
 
     values: Array
@@ -54,21 +54,21 @@ class Scores:
 
     @property
     def mean(self) -> float:
-        """Mean over the images that have a score; NaN if none has."""
+        """Mean over the images with a score; NaN if there are none."""
         return float(np.nanmean(self.values)) if self.n else float("nan")
 
     @property
     def remarks(self) -> Counter[str]:
-        """Why images were dropped, or scored by rule → number of images."""
+        """Reason why images were dropped, or scored by a rule → number of images."""
         return Counter(reason for reason in self.reasons if reason)
 
     def note(self, rows: Iterable[int], reason: str) -> None:
-        """Note why some images, given by their indices, were dropped or scored by rule."""
+        """Record why the images of these indices were dropped, or scored by a rule."""
         for row in rows:
             self.reasons[row] = reason
 
     def put(self, rows: Array, part: Scores) -> None:
-        """Write the scores of some images, given by their indices, in their place."""
+        """Store the scores of the images of these indices."""
         self.values[rows] = np.where(np.isfinite(part.values), part.values, np.nan)
         for row, value, reason in zip(rows, self.values[rows], part.reasons, strict=True):
             self.reasons[row] = reason or ("the score is not a number" if np.isnan(value) else "")
@@ -80,16 +80,16 @@ class Scores:
 
 @dataclass(frozen=True)
 class ExplainedBatch:
-    """Images, the classes explained and their maps; and who answers further questions.
+    """Images, the explained classes and maps, with the model and the explainer.
 
     Attributes:
         model: The classifier (B, C, H, W) → logits (B, K), in eval mode.
-        explainer: Gave the maps.
+        explainer: The explainer of the maps.
         x: Images (N, C, H, W).
-        y: The classes explained, (N,).
-        masks: Where the evidence ought to be, 0 or 1, (N, 1, H, W), or None.
+        y: The explained classes, (N,).
+        masks: Where the evidence should be, 0 or 1, (N, 1, H, W), or None.
         maps: (N, 1, H, W), float32.
-        seed: Of all draws.
+        seed: For all random numbers.
     """
 
     model: nn.Module
@@ -106,10 +106,10 @@ class ExplainedBatch:
         return self.logits(self.x[:1]).shape[1]
 
     def logits(self, x: Tensor) -> Tensor:
-        """Ask the model about images, (B, K).
+        """Return the model's logits of images, (B, K).
 
         Raises:
-            TargetError: if a class explained is none of the model's.
+            TargetError: if the model does not have an explained class.
         """
         logits: Tensor = self.model(x)
         check_target(logits, self.y)
@@ -117,19 +117,19 @@ class ExplainedBatch:
 
     def take(self, rows: Array) -> ExplainedBatch:
         """Return the images of these indices only."""
-        chosen = torch.from_numpy(rows).to(self.x.device)
-        masks = None if self.masks is None else self.masks[chosen]
+        indices = torch.from_numpy(rows).to(self.x.device)
+        masks = None if self.masks is None else self.masks[indices]
         return replace(
-            self, x=self.x[chosen], y=self.y[chosen], masks=masks, maps=self.maps[chosen]
+            self, x=self.x[indices], y=self.y[indices], masks=masks, maps=self.maps[indices]
         )
 
     def explain(self, x: Tensor, y: Tensor) -> Tensor:
-        """Explain other images, or other classes, (B, 1, H, W), float32.
+        """Return maps of other images or classes, (B, 1, H, W), float32.
 
         Raises:
             DataError: names the shape of the maps and the one they should have.
         """
         maps = self.explainer(x, y)
-        if maps.shape != (wanted := (len(x), 1, *x.shape[-2:])):
-            raise DataError(f"maps of shape {tuple(maps.shape)}; {wanted} would do")
+        if maps.shape != (shape := (len(x), 1, *x.shape[-2:])):
+            raise DataError(f"maps of shape {tuple(maps.shape)}; {shape} would do")
         return maps.detach().float()

@@ -1,4 +1,4 @@
-"""Whether a map sums up to what the network says."""
+"""Whether a map sums up to the change of the network's output."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dmn.evaluate.batch import ExplainedBatch, Scores
 
 
 def completeness_gap(batch: ExplainedBatch) -> Scores:
-    """Return |sum of the map - (f(x) - f(0))| / |f(x) - f(0)|, of the class's logit f.
+    """Return |sum of the map - (f(x) - f(0))| / |f(x) - f(0)| for the class's logit f.
 
-    Quantus' own metric asks for exact equality of floating-point numbers, which no map reaches.
+    Quantus' own metric requires exact equality of floating-point numbers, which no map reaches.
 
     Source: Sundararajan, Taly & Yan 2017, "Axiomatic attribution for deep networks".
     """
-    own = batch.y.unsqueeze(1)
+    targets = batch.y.unsqueeze(1)
     logit, logit_of_zero = (
-        batch.logits(x).gather(1, own).squeeze(1).double()
+        batch.logits(x).gather(1, targets).squeeze(1).double()
         for x in (batch.x, torch.zeros_like(batch.x))
     )
     change = logit - logit_of_zero

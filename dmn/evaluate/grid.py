@@ -1,4 +1,4 @@
-"""The grid pointing game: which part of a mosaic of images is the evidence for a class in?
+"""The grid pointing game: in which tile of a mosaic of images is the evidence for a class?
 
 Source: Böhle, Fritz & Schiele 2021, "Convolutional dynamic alignment networks for interpretable
 classifications".
@@ -21,33 +21,35 @@ TILES = SIDE * SIDE
 
 
 def arrange(batch: ExplainedBatch, scores: Scores) -> Array:
-    """Choose the images of each mosaic: of distinct classes, and classified as these.
+    """Choose the images of each mosaic: of distinct classes, and correctly classified.
 
-    Classes with most images left come first, so that few are left over; of each class the image of
-    which the network is surest.
+    Classes with most remaining images come first, so that few images are left over. Of each class
+    the image with the highest confidence is taken.
 
     Args:
         batch: All images.
-        scores: Told why an image is in no mosaic.
+        scores: Where it is recorded why an image is in no mosaic.
 
     Returns:
         Indices (M, TILES).
     """
     logits = torch.cat([batch.logits(x).double() for x in torch.split(batch.x, TILES**2)]).cpu()
     y = batch.y.cpu()
-    sure = probabilities(logits).gather(1, y.unsqueeze(1)).squeeze(1)
+    confidence = probabilities(logits).gather(1, y.unsqueeze(1)).squeeze(1)
     correct = logits.argmax(dim=1) == y
     scores.note(np.flatnonzero(~correct), "not classified as this class")
-    left: dict[int, list[int]] = defaultdict(list)
-    for row in sure.argsort(stable=True).tolist():
+    remaining: dict[int, list[int]] = defaultdict(list)
+    for row in confidence.argsort(stable=True).tolist():
         if correct[row]:
-            left[int(y[row])].append(row)
+            remaining[int(y[row])].append(row)
     mosaics = []
-    while len(left) >= TILES:
-        order = sorted(left, key=lambda c: (-len(left[c]), -sure[left[c][-1]].item(), c))
-        mosaics.append([left[c].pop() for c in order[:TILES]])
-        left = {c: rows for c, rows in left.items() if rows}
-    for rows in left.values():
+    while len(remaining) >= TILES:
+        order = sorted(
+            remaining, key=lambda c: (-len(remaining[c]), -confidence[remaining[c][-1]].item(), c)
+        )
+        mosaics.append([remaining[c].pop() for c in order[:TILES]])
+        remaining = {c: rows for c, rows in remaining.items() if rows}
+    for rows in remaining.values():
         scores.note(rows, f"left over by mosaics of {TILES} classes")
     return np.array(mosaics, dtype=int).reshape(-1, TILES)
 
@@ -56,10 +58,10 @@ def grid_pointing_game(batch: ExplainedBatch) -> Scores:
     """Return the share of positive attribution to each image's class that lies in its tile.
 
     Args:
-        batch: Images in the order of their mosaics, TILES each.
+        batch: Images in the order of their mosaics, TILES per mosaic.
 
     Raises:
-        UnsupportedError: names the size that the network or the explainer refuses.
+        UnsupportedError: if the network or the explainer refuses the mosaic's size; names it.
     """
     mosaics = tile(batch.x).repeat_interleave(TILES, dim=0)
     try:
@@ -69,13 +71,13 @@ def grid_pointing_game(batch: ExplainedBatch) -> Scores:
         raise UnsupportedError(f"no map of a mosaic of {size} pixels: {error}") from error
     _, _, height, width = batch.x.shape
     cells = maps.clamp(min=0).view(-1, SIDE, height, SIDE, width).sum(dim=(2, 4)).flatten(1)
-    own = torch.arange(len(maps), device=maps.device)
-    shares = cells[own, own % TILES] / cells.sum(dim=1)
+    rows = torch.arange(len(maps), device=maps.device)
+    shares = cells[rows, rows % TILES] / cells.sum(dim=1)
     return Scores(shares.cpu().numpy())
 
 
 def tile(images: Tensor) -> Tensor:
-    """Lay images (TILES M, C, H, W) out row by row, TILES a mosaic, (M, C, SIDE H, SIDE W)."""
+    """Join images (TILES M, C, H, W) row by row to mosaics (M, C, SIDE H, SIDE W)."""
     channels, height, width = images.shape[1:]
     tiles = images.reshape(-1, SIDE, SIDE, channels, height, width).permute(0, 3, 1, 4, 2, 5)
     return tiles.reshape(-1, channels, SIDE * height, SIDE * width)

@@ -1,4 +1,4 @@
-"""The guarded call of Quantus 0.6: no image's score depends on the others in its batch."""
+"""Calls of Quantus 0.6 in which no image's score depends on the other images of its batch."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from dmn.explain.draws import generators
 from dmn.explain.target import probabilities
 
 
-def ask(
+def evaluate_metric(
     metric: Any,
     batch: ExplainedBatch,
     softmax: bool,
     normalise: bool,
     classes: Callable[[ExplainedBatch], Tensor] | None = None,
 ) -> Array:
-    """Ask a Quantus metric about a batch.
+    """Evaluate a Quantus metric on a batch.
 
-    Quantus checks maps by the batch: one batch of zeros, constants or negative values aborts it,
-    but a single other map lets all pass. So a witness goes with every batch, whose map passes.
+    Quantus checks the maps of a batch together: a batch of zeros, constants or negative values
+    raises, but one valid map lets the whole batch pass. So every batch gets a witness, an extra
+    image whose map is valid.
 
     Args:
-        metric: A new one; it keeps what it is asked.
+        metric: A new metric; it stores its inputs.
         batch: The images.
-        softmax: Whether the metric sees probabilities, rather than logits.
-        normalise: Whether maps are divided by their largest absolute value first, one by one.
-        classes: Those to explain in place of what the metric asks for, (B,).
+        softmax: Whether the metric sees probabilities rather than logits.
+        normalise: Whether each map is first divided by its largest absolute value.
+        classes: The classes to explain instead of those the metric asks for, (B,).
 
     Returns:
-        What the metric says of each image, (B,) or (B, steps).
+        The metric's values for each image, (B,) or (B, steps).
     """
 
     def prepare(maps: Tensor) -> Array:
@@ -46,15 +47,15 @@ def ask(
 
     def explain(model: Any, inputs: Array, targets: Array, **_: Any) -> Array:
         images = torch.from_numpy(np.ascontiguousarray(inputs[:-1])).to(batch.x)
-        asked = classes(batch) if classes else torch.from_numpy(targets[:-1]).to(batch.y)
-        return prepare(batch.explain(images, asked))
+        explained = classes(batch) if classes else torch.from_numpy(targets[:-1]).to(batch.y)
+        return prepare(batch.explain(images, explained))
 
     result = metric(
-        model=_Witnessed(batch, softmax).eval(),
-        x_batch=_witnessed(batch.x),
-        y_batch=_witnessed(batch.y),
+        model=_ModelWithWitness(batch, softmax).eval(),
+        x_batch=_with_witness(batch.x),
+        y_batch=_with_witness(batch.y),
         a_batch=prepare(batch.maps),
-        s_batch=None if batch.masks is None else _witnessed(batch.masks),
+        s_batch=None if batch.masks is None else _with_witness(batch.masks),
         channel_first=True,
         explain_func=explain,
         softmax=False,
@@ -64,10 +65,10 @@ def ask(
     return np.asarray(result, dtype=float)[:-1]
 
 
-class _Witnessed(nn.Module):
-    """The model as Quantus sees it: last row not asked, and none of its modules shown.
+class _ModelWithWitness(nn.Module):
+    """The model as Quantus sees it: the witness is not evaluated, and no modules are visible.
 
-    Quantus takes any softmax module that was registered last (of attention, say) for the output's.
+    Quantus takes a softmax module that was registered last (such as attention's) for the output's.
     """
 
     def __init__(self, batch: ExplainedBatch, softmax: bool) -> None:
@@ -81,7 +82,7 @@ class _Witnessed(nn.Module):
 
 
 def noise(seed: int) -> Callable[..., Array]:
-    """Return a `perturb_func`: uniform noise on images, drawn by image, seed and number of call."""
+    """Return a `perturb_func` that adds noise, drawn by image, seed and number of the call."""
     calls = count()
 
     def perturb(arr: Array, lower_bound: float, **_: Any) -> Array:
@@ -93,10 +94,10 @@ def noise(seed: int) -> Callable[..., Array]:
 
 
 def subsets(seed: int) -> Callable[..., Array]:
-    """Return a `perturb_func`: random features 0, drawn by image, seed and number of call.
+    """Return a `perturb_func` that zeroes features drawn by image, seed and number of the call.
 
-    Quantus chooses the features by the place in the batch, and sums the map up over its own array
-    of indices afterwards: so the choice is replaced within it.
+    Quantus draws the features by position in the batch, and afterwards sums the map over its array
+    of indices, so the indices are replaced in place.
     """
     calls = count()
 
@@ -111,12 +112,12 @@ def subsets(seed: int) -> Callable[..., Array]:
 
 
 def other_classes(batch: ExplainedBatch) -> Tensor:
-    """Draw for each image a class that is not its own, (B,); all others are as likely."""
+    """Draw for each image another class, all with equal probability, (B,)."""
     draws = [int(rng.integers(batch.classes - 1)) for rng in generators(batch.x, batch.seed)]
-    drawn = torch.tensor(draws).to(batch.y)
-    return drawn + (drawn >= batch.y)
+    shifted = torch.tensor(draws).to(batch.y)
+    return shifted + (shifted >= batch.y)
 
 
-def _witnessed(values: Tensor) -> Array:
-    """Repeat the first row at the end."""
+def _with_witness(values: Tensor) -> Array:
+    """Append the first row as witness."""
     return as_array(torch.cat([values, values[:1]]))

@@ -20,11 +20,11 @@ class ExplanationMeter(Metric):
 
     Args:
         metrics: Keys of `METRICS`, or one of them.
-        seed: Of the metrics' own draws, at least 0.
-        **options: Of `score`: `batch_size`, `seconds` (of each metric and update).
+        seed: For the random numbers of the metrics, at least 0.
+        **options: Options of `score`: `batch_size`, `seconds` (per metric and update).
 
     Raises:
-        UnknownNameError: names the metrics that there are.
+        UnknownNameError: if a metric does not exist; lists those that do.
     """
 
     full_state_update = False
@@ -49,7 +49,7 @@ class ExplanationMeter(Metric):
         y: Target,
         masks: Tensor | Array | None = None,
     ) -> None:
-        """Score a batch; arguments as of `score`, which says what is dropped and why."""
+        """Score a batch; arguments as for `score`, which says what is dropped and why."""
         results = score(self.metrics, model, explainer, x, y, masks, self.seed, **self.options)
         for index, scores in enumerate(results.values()):
             self.total[index] += scores.mean * scores.n if scores.n else 0.0
@@ -57,9 +57,9 @@ class ExplanationMeter(Metric):
             self.dropped[index] += len(x) - scores.n
 
     def compute(self) -> dict[str, Tensor]:
-        """Return each metric's mean over all images with a score, NaN if none has.
+        """Return each metric's mean over all images with a score, NaN if there are none.
 
-        And, as `<metric>/count` and `<metric>/dropped`, how many have one and how many have none.
+        `<metric>/count` and `<metric>/dropped` are the numbers of images with and without a score.
         """
         columns = {
             "": self.total / self.count,

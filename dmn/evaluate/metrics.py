@@ -1,6 +1,6 @@
-"""The metric table: what each metric measures, which way is better, what it costs, how it is set.
+"""The metric table: what each metric measures, its direction, cost and options.
 
-Everything that reads a score reads its direction, range and needs here.
+The direction, range and requirements of every score are read from here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dmn.errors import TargetError, UnknownNameError
 from dmn.evaluate.batch import Array, ExplainedBatch, Scores, as_array
 from dmn.evaluate.completeness import completeness_gap
 from dmn.evaluate.grid import TILES, arrange, grid_pointing_game
-from dmn.evaluate.guard import ask, noise, other_classes, subsets
+from dmn.evaluate.guard import evaluate_metric, noise, other_classes, subsets
 from dmn.explain.target import probabilities
 
 Category = Literal[
@@ -25,10 +25,10 @@ Category = Literal[
 ]
 Options = dict[str, Any]
 
-FLIPPING_STEPS = 32  # at most; Quantus' default is one forward a pixel and channel
-PATCHES = 8  # a side of the image
-SENSITIVITY_SAMPLES = 10  # Quantus' default is 200, minutes of it in an internal check
-SUBSETS = 100  # random ones, each of one in a hundred features
+FLIPPING_STEPS = 32  # at most; Quantus' default is one forward pass per pixel and channel
+PATCHES = 8  # per side of the image
+SENSITIVITY_SAMPLES = 10  # Quantus' default is 200, which takes minutes
+SUBSETS = 100  # random subsets, each of one in a hundred features
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,14 @@ class MetricSpec:
     Attributes:
         category: Quantus' category of what is measured.
         higher_is_better: Direction.
-        range: Least and greatest possible score.
+        range: Lowest and highest possible score.
         measure: Scores a batch.
-        forwards: Cost of one image: how often the model runs on it, at most.
-        explanations: Cost of one image: how many maps are asked for beside its own, in areas of
-            the image.
-        needs_mask: Whether it compares with a mask.
-        constant_score: What a constant map scores; None drops it.
-        arrange: Groups images that are only scored together, (G, size), by their indices, and
-            notes why others are dropped; None scores every image whose map can be, by itself.
+        forwards: Cost per image: forward passes of the model, at most.
+        explanations: Cost per image: maps computed in addition to its own, in areas of the image.
+        needs_mask: Whether it needs a mask.
+        constant_score: The score of a constant map; None drops it.
+        arrange: Returns the indices of images that are scored together, (G, size), and records why
+            others are dropped; None scores every image with a valid map on its own.
     """
 
     category: Category
@@ -62,15 +61,15 @@ class MetricSpec:
 
 @dataclass(frozen=True)
 class QuantusMetric:
-    """A metric of Quantus, guarded.
+    """A guarded metric of Quantus.
 
     Attributes:
-        name: Of its class.
-        options: Makes its arguments from what is asked.
+        name: Name of its class.
+        options: Returns its arguments for a batch.
         softmax: Whether it sees probabilities (the sigmoid of a single logit) rather than logits.
-        normalise: Whether maps are divided by their largest absolute value first, one by one.
-        curve: Whether it returns the class's probability after each step, whose area is the score.
-        classes: Those to explain in place of what it draws by the place in the batch.
+        normalise: Whether each map is first divided by its largest absolute value.
+        curve: Whether it returns the class's probability after each step; the area is the score.
+        classes: The classes to explain instead of those that it draws by position in the batch.
     """
 
     name: str
@@ -81,11 +80,11 @@ class QuantusMetric:
     classes: Callable[[ExplainedBatch], Any] | None = None
 
     def build(self, batch: ExplainedBatch) -> Any:
-        """Make a new Quantus metric: silent, one score an image, not normalised by the batch."""
+        """Return a new Quantus metric: silent, one score per image, independent of the batch."""
         import quantus  # takes seconds
 
         options = {"abs": False, "normalise": False, "return_aggregate": False}
-        with redirect_stdout(None):  # it prints advice whatever it is told
+        with redirect_stdout(None):  # it always prints advice
             return getattr(quantus, self.name)(
                 disable_warnings=True, display_progressbar=False, **options | self.options(batch)
             )
@@ -93,26 +92,28 @@ class QuantusMetric:
     def __call__(self, batch: ExplainedBatch) -> Scores:
         """Score a batch."""
         try:
-            said = ask(self.build(batch), batch, self.softmax, self.normalise, self.classes)
+            values = evaluate_metric(
+                self.build(batch), batch, self.softmax, self.normalise, self.classes
+            )
         finally:
             _forget_models()
         if not self.curve:
-            return Scores(said)
+            return Scores(values)
         start = probabilities(batch.logits(batch.x)).gather(1, batch.y.unsqueeze(1))
-        return Scores(area_under_curve(said), curves=np.hstack([as_array(start), said]))
+        return Scores(area_under_curve(values), curves=np.hstack([as_array(start), values]))
 
 
 def area_under_curve(curves: Array) -> Array:
-    """Integrate curves (B, steps) over [0, 1]; Quantus calls a function that numpy has dropped."""
+    """Integrate curves (B, steps) over [0, 1]; Quantus calls a function that numpy has removed."""
     area: Array = np.trapezoid(curves, axis=1) / (curves.shape[1] - 1)
     return area
 
 
 def features_in_step(shape: Iterable[int]) -> int:
-    """Return the least number of features to flip at once that needs at most `FLIPPING_STEPS`.
+    """Return the smallest number of features per step that needs at most `FLIPPING_STEPS` steps.
 
     Args:
-        shape: Of one image, (C, H, W); Quantus wants a divisor of H x W.
+        shape: Shape of one image, (C, H, W); Quantus requires a divisor of H x W.
     """
     channels, height, width = shape
     pixels = height * width
@@ -129,16 +130,16 @@ def metric_specs(names: str | Iterable[str]) -> dict[str, MetricSpec]:
         names: Keys of `METRICS`, or one of them.
 
     Raises:
-        UnknownNameError: names the metrics that there are.
+        UnknownNameError: if a metric does not exist; lists those that do.
     """
-    chosen = [names] if isinstance(names, str) else list(names)
-    if unknown := [name for name in chosen if name not in METRICS]:
+    keys = [names] if isinstance(names, str) else list(names)
+    if unknown := [name for name in keys if name not in METRICS]:
         raise UnknownNameError(f"no metric {', '.join(unknown)}; there are {', '.join(METRICS)}")
-    return {name: METRICS[name] for name in chosen}
+    return {name: METRICS[name] for name in keys}
 
 
 def _forget_models() -> None:
-    """Empty the caches by which Quantus keeps every model it has seen alive."""
+    """Empty the caches by which Quantus keeps every model alive."""
     from quantus.helpers.model.pytorch_model import PyTorchModel
 
     for method in ("_get_last_softmax_layer_index", "_get_model_with_linear_top"):
@@ -154,7 +155,7 @@ def _positive(batch: ExplainedBatch) -> Options:
 
 
 def _pixels(batch: ExplainedBatch) -> Options:
-    # "black" and "mean" would drift with what is already flipped
+    # "black" and "mean" would depend on the pixels already flipped
     return {"features_in_step": features_in_step(batch.x.shape[1:]), "perturb_baseline": 0.0}
 
 

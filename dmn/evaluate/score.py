@@ -1,4 +1,4 @@
-"""Score maps: one bad map, or one failing metric, costs only itself."""
+"""Score maps; a bad map or a failing metric does not affect the others."""
 
 from __future__ import annotations
 
@@ -33,32 +33,31 @@ def score(
     batch_size: int = 64,
     seconds: float | None = None,
 ) -> dict[str, Scores]:
-    """Score an explainer's maps of some images; what fails is remarked on, never raised.
+    """Score an explainer's maps of images; failures are recorded as reasons, never raised.
 
-    A score depends on its image, mask, class and the seed, not on the other images; but for the
-    grid pointing game, which lays several out together.
+    A score depends on its image, mask, class and the seed, not on the other images, except for the
+    grid pointing game, which joins several images.
 
     Args:
         metrics: Keys of `METRICS`, or one of them.
-        model: The classifier (B, C, H, W) → logits (B, K); held in eval mode meanwhile. A single
-            logit has the sigmoid for its probability, and class 0.
+        model: The classifier (B, C, H, W) → logits (B, K); set to eval mode meanwhile. The
+            probability of a single logit is its sigmoid, and its class is 0.
         explainer: Called once for the maps, and again by metrics that perturb images or classes.
         x: Images (N, C, H, W).
-        y: The classes explained, (N,), as of an explainer: a tensor, array or list.
-        masks: Where the evidence ought to be, 0 or 1, (N, 1, H, W); for localisation. A tensor or
-            an array.
-        seed: Of the metrics' own draws, at least 0; the global random state is left as it was.
-        batch_size: Images at once, at most; bounds the memory.
-        seconds: Each metric's time; when it is spent, the images left have no score. None is no
-            bound.
+        y: The explained classes, (N,), as for an explainer: a tensor, array or list.
+        masks: Where the evidence should be, 0 or 1, (N, 1, H, W), for localisation; a tensor or an
+            array.
+        seed: For the random numbers of the metrics, at least 0; the global state is restored.
+        batch_size: Most images at once, which bounds the memory.
+        seconds: Time limit per metric; images left over have no score. None for no limit.
 
     Returns:
         The scores by metric.
 
     Raises:
-        UnknownNameError: names the metrics that there are.
-        TargetError: for another number of classes than of images, or what is no class index.
-        DataError: for masks of another shape than the images, or images that are no tensor.
+        UnknownNameError: if a metric does not exist; lists those that do.
+        TargetError: if the numbers of classes and images differ, or a class is not an index.
+        DataError: if masks have another shape than images, or images are not a tensor.
     """
     specs = metric_specs(metrics)
     if not isinstance(x, Tensor):
@@ -92,7 +91,7 @@ def _score(
     batch_size: int,
     seconds: float | None,
 ) -> Scores:
-    """Ask one metric; the reasons say which images have no map."""
+    """Compute one metric; the reasons say which images have no map."""
     start = time.perf_counter()
     result = Scores(np.full(len(batch.x), np.nan))
 
@@ -104,9 +103,9 @@ def _score(
             groups = spec.arrange(batch, result)
         else:
             result.reasons = list(reasons)
-            groups = _keep(spec, batch, result)[:, None]
+            groups = _scorable(spec, batch, result)[:, None]
         _in_batches(measure, groups, result, batch.seed, batch_size, seconds)
-    except Exception as error:  # of the model, asked how to arrange images
+    except Exception as error:  # of the model, while images are arranged
         result.note(np.arange(len(batch.x)), _reason(error))
     result.seconds = time.perf_counter() - start
     return result
@@ -120,10 +119,12 @@ def _in_batches(
     batch_size: int,
     seconds: float | None = None,
 ) -> None:
-    """Work on groups of images (G, size), in batches or, where one fails, group by group."""
+    """Process groups of images (G, size) in batches or, where a batch fails, group by group."""
     deadline = math.inf if seconds is None else time.perf_counter() + seconds
-    at_once = max(1, batch_size // groups.shape[1] ** 2)  # a mosaic of n images is asked n times
-    batches = deque(groups[at : at + at_once] for at in range(0, len(groups), at_once))
+    at_once = max(
+        1, batch_size // groups.shape[1] ** 2
+    )  # a mosaic of n images is explained n times
+    batches = deque(groups[start : start + at_once] for start in range(0, len(groups), at_once))
     while batches:
         batch = batches.popleft()
         rows = batch.flatten()
@@ -131,17 +132,17 @@ def _in_batches(
             result.note(rows, f"budget of {seconds:g} s was spent")
             continue
         try:
-            with _own_randomness(seed):
+            with _seeded(seed):
                 work(rows)
-        except Exception as error:  # whatever an explainer raises, training goes on
+        except Exception as error:  # whatever an explainer raises, training continues
             if len(batch) > 1:
                 batches.extendleft(np.split(batch, len(batch))[::-1])
             else:
                 result.note(rows, _reason(error))
 
 
-def _keep(spec: MetricSpec, batch: ExplainedBatch, result: Scores) -> Array:
-    """Return the indices of images that a metric can score; note why the others cannot be."""
+def _scorable(spec: MetricSpec, batch: ExplainedBatch, result: Scores) -> Array:
+    """Return the indices of images that a metric can score; record why not the others."""
     flat, masks = batch.maps.flatten(1), batch.masks
     faults = {
         "map is not finite": ~flat.isfinite().all(1),
@@ -155,11 +156,11 @@ def _keep(spec: MetricSpec, batch: ExplainedBatch, result: Scores) -> Array:
         faults["mask is empty"] = (pixels == 0).all(1)
         faults["mask is not of 0 and 1"] = ((pixels != 0) & (pixels != 1)).any(1)
     for reason, bad in faults.items():
-        fresh = [row for row in bad.nonzero().flatten().tolist() if not result.reasons[row]]
+        newly_dropped = [row for row in bad.nonzero().flatten().tolist() if not result.reasons[row]]
         if spec.constant_score is not None and reason == "map is constant":
-            result.values[fresh] = spec.constant_score
+            result.values[newly_dropped] = spec.constant_score
             reason += f", scored {spec.constant_score:g}"
-        result.note(fresh, reason)
+        result.note(newly_dropped, reason)
     return np.array([row for row, reason in enumerate(result.reasons) if not reason], dtype=int)
 
 
@@ -169,8 +170,8 @@ def _reason(error: Exception) -> str:
 
 
 @contextmanager
-def _own_randomness(seed: int) -> Iterator[None]:
-    """Seed numpy's and torch's global generators, and put them back afterwards."""
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed the global generators of numpy and torch, and restore them afterwards."""
     state = np.random.get_state()
     try:
         with torch.random.fork_rng():

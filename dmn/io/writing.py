@@ -27,9 +27,9 @@ def write_whole(path: str | Path, content: bytes | str) -> Path:
     """Write a file whole or not at all, and create its folder if needed.
 
     The content goes to a temporary file in the same folder, which then replaces the file and takes
-    its permissions. If the process is killed meanwhile, the old file is unchanged. Several processes
-    may write the same file at once; the last one wins. A symbolic link is replaced by the file, and
-    its target is unchanged.
+    its permissions. If the process is killed meanwhile, the old file is unchanged. Several
+    processes may write the same file at once; the last one wins. A symbolic link is replaced by
+    the file, and its target is unchanged.
 
     Args:
         path: The file.

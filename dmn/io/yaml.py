@@ -34,7 +34,7 @@ def read_yaml(content: bytes) -> Any:
 
 
 def _count(node: yaml.Node, counts: dict[int, int], depth: int) -> int:
-    """Count the values in a node with aliases expanded; refuse too many, or too deeply nested ones."""
+    """Count the values in a node with aliases expanded; refuse too many, or too deep ones."""
     if depth > DEEPEST:
         raise ValueError(f"{_line_of(node)}values are nested over {DEEPEST} deep, or in themselves")
     if not isinstance(node, yaml.CollectionNode):

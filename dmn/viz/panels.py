@@ -1,4 +1,4 @@
-"""Pictures: signed maps as colours over images, and grids of them as one."""
+"""Signed maps as colours over images, and grids of pictures."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from torch import Tensor
 
 FOR = torch.tensor([0.70, 0.02, 0.15])  # red: speaks for the class
 AGAINST = torch.tensor([0.02, 0.19, 0.58])  # blue: speaks against it
-SATURATED = 0.005  # share of a map; few outliers would leave the rest pale
-INK, PHOTOGRAPH = 0.25, 0.45  # how dark they are behind a map
-CELL = 96  # pixels a side
+SATURATED = 0.005  # share of a map's pixels, so that a few outliers do not make the rest pale
+INK, PHOTOGRAPH = 0.25, 0.45  # how dark each is behind a map
+CELL = 96  # side in pixels
 GAP = 6
 TITLE = 22
-LABEL = 84  # pixels at least
+LABEL = 84  # least width in pixels
 
 
 def overlay(x: Tensor, maps: Tensor, against: bool = False) -> Tensor:
     """Colour maps over their images: red where positive, blue where negative.
 
-    The strongest 0.5 % of each map get the full colour, or those above a tenth of the largest
-    magnitude where these are fewer; the image shows through in light grey.
+    The strongest 0.5 % of each map get the full colour, or the values above a tenth of the largest
+    magnitude if these are fewer. The image shows through in light grey.
 
     Args:
-        x: Images (B, C, H, W) in [0, 1]; those of one channel are ink, drawn dark.
+        x: Images (B, C, H, W) in [0, 1]; images with one channel are taken as ink and drawn dark.
         maps: Signed maps (B, 1, H, W).
         against: Swap the colours, for a map of counter-evidence.
 
@@ -38,9 +38,11 @@ def overlay(x: Tensor, maps: Tensor, against: bool = False) -> Tensor:
     """
     x, maps = x.detach().float().cpu(), maps.detach().float().cpu()
     maps = torch.nan_to_num(maps)
-    strongest = maps.abs().flatten(1).sort(dim=1, descending=True).values
-    full = torch.maximum(strongest[:, int(SATURATED * strongest.shape[1])], strongest[:, 0] / 10)
-    strength = maps / full.clamp(min=1e-12).view(-1, 1, 1, 1)
+    magnitudes = maps.abs().flatten(1).sort(dim=1, descending=True).values
+    saturation = torch.maximum(
+        magnitudes[:, int(SATURATED * magnitudes.shape[1])], magnitudes[:, 0] / 10
+    )
+    strength = maps / saturation.clamp(min=1e-12).view(-1, 1, 1, 1)
     dark = INK * x if x.shape[1] == 1 else PHOTOGRAPH * (1 - x.mean(dim=1, keepdim=True))
     positive, negative = (AGAINST, FOR) if against else (FOR, AGAINST)
     colour = torch.where(strength > 0, positive.view(1, 3, 1, 1), negative.view(1, 3, 1, 1))
@@ -54,13 +56,13 @@ def panel(
     caption: str = "",
     cell: int = CELL,
 ) -> Image.Image:
-    """Lay pictures out as a titled grid.
+    """Return pictures as a grid with titles.
 
     Args:
-        columns: Title → pictures (1 or 3, H, W) in [0, 1], one a row; titles are broken into lines
-            at spaces where they are too wide.
-        rows: What is written before each row.
-        caption: Written below, broken into lines likewise.
+        columns: Title → pictures (1 or 3, H, W) in [0, 1], one per row; titles that are too wide
+            are broken into lines at spaces.
+        rows: Labels of the rows.
+        caption: Text below the grid, broken into lines.
         cell: Side of a picture in pixels.
     """
     font = ImageFont.load_default(13)
@@ -99,7 +101,7 @@ def png(picture: Image.Image) -> bytes:
 
 
 def _to_pil(picture: Tensor, cell: int) -> Image.Image:
-    """Fit a picture (1 or 3, H, W) into one cell; enlarged pixels stay square."""
+    """Resize a picture (1 or 3, H, W) to one cell; enlarged pixels stay square."""
     picture = picture.detach().float().cpu().expand(3, -1, -1).clamp(0, 1)
     mode = "nearest" if max(picture.shape[-2:]) <= cell else "area"
     scaled = F.interpolate(picture[None], (cell, cell), mode=mode)[0]
