@@ -1,7 +1,7 @@
-"""Attribution methods of other libraries, behind the call of every explainer.
+"""Attribution methods of other libraries, called like every explainer.
 
-The libraries are optional, and imported when a method is made: `pip install 'dmn[compare]'`. Each
-method registers itself; `dmn.explain.list_methods("post-hoc")` lists them.
+The libraries are optional, and imported when a method is created: `pip install 'dmn[compare]'`.
+Each method registers itself; `dmn.explain.list_methods("post-hoc")` lists them.
 """
 
 from dmn.baselines.base import Baseline

@@ -1,4 +1,4 @@
-"""What the methods of other libraries share: one call, whatever the library asks for."""
+"""The base class of other libraries' methods: one call, whatever the library's own."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from dmn.nn import check_target
 
 @contextmanager
 def required(package: str) -> Iterator[None]:
-    """Say how to install a package if what is imported within the block is missing.
+    """Say how to install packages if an import in the block fails.
 
     Args:
-        package: Its name, or those of some.
+        package: The name of the package, or several names.
 
     Raises:
         MissingPackageError: if something cannot be imported.
@@ -35,25 +35,26 @@ def required(package: str) -> Iterator[None]:
 
 
 class Logits(nn.Module):
-    """What is explained: the logits, or each less the mean of all.
+    """The explained function: the logits, or each logit minus the mean of all.
 
     Args:
         model: Returns logits (B, K).
         contrast: Subtract the mean.
 
     Attributes:
-        asked: The classes explained, on the CPU; what the network does not have is refused.
+        targets: The explained classes, on the CPU; classes that the network does not have are
+            refused.
     """
 
     def __init__(self, model: nn.Module, contrast: bool) -> None:
         super().__init__()
         self.model, self.contrast = model, contrast
-        self.asked = torch.empty(0, dtype=torch.long)
+        self.targets = torch.empty(0, dtype=torch.long)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, K)."""
         logits: Tensor = self.model(x)
-        check_target(logits, self.asked, self.contrast)
+        check_target(logits, self.targets, self.contrast)
         return logits - logits.mean(dim=1, keepdim=True) if self.contrast else logits
 
 
@@ -63,11 +64,12 @@ class Baseline:
 
     Args:
         model: Takes images (B, C, H, W), returns logits (B, K).
-        contrast: Remove what speaks for all classes alike: explain the logit less the mean of all.
+        contrast: Explain the logit minus the mean of all logits, without what is common to all
+            classes.
         absolute: Return magnitudes.
 
     Raises:
-        TargetError: when called for what is no class, and for the contrast of a single one.
+        TargetError: when called for a class that does not exist, or the contrast of a single class.
     """
 
     model: nn.Module = field(repr=False)
@@ -81,31 +83,36 @@ class Baseline:
         self.scores = Logits(self.network, self.contrast)
 
     def __repr__(self) -> str:
-        options = [(each.name, getattr(self, each.name), each) for each in fields(self)]
-        shown = [f"{name}={v!r}" for name, v, each in options if each.repr and v != each.default]
-        return f"{type(self).__name__}({', '.join(shown)})"
+        options = [(option.name, getattr(self, option.name), option) for option in fields(self)]
+        changed = [
+            f"{name}={value!r}"
+            for name, value, option in options
+            if option.repr and value != option.default
+        ]
+        return f"{type(self).__name__}({', '.join(changed)})"
 
     def __call__(self, x: Tensor, target: Target = None) -> Tensor:
         """Explain images of shape (B, C, H, W); returns maps of shape (B, 1, H, W), float32.
 
-        Positive speaks for the target: class index, one an image, or None for the predicted class.
+        Positive values are evidence for the target: class indices, one per image, or None for the
+        predicted classes.
         """
         if not self.compared:
             require_equal(self.network, self.model, x)
             self.compared = True
         with eval_mode_with_grad(self.network):
             images = x.detach().clone().requires_grad_()
-            chosen = resolve_target(self.network, images, target).clone()
-            self.scores.asked = chosen.cpu()
-            maps = self.attribute(images, chosen).detach().sum(dim=1, keepdim=True)
+            targets = resolve_target(self.network, images, target).clone()
+            self.scores.targets = targets.cpu()
+            maps = self.attribute(images, targets).detach().sum(dim=1, keepdim=True)
         return (maps.abs() if self.absolute else maps).float()
 
     def prepare(self) -> nn.Module:
-        """Return the network that is run: the model itself, unless a method has to rewrite it."""
+        """Return the network to run: the model itself, unless a method must rewrite it."""
         return self.model
 
     def attribute(self, x: Tensor, target: Tensor) -> Tensor:
-        """Attribute the scores of one class an image to it.
+        """Attribute the score of one class per image to the image.
 
         Args:
             x: Images (B, C, H, W) that require gradients; the network is in eval mode.

@@ -1,7 +1,7 @@
 """Gradients and perturbations of the image, computed by captum.
 
-`GuidedBackprop` and `DeepLift` hook modules and run a copy of the model, made once, when the method
-is: it does not follow the model's later training. The others run the model itself.
+`GuidedBackprop` and `DeepLift` hook modules of a copy of the model, made when the method is
+created: later training of the model does not change it. The other methods run the model itself.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Captum(Baseline):
 
     Args:
         model: Takes images (B, C, H, W), returns logits (B, K).
-        contrast: Explain the logit less the mean of all.
-        absolute: Return magnitudes, of the sum over channels.
+        contrast: Explain the logit minus the mean of all.
+        absolute: Return magnitudes of the sum over channels.
 
     Raises:
         MissingPackageError: without captum.
@@ -74,12 +74,12 @@ class InputXGradient(Captum):
 @register("post-hoc")
 @dataclass(eq=False, repr=False)
 class IntegratedGradients(Captum):
-    """The mean gradient on the line from a baseline to the image, times their difference.
+    """The mean gradient on the line from a baseline to the image, times the difference of both.
 
     Args:
-        steps: Points on the line, of Gauss-Legendre quadrature.
-        baseline: Value of every pixel at its start.
-        batch: Images in one pass, or as many as are explained if those are more.
+        steps: Points of the Gauss-Legendre quadrature on the line.
+        baseline: Value of every pixel of the baseline.
+        batch: Images per pass, but at least as many as are explained.
 
     Source: Sundararajan, Taly & Yan, Axiomatic Attribution for Deep Networks, ICML 2017.
     """
@@ -105,12 +105,12 @@ class IntegratedGradients(Captum):
 class SmoothGrad(Gradient):
     """The mean gradient around the image.
 
-    All images see the same draws, whoever else is explained with them.
+    All images use the same random numbers, so maps do not depend on the batch.
 
     Args:
-        samples: Draws.
+        samples: Number of samples.
         noise: Standard deviation, as a share of the image's own range of values.
-        seed: Where the draws start.
+        seed: For the random numbers.
 
     Source: Smilkov et al., SmoothGrad, 2017.
     """
@@ -126,7 +126,7 @@ class SmoothGrad(Gradient):
         return sum(parts, torch.zeros_like(x)) / self.samples
 
     def draw(self, x: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
-        """Return one draw's part of the mean, (B, C, H, W)."""
+        """Return one sample of the mean, (B, C, H, W)."""
         return super().attribute(self.disturb(x, generator).requires_grad_(), target)
 
     def disturb(self, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -138,14 +138,14 @@ class SmoothGrad(Gradient):
 @register("post-hoc")
 @dataclass(eq=False, repr=False)
 class GradientSHAP(SmoothGrad):
-    """Expected gradients: integrated ones, at points drawn on the line and around the image.
+    """Expected gradients: integrated gradients at random points on the line and around the image.
 
-    All images see the same draws, whoever else is explained with them.
+    All images use the same random numbers, so maps do not depend on the batch.
 
     Args:
-        samples: Draws.
+        samples: Number of samples.
         noise: Standard deviation, as a share of the image's own range of values.
-        seed: Where the draws start.
+        seed: For the random numbers.
         baseline: Value of every pixel at the start of the line.
 
     Source: Lundberg & Lee, A Unified Approach to Interpreting Model Predictions, NeurIPS 2017.
@@ -155,7 +155,7 @@ class GradientSHAP(SmoothGrad):
     baseline: float = 0.0
 
     def draw(self, x: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
-        """Return one draw's part; see `SmoothGrad.draw`."""
+        """Return one sample; see `SmoothGrad.draw`."""
         way = self.disturb(x, generator) - self.baseline
         share = torch.rand((), generator=generator).to(x)
         point = (self.baseline + share * way).requires_grad_()
@@ -164,12 +164,11 @@ class GradientSHAP(SmoothGrad):
 
 @register("post-hoc")
 class GuidedBackprop(Captum):
-    """The gradient of the logit, kept where it is positive at every ReLU.
+    """The gradient of the logit, of which every ReLU keeps only positive values.
 
     Raises:
-        UnsupportedError: where the model cannot be written as a graph.
-        UnsupportedError: lists what cannot be hooked.
-        NotEqualError: when first called, if the copy is not the same function.
+        UnsupportedError: if the model cannot be traced to a graph, or hooked; lists the operations.
+        NotEqualError: on the first call, if the copy is not the same function.
 
     Source: Springenberg et al., Striving for Simplicity, 2015.
     """
@@ -180,7 +179,7 @@ class GuidedBackprop(Captum):
 
     def attribute(self, x: Tensor, target: Tensor) -> Tensor:
         """Return guided gradients (B, C, H, W); see `Baseline.attribute`."""
-        with _quiet():
+        with _without_hook_warnings():
             guided: Tensor = self.captum.GuidedBackprop(self.scores).attribute(x, target)
         return guided
 
@@ -192,7 +191,7 @@ _RESCALED = (
 
 
 def _has_rescale_rule(target: Any, rule: Rule | str) -> bool:
-    """Tell whether captum has a rule for a module, or needs none as it is linear."""
+    """Return whether captum has a rule for a module, or the module is linear and needs none."""
     if type(target) in (*_RESCALED, BothReLUs, WindowsApart):
         return True
     return isinstance(rule, Rule) and not (rule.nonlinear or isinstance(rule, WinnerPool))
@@ -201,18 +200,18 @@ def _has_rescale_rule(target: Any, rule: Rule | str) -> bool:
 @register("post-hoc")
 @dataclass(eq=False, repr=False)
 class DeepLift(Captum):
-    """Each unit's difference from what it is at a baseline, handed back in proportion (Rescale).
+    """Each unit's difference from a baseline, propagated back in proportion (Rescale rule).
 
     The maps sum to the difference of the logits. ReLU, ELU, LeakyReLU, Sigmoid, Tanh, Softplus and
-    max pooling have rules; a network with anything else that is not linear is refused.
+    max pooling have rules; a network with another nonlinear operation is refused.
 
     Args:
         baseline: Value of every pixel.
 
     Raises:
-        UnsupportedError: where the model cannot be written as a graph.
-        UnsupportedError: lists what cannot be hooked, or has no rule.
-        NotEqualError: when first called, if the copy is not the same function.
+        UnsupportedError: if the model cannot be traced to a graph or hooked, or an operation has no
+            rule; lists the operations.
+        NotEqualError: on the first call, if the copy is not the same function.
 
     Source: Shrikumar, Greenside & Kundaje, Learning Important Features, ICML 2017.
     """
@@ -227,7 +226,7 @@ class DeepLift(Captum):
 
     def attribute(self, x: Tensor, target: Tensor) -> Tensor:
         """Return contributions (B, C, H, W); see `Baseline.attribute`."""
-        with _quiet():
+        with _without_hook_warnings():
             lifted: Tensor = self.captum.DeepLift(self.scores).attribute(x, self.baseline, target)
         return lifted
 
@@ -235,13 +234,13 @@ class DeepLift(Captum):
 @register("post-hoc")
 @dataclass(eq=False, repr=False)
 class Occlusion(Captum):
-    """What the logit loses when a window is blanked, averaged over the windows on a pixel.
+    """The decrease of the logit when a window is blanked, averaged over the windows on a pixel.
 
     Args:
         window: Side of the window, as a share of the image's.
-        stride: From one window to the next, as a share of the window's side, in (0, 1].
+        stride: Distance of windows, as a share of the window's side, in (0, 1].
         baseline: Value of blanked pixels.
-        batch: Images in one pass, or as many as are explained if those are more.
+        batch: Images per pass, but at least as many as are explained.
 
     Source: Zeiler & Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014.
     """
@@ -269,12 +268,12 @@ class Occlusion(Captum):
 @register("post-hoc")
 @dataclass(eq=False, repr=False)
 class FeatureAblation(Captum):
-    """What the logit loses when a cell of a grid is blanked.
+    """The decrease of the logit when a cell of a grid is blanked.
 
     Args:
-        cells: A side; fewer where the image has fewer pixels.
+        cells: Cells per side; fewer if the image has fewer pixels.
         baseline: Value of blanked pixels.
-        batch: Images in one pass, or as many as are explained if those are more.
+        batch: Images per pass, but at least as many as are explained.
 
     Source: Kokhlikyan et al., Captum, 2020.
     """
@@ -299,8 +298,8 @@ class FeatureAblation(Captum):
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what captum says of hooks, on every call."""
+def _without_hook_warnings() -> Iterator[None]:
+    """Suppress captum's warnings about hooks."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"\s*Setting (backward|forward)")
         yield

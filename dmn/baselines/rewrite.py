@@ -1,4 +1,4 @@
-"""Networks written so that the hooks of other libraries see what their rules are defined for."""
+"""Rewrite networks so that the hooks of other libraries see the modules their rules are for."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.modules.utils import _pair
 
 from dmn.canonize import hookable
 from dmn.canonize.affine import Affine, ScaleShift, find_affine
@@ -29,23 +30,23 @@ class Negate(nn.Module):
 
 
 class Apply(nn.Module):
-    """A function or a module of one tensor, as a module that rules know by its class.
+    """A function or module of one tensor, as a module with a class that rules can match.
 
     Args:
         function: Takes a tensor and options, such as `torch.mean`.
-        options: What it takes besides.
-        named: What it takes by name.
+        options: Its other positional arguments.
+        keywords: Its keyword arguments.
     """
 
     def __init__(
-        self, function: Callable[..., Tensor], options: tuple[Any, ...], named: dict[str, Any]
+        self, function: Callable[..., Tensor], options: tuple[Any, ...], keywords: dict[str, Any]
     ) -> None:
         super().__init__()
-        self.function, self.options, self.named = function, options, named
+        self.function, self.options, self.keywords = function, options, keywords
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what the function makes of x."""
-        return self.function(x, *self.options, **self.named)
+        """Return the function's value for x."""
+        return self.function(x, *self.options, **self.keywords)
 
 
 class Average(Apply):
@@ -53,14 +54,14 @@ class Average(Apply):
 
 
 class Elementwise(Apply):
-    """A function of each number alone."""
+    """An elementwise function."""
 
 
 class StackedSum(nn.Module):
-    """The sum of two tensors, as one of a stack: what is hooked takes one input.
+    """The sum of two tensors as the sum over a stack, as hooks need a single input.
 
     Args:
-        total: Sums over the last dimension.
+        total: Module that sums over the last dimension.
     """
 
     def __init__(self, total: nn.Module) -> None:
@@ -75,7 +76,7 @@ class StackedSum(nn.Module):
 
 
 class BothReLUs(nn.Module):
-    """`ConvexConcave` by a ReLU module, which libraries have a rule for."""
+    """`ConvexConcave` with a ReLU module, for which libraries have a rule."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,22 +90,22 @@ class BothReLUs(nn.Module):
 
 
 class WindowsApart(nn.Module):
-    """Max pooling whose windows are laid side by side first, so that they share no pixel.
+    """Max pooling after its windows are copied side by side, so that they share no pixel.
 
     Args:
-        pool: Of any kernel, stride, padding and dilation.
+        pool: Pooling with any kernel, stride, padding and dilation.
     """
 
     def __init__(self, pool: nn.MaxPool2d) -> None:
         super().__init__()
-        of = (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
-        self.axes = tuple(zip(*((v, v) if isinstance(v, int) else v for v in of), strict=True))
+        options = (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
+        self.axes = tuple(zip(*map(_pair, options), strict=True))
         self.ceil_mode = pool.ceil_mode
         self.pool = nn.MaxPool2d(pool.kernel_size)
 
     @property
     def overlap(self) -> bool:
-        """Whether windows share pixels at all."""
+        """Whether windows share pixels."""
         return any(stride < dilation * (k - 1) + 1 for k, stride, _, dilation in self.axes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -127,20 +128,20 @@ class WindowsApart(nn.Module):
 
 
 OWN = (Negate, Average, Elementwise, ScaleShift, StackedSum, BothReLUs, WindowsApart)
-"""Modules of this package's own, which the rules of other libraries are given for."""
+"""Modules of this package for which the rules of other libraries are defined."""
 
 
 def for_tensor_hooks(model: nn.Module, rescale: bool = False) -> fx.GraphModule:
-    """Write a copy whose every module has an input of its own.
+    """Return a copy in which every module has its own input tensor.
 
-    Captum hooks the tensor that a module takes. Where others take it too they get the module's
-    rule as well, and where a hooked module gave it that one does not see the rule.
+    Captum hooks the input tensor of a module. If other modules share the tensor, the rule is
+    applied to them too; if a hooked module returned the tensor, that module does not see the rule.
 
     Args:
         model: As for `hookable`.
-        rescale: Write what DeepLift's rule is for as captum knows it: `ConvexConcave` by ReLU, and
-            overlapping windows of max pooling apart, as its rule keeps one of those that share a
-            maximum.
+        rescale: Write modules in a form that captum's DeepLift has rules for: `ConvexConcave` with
+            ReLU, and max pooling without overlapping windows, of which captum's rule keeps only
+            one if they share a maximum.
     """
     network = hookable(model)
     for node in network.graph.find_nodes(op="call_module"):
@@ -149,8 +150,8 @@ def for_tensor_hooks(model: nn.Module, rescale: bool = False) -> fx.GraphModule:
         module = network.get_submodule(str(node.target))
         if rescale and isinstance(module, ConvexConcave):
             network.set_submodule(str(node.target), BothReLUs())
-        if rescale and isinstance(module, nn.MaxPool2d) and (apart := WindowsApart(module)).overlap:
-            network.set_submodule(str(node.target), apart)
+        if rescale and isinstance(module, nn.MaxPool2d) and (pool := WindowsApart(module)).overlap:
+            network.set_submodule(str(node.target), pool)
     network.recompile()
     return network
 
@@ -158,12 +159,12 @@ def for_tensor_hooks(model: nn.Module, rescale: bool = False) -> fx.GraphModule:
 def for_rules(
     network: fx.GraphModule, total: Callable[[], nn.Module], kinds: tuple[Any, ...]
 ) -> fx.GraphModule:
-    """Write a hookable network with a module for everything that does more than move numbers.
+    """Return a hookable network with a module for every operation that does more than move values.
 
     Args:
-        network: Of `hookable` or `canonize`.
-        total: Makes a module that sums over the last dimension.
-        kinds: Of modules that stay as they are.
+        network: Returned by `hookable` or `canonize`.
+        total: Returns a module that sums over the last dimension.
+        kinds: Types of modules that are not changed.
 
     Returns:
         A copy in which a - b is a + `Negate`(b), the sum of two tensors a `StackedSum`, constant
@@ -191,16 +192,16 @@ def for_rules(
 def refuse_without_rule(
     network: fx.GraphModule, has_rule: Callable[[Any, Rule | str], bool], method: str
 ) -> None:
-    """Refuse a network with operations that a method would pass over silently.
+    """Refuse a network with operations that a method would ignore silently.
 
     Args:
-        network: Of `hookable` or `canonize`.
-        has_rule: Tells whether the method has a rule, given what is called, and what that does to
-            split streams or why it cannot be split.
-        method: Its name.
+        network: Returned by `hookable` or `canonize`.
+        has_rule: Returns whether the method has a rule, given the target of a node, and the node's
+            split rule or the reason why it has none.
+        method: Name of the method.
 
     Raises:
-        UnsupportedError: lists every operation that depends on the image and has no rule.
+        UnsupportedError: if an operation on the image has no rule; lists all such operations.
     """
     refused = [
         Unsupported(
@@ -213,7 +214,7 @@ def refuse_without_rule(
         raise unsupported(refused, f"explain {type(network).__name__} by {method}")
 
 
-def _calls(network: fx.GraphModule, node: fx.Node, module: nn.Module, x: Any) -> None:
+def _call_module(network: fx.GraphModule, node: fx.Node, module: nn.Module, x: Any) -> None:
     path = f"rewritten_{node.name}"
     network.add_submodule(path, module)
     node.op, node.target, node.args, node.kwargs = "call_module", path, (x,), {}
@@ -224,13 +225,13 @@ def _subtraction(network: fx.GraphModule, node: fx.Node, images: Container[fx.No
         left, right = node.args
         with network.graph.inserting_before(node):
             negative = network.graph.call_function(operator.neg, (right,))
-        _calls(network, negative, Negate(), right)
+        _call_module(network, negative, Negate(), right)
         node.op, node.target, node.args = "call_function", operator.add, (left, negative)
 
 
 def _negation(network: fx.GraphModule, node: fx.Node, images: Container[fx.Node]) -> None:
     if node.all_input_nodes[0] in images:
-        _calls(network, node, Negate(), node.all_input_nodes[0])
+        _call_module(network, node, Negate(), node.all_input_nodes[0])
 
 
 _SIGNS: dict[Any, Callable[[fx.GraphModule, fx.Node, Container[fx.Node]], None]] = {
@@ -241,15 +242,15 @@ _SIGNS: dict[Any, Callable[[fx.GraphModule, fx.Node, Container[fx.Node]], None]]
 
 def _scale_and_shift(network: fx.GraphModule, affine: Affine) -> None:
     *before, last = affine.nodes
-    held = (*network.parameters(), *network.buffers(), torch.empty(()))
-    like = next(each for each in held if each.is_floating_point())
-    _calls(network, last, ScaleShift(affine).to(like), affine.source)
+    tensors = (*network.parameters(), *network.buffers(), torch.empty(()))
+    reference = next(tensor for tensor in tensors if tensor.is_floating_point())
+    _call_module(network, last, ScaleShift(affine).to(reference), affine.source)
     for node in reversed(before):
         network.graph.erase_node(node)
 
 
 def _wrap(network: fx.GraphModule, node: fx.Node, rule: Rule | str) -> None:
-    """Call what averages, or acts on each number alone, by a module; leave all else."""
+    """Replace a call that averages or acts elementwise by a module; leave other calls."""
     wrapper = (
         Elementwise if isinstance(rule, Activation) else Average if type(rule) is Rule else None
     )
@@ -258,4 +259,4 @@ def _wrap(network: fx.GraphModule, node: fx.Node, rule: Rule | str) -> None:
     if wrapper and not any(isinstance(value, fx.Node) for value in (*others, *options.values())):
         target: Any = target_of(network, node)
         function = getattr(Tensor, target) if isinstance(target, str) else target
-        _calls(network, node, wrapper(function, tuple(others), options), x)
+        _call_module(network, node, wrapper(function, tuple(others), options), x)

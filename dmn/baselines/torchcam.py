@@ -1,4 +1,4 @@
-"""Class activation maps, computed by torchcam: of one layer, scaled to the image."""
+"""Class activation maps of one layer, computed by torchcam and resized to the image."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def _torchcam() -> Any:
 
 @dataclass(eq=False, repr=False)
 class CAM(Baseline):
-    """A layer's activations, weighed, summed over channels, cut at 0 and scaled to the image.
+    """A layer's activations, weighted, summed over channels, clipped at 0 and resized to the image.
 
     Args:
         model: Takes images (B, C, H, W), returns logits (B, K). It is not copied.
-        layer: Name of one of its modules, whose output is an image.
-        contrast: Explain the logit less the mean of all.
-        absolute: Changes nothing, for the maps are not negative.
+        layer: Name of a module whose output is an image.
+        contrast: Explain the logit minus the mean of all.
+        absolute: Has no effect, as the maps are not negative.
 
     Raises:
-        UnknownNameError: names modules that there are; when called, for a layer that does not run
-            or holds no image (B, C, h, w).
+        UnknownNameError: if there is no such module; lists those that exist. When called, if the
+            layer does not run, or its output is not an image (B, C, h, w).
         MissingPackageError: without torchcam.
     """
 
@@ -46,14 +46,14 @@ class CAM(Baseline):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.extract = getattr(_torchcam(), self.extractor)
-        known = [name for name, _ in self.model.named_modules() if name]
-        check_layers([self.layer], known, get_close_matches(self.layer, known, n=8, cutoff=0.0))
+        names = [name for name, _ in self.model.named_modules() if name]
+        check_layers([self.layer], names, get_close_matches(self.layer, names, n=8, cutoff=0.0))
 
     def attribute(self, x: Tensor, target: Tensor) -> Tensor:
         """Return class activation maps (B, 1, H, W); see `Baseline.attribute`."""
         with self.extract(self.model, self.layer) as cam:
-            # after torchcam's own hooks, so that nothing overwrites what these have kept
-            copy = partial(self._copy, x.shape[-2:])
+            # after torchcam's own hooks, so that nothing overwrites what they store
+            copy = partial(self._copy_output, x.shape[-2:])
             with self.model.get_submodule(self.layer).register_forward_hook(copy):
                 logits = self.scores(x)
             if cam.hook_a[0] is None:
@@ -63,10 +63,10 @@ class CAM(Baseline):
         return F.interpolate(maps[:, None], x.shape[-2:], mode="bilinear", align_corners=False)
 
     def combine(self, maps: Tensor, activations: Tensor, gradients: Tensor) -> Tensor:
-        """Return maps (B, h, w): torchcam's, or of activations and gradients (B, C, h, w)."""
+        """Return maps (B, h, w): torchcam's, or from activations and gradients (B, C, h, w)."""
         return maps
 
-    def _copy(
+    def _copy_output(
         self, size: torch.Size, module: nn.Module, args: tuple[Tensor, ...], output: Tensor
     ) -> Tensor:
         if output.dim() != 4:
@@ -80,7 +80,7 @@ class CAM(Baseline):
 
 
 def _channels_last(shape: torch.Size, size: torch.Size) -> bool:
-    """Return whether only the first two sides of (B, a, b, c) are in proportion to the image's."""
+    """Return whether only the first two sides of (B, a, b, c) have the image's proportions."""
     height, width = size
 
     def proportional(rows: int, columns: int) -> bool:
@@ -92,7 +92,7 @@ def _channels_last(shape: torch.Size, size: torch.Size) -> bool:
 
 @register("post-hoc", needs_layer=True, featured=True)
 class GradCAM(CAM):
-    """Each channel is weighed by the mean of its gradient.
+    """Each channel is weighted by the mean of its gradient.
 
     Source: Selvaraju et al., Grad-CAM, ICCV 2017.
     """
@@ -100,9 +100,9 @@ class GradCAM(CAM):
 
 @register("post-hoc", "GradCAM++", needs_layer=True)
 class GradCAMpp(CAM):
-    """Each channel is weighed by its positive gradients, more where they are few.
+    """Each channel is weighted by its positive gradients, more where there are few.
 
-    The weights are the paper's: torchcam 0.5 does not divide by what eq. 19 divides by.
+    The weights are the paper's; torchcam 0.5 omits the divisor of eq. 19.
 
     Source: Chattopadhay et al., Grad-CAM++, WACV 2018, eq. 19.
     """
@@ -118,7 +118,7 @@ class GradCAMpp(CAM):
 
 @register("post-hoc", needs_layer=True)
 class LayerCAM(CAM):
-    """Each activation is weighed by the positive part of its own gradient.
+    """Each activation is weighted by the positive part of its gradient.
 
     Source: Jiang et al., LayerCAM, IEEE TIP 2021.
     """

@@ -1,9 +1,9 @@
-"""Layer-wise relevance propagation, computed by zennit on a copy that its rules fit.
+"""Layer-wise relevance propagation, computed by zennit on a rewritten copy of the model.
 
-The copy is made once, when a method is: it does not follow the model's later training. Sums,
+The copy is made when the method is created: later training of the model does not change it. Sums,
 differences, averages, and constant scales and shifts are modules in it, with rules of their own.
-What only moves numbers, such as max pooling, passes relevance on by its gradient; a network with
-anything else that no rule is for is refused.
+Operations that only move values, such as max pooling, propagate relevance by their gradient; a
+network with other operations without a rule is refused.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from dmn.explain.registry import register
 from dmn.nn import OutputSelector, select_output
 from dmn.rules import Rule
 
-_Rules = list[Any]  # of kinds of module, and zennit's rule for them
+_Rules = list[Any]  # pairs of module types and zennit's rule for them
 
 
 def _zennit() -> Any:
@@ -45,22 +45,22 @@ def _zennit() -> Any:
 
 @dataclass(eq=False, repr=False)
 class LRP(Baseline):
-    """Relevance of the chosen logit, handed back layer by layer; subclasses say by which rules.
+    """Relevance of the target's logit, propagated back by rules that subclasses choose.
 
     Args:
         model: Takes images (B, C, H, W), returns logits (B, K); anything `canonize` takes.
-        canonize: Fold BatchNorm into the layers beside it. All else is the same without.
+        canonize: Fold BatchNorm into adjacent layers.
         zero_params: "bias" leaves biases out of the rules: relevance is then conserved, but divided
-            by sums that may come close to 0. None, as in zennit and in what was published on
-            canonization, lets biases absorb their share.
-        contrast: Subtract the map of the mean of all logits, each divided by its own L1 norm.
+            by sums that may be close to 0. None, as in zennit and in publications on
+            canonization, lets biases absorb relevance.
+        contrast: Subtract the map of the mean of all logits, each divided by its L1 norm.
         absolute: Return magnitudes.
 
     Raises:
-        UnsupportedError: where the model cannot be written as a graph.
-        UnsupportedError: lists what cannot be canonized; without that, what cannot be hooked; and
-            every operation that no rule is for, such as attention or GroupNorm.
-        NotEqualError: when first called, if the copy is not the same function.
+        UnsupportedError: if the model cannot be traced to a graph, canonized (or hooked, without
+            `canonize`), or has operations without a rule, such as attention or GroupNorm; lists
+            the operations.
+        NotEqualError: on the first call, if the copy is not the same function.
         MissingPackageError: without zennit.
 
     Source: Bach et al., On Pixel-Wise Explanations, PLOS ONE 2015; with canonization Motzkus, Weber
@@ -81,42 +81,48 @@ class LRP(Baseline):
 
     def prepare(self) -> nn.Module:
         """Return a copy with a module for each operation that has a rule."""
-        write, types = canonize if self.canonize else hookable, _zennit().types
+        rewrite, types = canonize if self.canonize else hookable, _zennit().types
         kinds = (types.Linear, types.AvgPool, types.Activation, _BatchNorm)
 
         def has_rule(target: Any, rule: Rule | str) -> bool:
-            if isinstance(rule, str):  # zennit knows some activations that split does not
+            if isinstance(rule, str):  # zennit supports some activations that the split does not
                 no_attention = not isinstance(target, nn.MultiheadAttention)
                 return isinstance(target, (types.Activation, *OWN)) and no_attention
             return rule.moves or isinstance(target, kinds)
 
-        network = for_rules(write(self.model), _zennit().layer.Sum, kinds)
+        network = for_rules(rewrite(self.model), _zennit().layer.Sum, kinds)
         refuse_without_rule(network, has_rule, type(self).__name__)
         return network
 
     def compose(self, zennit: Any, rules: _Rules) -> Any:
-        """Return a composite of zennit's, in which these rules come first."""
+        """Return a composite of zennit with these rules first."""
         raise NotImplementedError
 
     def attribute(self, x: Tensor, target: Tensor) -> Tensor:
         """Propagate relevance back to images; see `Baseline.attribute`."""
         with self.composite.context(self.network):
             logits = self.network(x)
-            start = logits.detach() if self.starts_at_logit else 1.0
-            wanted: tuple[OutputSelector, ...] = ("class", "all") if self.contrast else ("class",)
-            weights = [select_output(logits, target, seed) * start for seed in wanted]
+            output_relevance = logits.detach() if self.starts_at_logit else 1.0
+            selectors: tuple[OutputSelector, ...] = (
+                ("class", "all") if self.contrast else ("class",)
+            )
+            weights = [
+                select_output(logits, target, selector) * output_relevance for selector in selectors
+            ]
             grads = [torch.autograd.grad(logits, x, w, retain_graph=True)[0] for w in weights]
         maps = [grad.sum(dim=1, keepdim=True) for grad in grads]
         if not self.contrast:
             return maps[0]
-        chosen, mean = (F.normalize(each.flatten(1), p=1).view_as(each) for each in maps)
-        return chosen - mean
+        target_map, mean_map = (
+            F.normalize(relevance.flatten(1), p=1).view_as(relevance) for relevance in maps
+        )
+        return target_map - mean_map
 
 
 @register("post-hoc")
 @dataclass(eq=False, repr=False)
 class LRPEpsilon(LRP):
-    """The epsilon rule in every layer; of canonized ReLU networks, about input times gradient.
+    """The epsilon rule in every layer; for canonized ReLU networks, about input times gradient.
 
     Args:
         epsilon: Added to each denominator, with its sign.
@@ -135,10 +141,10 @@ class LRPEpsilon(LRP):
 @register("post-hoc")
 @dataclass(eq=False, repr=False)
 class LRPGamma(LRP):
-    """The gamma rule in convolutions, which favours positive weights; epsilon in linear layers.
+    """The gamma rule, which favours positive weights, in convolutions; epsilon in linear layers.
 
     Args:
-        gamma: How much; 0 is the epsilon rule.
+        gamma: Strength; 0 is the epsilon rule.
 
     Source: Montavon et al., Layer-Wise Relevance Propagation: An Overview, 2019.
     """
@@ -156,7 +162,7 @@ class LRPGamma(LRP):
 @register("post-hoc")
 @dataclass(eq=False, repr=False)
 class LRPEpsilonPlus(LRP):
-    """Positive contributions only in convolutions (z+); the epsilon rule in linear layers.
+    """Only positive contributions in convolutions (z+); the epsilon rule in linear layers.
 
     Source: Kohlbrenner et al., Towards Best Practice in Explaining Neural Network Decisions with
         LRP, 2020.
@@ -171,7 +177,7 @@ class LRPEpsilonPlus(LRP):
 @register("post-hoc")
 @dataclass(eq=False, repr=False)
 class LRPEpsilonAlpha2Beta1(LRP):
-    """Twice the positive less the negative contributions in convolutions; epsilon in linear layers.
+    """Twice the positive minus the negative parts in convolutions; epsilon in linear layers.
 
     Source: Bach et al. 2015, eq. 60; Kohlbrenner et al. 2020.
     """
@@ -185,10 +191,10 @@ class LRPEpsilonAlpha2Beta1(LRP):
 @register("post-hoc")
 @dataclass(eq=False, repr=False)
 class ExcitationBackprop(LRP):
-    """Positive contributions only, in every layer, from 1 at the chosen class: a probability.
+    """Only positive contributions in every layer, starting from 1 at the target: a probability.
 
-    Where they are not folded, BatchNorm and other constant scales hand on their gradient, as in
-    zennit; in the other methods here they hand relevance on as it is.
+    BatchNorm and other constant scales that are not folded propagate by their gradient, as in
+    zennit; in the other methods they pass relevance on unchanged.
 
     Source: Zhang et al., Top-down Neural Attention by Excitation Backprop, ECCV 2016.
     """
@@ -202,7 +208,7 @@ class ExcitationBackprop(LRP):
 
 
 def _with_norms(zennit: Any, rules: _Rules) -> _Rules:
-    """Add the rule of what scales and shifts by constants: relevance is handed on as it is."""
+    """Add the rule for constant scales and shifts, which pass relevance on unchanged."""
     return [*rules, ((ScaleShift, _BatchNorm), zennit.rules.Pass())]
 
 

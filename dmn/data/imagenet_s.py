@@ -92,12 +92,10 @@ class ImageNetS(ImageModule):
     def setup(self, stage: str) -> None:
         """List the images; training images for stage "fit" only."""
         wnids = folders(self._subfolder("validation"))
-        if (
-            len(wnids) != self.subset
-        ):  # a mask's ids are numbers of classes, so that none may be missing
+        if len(wnids) != self.subset:  # masks contain numbers of classes: none may be missing
             raise DataError(
-                f"{self._at('validation')} has {len(wnids)} classes instead of {self.subset}; "
-                f"prepare it with the scripts of {SOURCE}"
+                f"{self._subfolder('validation')} has {len(wnids)} classes instead of "
+                f"{self.subset}; prepare it with the scripts of {SOURCE}"
             )
         names = (
             read_class_index(self.class_index)

@@ -1,4 +1,4 @@
-"""A run's `metrics.csv`: written whole, one row an epoch, and read before a run goes on."""
+"""A run's `metrics.csv`: written whole, one row per epoch, and read when a run is resumed."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ log = logging.getLogger(__name__)
 
 
 class EpochCSVLogger(EpochLogger, CSVLogger):
-    """`metrics.csv`, one row an epoch; a resumed run goes on in the same file.
+    """`metrics.csv` with one row per epoch; a resumed run continues the file.
 
-    The folder of a new run is made as soon as it is asked for, so that no other run gets it too.
+    The folder of a new run is created at once, so that no other run gets the same.
     """
 
     @rank_zero_only
-    def _claim(self, version: int) -> int:
+    def _create_version(self, version: int) -> int:
         Path(self.root_dir).mkdir(parents=True, exist_ok=True)
         while True:
             try:
@@ -42,13 +42,13 @@ class EpochCSVLogger(EpochLogger, CSVLogger):
 
     def _get_next_version(self) -> int:
         version = super()._get_next_version()
-        claimed = self._claim(version)  # None in all processes but the first
-        return version if claimed is None else claimed
+        created = self._create_version(version)  # None in all processes except the first
+        return version if created is None else created
 
     @property
     @rank_zero_experiment
     def experiment(self) -> ExperimentWriter:
-        """The writer of the file."""
+        """Writer of the file."""
         self._experiment: ExperimentWriter | None = self._experiment or WholeWriter(self.log_dir)
         return self._experiment
 
@@ -60,10 +60,10 @@ class EpochCSVLogger(EpochLogger, CSVLogger):
 
 
 class WholeWriter(ExperimentWriter):
-    """Write all of `metrics.csv` at once, going on with what a folder has.
+    """Write all of `metrics.csv` at once, after the rows that exist already.
 
-    An epoch that a resumed run repeats takes the place of the row it had, and of all after it. A
-    file that is damaged is kept beside the new one, which goes on with its whole rows.
+    An epoch that a resumed run repeats replaces its row and all rows after it. A damaged file is
+    kept beside the new one, which continues with its complete rows.
     """
 
     def __init__(self, log_dir: str) -> None:
@@ -72,9 +72,9 @@ class WholeWriter(ExperimentWriter):
         path = self.metrics_file_path
         if os.path.isfile(path):
             with open(path, newline="", encoding="utf-8", errors="replace") as file:
-                self._rows, damaged = _whole_rows(file.read())
+                self._rows, damaged = _complete_rows(file.read())
             if damaged:
-                aside = _unused(f"{path}.damaged_")
+                aside = _unused_path(f"{path}.damaged_")
                 os.replace(path, aside)
                 log.warning(
                     "%s: damaged; going on with the rows that are whole, %d, and keeping it as %s",
@@ -82,12 +82,12 @@ class WholeWriter(ExperimentWriter):
                 )
 
     def save(self) -> None:
-        """Write the file, whole or not at all; rows that could not be written go with the next."""
+        """Write the file, whole or not at all; rows that failed are written next time."""
         if not self.metrics:
             return
         for row in self.metrics:
-            kept = [old for old in self._rows if not _epoch(old) >= _epoch(row)]
-            self._rows = [*kept, row]
+            earlier = [old for old in self._rows if not _epoch(old) >= _epoch(row)]
+            self._rows = [*earlier, row]
         self.metrics = []
         text = io.StringIO()
         keys = sorted({key for row in self._rows for key in row if key})
@@ -97,30 +97,32 @@ class WholeWriter(ExperimentWriter):
         write_whole(self.metrics_file_path, text.getvalue())
 
     def _check_log_dir_exists(self) -> None:
-        """Leave what there is."""
+        """Keep existing files."""
 
 
-def _whole_rows(text: str) -> tuple[list[dict[str, Any]], bool]:
-    """Return the whole rows of a file of metrics, and whether it was damaged."""
+def _complete_rows(text: str) -> tuple[list[dict[str, Any]], bool]:
+    """Return the complete rows of a file of metrics, and whether it was damaged."""
     lines = text.splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]
+    complete = [line for line in lines if line.endswith("\n")]
     try:
-        rows = [row for row in csv.DictReader(whole) if not {None} & {*row, *row.values()}]
+        rows = [row for row in csv.DictReader(complete) if not {None} & {*row, *row.values()}]
     except csv.Error:
         rows = []
     rows = [row for row in rows if not math.isnan(_epoch(row))]
     return rows, not rows or len(rows) < len(lines) - 1
 
 
-def _unused(path: str) -> str:
-    """Return a path where nothing lies, by a number at its end."""
+def _unused_path(path: str) -> str:
+    """Return a path that does not exist, by adding a number."""
     return next(
-        each for number in itertools.count(1) if not os.path.lexists(each := f"{path}{number}")
+        candidate
+        for number in itertools.count(1)
+        if not os.path.lexists(candidate := f"{path}{number}")
     )
 
 
 def _epoch(row: dict[str, Any]) -> float:
-    """Return a row's epoch; NaN, which is not after any other, where it has none."""
+    """Return a row's epoch, or NaN if it has none."""
     try:
         return float(row["epoch"])
     except (KeyError, TypeError, ValueError):

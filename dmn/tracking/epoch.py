@@ -1,4 +1,4 @@
-"""One row an epoch, whichever logger writes it."""
+"""One row per epoch, for any logger."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ LAST_OF_EPOCH = "train/loss"  # Lightning logs an epoch's training metrics after
 
 
 class EpochLogger(Logger):
-    """A logger that gathers what an epoch logs, and writes it at once.
+    """A logger that collects the values of an epoch, and writes them at once.
 
-    Goes before a logger of Lightning's among the bases of a class.
+    Base class to put before a logger of Lightning.
 
-    Lightning logs validation and training metrics in separate calls, which do not line up in a
-    file and get separate steps in Weights & Biases. A full disk or a lost connection is not worth
-    a training run: failures are told and counted.
+    Lightning logs validation and training metrics in separate calls, which become separate rows in
+    a file and separate steps in Weights & Biases. A full disk or a lost connection must not stop a
+    training: failures are logged and counted.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -41,7 +41,7 @@ class EpochLogger(Logger):
     @rank_zero_only
     @log_and_continue
     def flush(self) -> None:
-        """Write the row gathered so far."""
+        """Write the row collected so far."""
         row, self._row = self._row, {}
         if row:
             self.write_row(row, self._step)
@@ -52,7 +52,7 @@ class EpochLogger(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Close; what is left is written, unless the epoch was cut: a resumed run repeats it."""
+        """Write the last row and close; an interrupted epoch, which is repeated, is not written."""
         if status == "success":
             self.flush()
         with self.failures.suppress_and_count("closing"):

@@ -1,4 +1,4 @@
-"""Failures that are not worth a training run: told once, and counted."""
+"""Failures that must not stop a training: logged once, and counted."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ log = logging.getLogger(__name__)
 
 
 class Failures:
-    """Counts what failed: says why the first time, and how often at the end.
+    """Count failures; log the reason the first time, and the number at the end.
 
     Args:
-        of: Whose failures they are, e.g. "quantus".
+        of: What fails, e.g. "quantus".
     """
 
     def __init__(self, of: str) -> None:
@@ -25,12 +25,12 @@ class Failures:
         self.counts: Counter[str] = Counter()
 
     def note(self, remark: str, where: str = "", count: int = 1) -> None:
-        """Count a failure, and say what it is if it is the first of its kind.
+        """Count a failure, and log it if it is the first of its kind.
 
         Args:
-            remark: What failed, and why; the same words are the same kind.
-            where: Where it was first.
-            count: How often.
+            remark: What failed, and why; equal text is the same kind.
+            where: Where it happened.
+            count: How many times.
         """
         if remark not in self.counts:
             log.warning("%s: %s%s", self.of, remark, where and f" ({where})")
@@ -38,10 +38,10 @@ class Failures:
 
     @contextmanager
     def suppress_and_count(self, what: str) -> Iterator[None]:
-        """Go on behind the block if it raises, as nothing here is worth a training run.
+        """Continue after the block if it raises; the failure is logged and counted.
 
         Args:
-            what: What is being done; all failures of it by one type of error are of one kind.
+            what: What the block does; failures with the same type of error are of one kind.
         """
         try:
             yield
@@ -52,7 +52,7 @@ class Failures:
             self.counts[kind] += 1
 
     def report(self) -> None:
-        """Say how often what failed more than once, and start counting anew."""
+        """Log how often each kind failed, if more than once, and reset the counts."""
         for remark, count in self.counts.most_common():
             if count > 1:
                 log.warning("%s: %s: %d times in all", self.of, remark, count)
@@ -60,11 +60,11 @@ class Failures:
 
 
 def log_and_continue(method: Method) -> Method:
-    """Let a method of an object with `failures` go on, returning None, where it raises."""
+    """Make a method of an object with `failures` return None where it raises."""
 
     @wraps(method)
-    def tolerant(self: Any, *args: Any, **options: Any) -> Any:
+    def wrapper(self: Any, *args: Any, **options: Any) -> Any:
         with self.failures.suppress_and_count(method.__name__):
             return method(self, *args, **options)
 
-    return tolerant  # type: ignore[return-value]
+    return wrapper  # type: ignore[return-value]

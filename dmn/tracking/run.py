@@ -1,4 +1,4 @@
-"""Where a run is written, and under which name; the folder that a resumed run goes on in."""
+"""Where a run is written, and under which name; the folder in which a resumed run continues."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Run:
     """Where a run is written, and under which name.
 
     Args:
-        name: Of the experiment: its folder below `root`, and the group in Weights & Biases.
+        name: Name of the experiment: its folder below `root`, and the group in Weights & Biases.
         root: Folder of all runs.
-        online: Send the run to Weights & Biases while it trains; needs an account there.
+        online: Send the run to Weights & Biases while it trains; needs an account.
         project: Project in Weights & Biases.
 
     Raises:
-        OptionError: for a name that leads out of `root`, and for names that files cannot have.
+        OptionError: if a name leads out of `root`, or files cannot have it.
     """
 
     name: str = "dmn"
@@ -40,34 +40,34 @@ class Run:
 
 @contextmanager
 def tracking(run: Run, job: str = "train", resumed: Path | None = None) -> Iterator[list[Logger]]:
-    """Open the loggers of a run, and close Weights & Biases afterwards whatever happens.
+    """Open the loggers of a run, and always close Weights & Biases afterwards.
 
     Args:
-        run: Where, and under which name.
-        job: "train", "finetune", "validate" or "test"; the last two go to folders of their own.
+        run: Where to write, and under which name.
+        job: "train", "finetune", "validate" or "test"; the last two have folders of their own.
         resumed: The checkpoint that the run continues. From `last.ckpt` of a run of this name it
-            goes on in that run's folder and, online, as the same run in Weights & Biases.
+            continues in that run's folder and, online, as the same run in Weights & Biases.
 
     Yields:
         The CSV logger, whose `log_dir` is the run's folder, and the Weights & Biases logger.
     """
     name = run.name if job in ("train", "finetune") else f"{run.name}/{job}"
-    same = _folder_to_continue(resumed, Path(run.root, name)) if resumed else None
-    rows = EpochCSVLogger(run.root, name, version=same.name if same else None)
-    _ = rows.experiment  # makes the run's folder
+    continued = _folder_to_continue(resumed, Path(run.root, name)) if resumed else None
+    rows = EpochCSVLogger(run.root, name, version=continued.name if continued else None)
+    _ = rows.experiment  # creates the run's folder
     folder = Path(rows.log_dir)
-    known = wandb_id(same) if same and run.online else None
-    with wandb_logger(run, job, folder, f"{name} {folder.name}", known) as wandb:
+    resumed_id = wandb_id(continued) if continued and run.online else None
+    with wandb_logger(run, job, folder, f"{name} {folder.name}", resumed_id) as wandb:
         yield [rows, wandb]
 
 
 def _folder_to_continue(checkpoint: Path, runs: Path) -> Path | None:
-    """Return the folder of the run whose last checkpoint this is, if it is one of these runs."""
+    """Return the folder of the run with this last checkpoint, if it is one of these runs."""
     folder = checkpoint.parent.parent
-    is_of_these = checkpoint.name == "last.ckpt" and folder.parent.resolve() == runs.resolve()
-    return folder if is_of_these and not _leads_out(folder) else None
+    is_last_of_run = checkpoint.name == "last.ckpt" and folder.parent.resolve() == runs.resolve()
+    return folder if is_last_of_run and not _has_outside_link(folder) else None
 
 
-def _leads_out(folder: Path) -> bool:
-    """Return whether a link in a run's folder would let it be written elsewhere."""
-    return any(each.resolve().parent != folder.resolve() for each in folder.glob("*"))
+def _has_outside_link(folder: Path) -> bool:
+    """Return whether a link in a run's folder leads out of it."""
+    return any(path.resolve().parent != folder.resolve() for path in folder.glob("*"))

@@ -1,4 +1,4 @@
-"""Weights & Biases: all that knows of it, and what is done where it cannot be had."""
+"""Weights & Biases: all code that uses it, with fallbacks if it is not available."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from dmn.tracking.failures import log_and_continue
 if TYPE_CHECKING:
     from dmn.tracking.run import Run
 
-FALLBACKS: dict[str, dict[str, str]] = {  # where Weights & Biases cannot be had as asked
+FALLBACKS: dict[str, dict[str, str]] = {  # if Weights & Biases does not work as asked for
     "starting a run": {},
     "starting a run offline": {"mode": "offline"},
     "doing without a run": {"mode": "disabled"},
 }
-UNSAFE = re.compile(r"[^\w /.,:()=+-]|(?<![^/])\.")  # in a key; dots only where a part begins
+UNSAFE = re.compile(r"[^\w /.,:()=+-]|(?<![^/])\.")  # in a key; dots only at the start of a part
 
 
 class EpochWandbLogger(EpochLogger, WandbLogger):
-    """A Weights & Biases run with one log call an epoch, pictures included."""
+    """A Weights & Biases run with one log call per epoch, including pictures."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._wandb_init.pop("anonymous")  # no longer an option, and wandb warns of it
+        self._wandb_init.pop("anonymous")  # no longer an option; wandb warns about it
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The run: offline where its server cannot be reached, none where it cannot be kept."""
+        """The run: offline if the server cannot be reached, disabled if it cannot be stored."""
         for attempt, mode in FALLBACKS.items():
             if self._experiment is None:
                 with self.failures.suppress_and_count(attempt):
@@ -71,23 +71,23 @@ class EpochWandbLogger(EpochLogger, WandbLogger):
         self._row[key] = wandb.plot.bar(table, "label", "value", title=key)
 
     def write_row(self, row: dict[str, Any], step: int | None) -> None:
-        """Log numbers and pictures in one call, Lightning's step being an ordinary value."""
+        """Log numbers and pictures in one call, with Lightning's step as an ordinary value."""
         named = {wandb_key(name): value for name, value in row.items()}
         self.experiment.log({**named, "trainer/global_step": step})
 
 
 @contextmanager
 def wandb_logger(
-    run: Run, job: str, folder: Path, title: str, known: str | None = None
+    run: Run, job: str, folder: Path, title: str, resume_id: str | None = None
 ) -> Iterator[EpochWandbLogger]:
-    """Open a Weights & Biases run, and close it afterwards whatever happens.
+    """Open a Weights & Biases run, and always close it afterwards.
 
     Args:
-        run: Its project, its group, and whether it is sent.
-        job: Its kind, e.g. "train" or "compare".
-        folder: Where it is kept.
-        title: What it is called.
-        known: Id of the run to go on with.
+        run: Project and group, and whether to send the run.
+        job: Kind of job, e.g. "train" or "compare".
+        folder: Where to store it.
+        title: Name of the run.
+        resume_id: Id of a run to continue.
     """
     mode = os.environ.get("WANDB_MODE")
     wandb = EpochWandbLogger(
@@ -98,14 +98,14 @@ def wandb_logger(
         job_type=job,
         offline=not run.online,
         log_model=False,
-        settings={"quiet": True},  # RunSummary says where it lies
-        id=known,
+        settings={"quiet": True},  # RunSummary says where it is
+        id=resume_id,
     )
     try:
         yield wandb
     finally:
         with wandb.failures.suppress_and_count("closing the run"):
-            _finish()
+            _finish_run()
         wandb.failures.report()
         if mode is None:
             os.environ.pop("WANDB_MODE", None)  # the offline logger sets it for the whole process
@@ -113,15 +113,15 @@ def wandb_logger(
             os.environ["WANDB_MODE"] = mode
 
 
-def log_config(to: Sequence[Logger], config: dict[str, Any]) -> None:
+def log_config(loggers: Sequence[Logger], config: dict[str, Any]) -> None:
     """Write the whole configuration to Weights & Biases, once."""
-    for logger in to:
+    for logger in loggers:
         if isinstance(logger, EpochWandbLogger):
             logger.log_hyperparams(config)
 
 
 def wandb_key(name: str) -> str:
-    """Return the key of a value in Weights & Biases: its name, what might be more than text as %XX.
+    """Return the key of a value in Weights & Biases: its name with special characters as %XX.
 
     Names come from configurations, and the keys of pictures become parts of paths.
     """
@@ -129,7 +129,7 @@ def wandb_key(name: str) -> str:
 
 
 def wandb_folders(folder: Path) -> list[Path]:
-    """Return the Weights & Biases folders within a run's, oldest first; one for each resumption."""
+    """Return the Weights & Biases folders in a run's folder, oldest first; one per resumption."""
     return sorted(folder.glob("wandb/*run-*"))
 
 
@@ -140,7 +140,7 @@ def wandb_id(folder: Path) -> str | None:
 
 
 @rank_zero_only
-def _finish() -> None:
+def _finish_run() -> None:
     import wandb
 
     wandb.finish()

@@ -1,4 +1,4 @@
-"""Training: the task, its callbacks, and where runs are written."""
+"""Training: the task, its callbacks, and the loggers of runs."""
 
 from dmn.tracking import (
     EpochCSVLogger,

@@ -1,4 +1,4 @@
-"""Checkpoints that a crash cannot take away: one after every epoch, each whole or not at all."""
+"""Checkpoints that survive a crash: one after every epoch, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from dmn.errors import CheckpointError
 from dmn.io.weights import read_file
 from dmn.io.writing import write_whole
 
-KINDS: dict[str, type] = {  # of what a checkpoint holds to go on with
+STATE_TYPES: dict[str, type] = {  # of a checkpoint's entries, which resuming needs
     **dict.fromkeys(("state_dict", "loops", "callbacks"), dict),
     **dict.fromkeys(("optimizer_states", "lr_schedulers"), list),
     **dict.fromkeys(("epoch", "global_step"), int),
 }
-FILES = ("best_model_path", "kth_best_model_path", "last_model_path")  # in a callback's state
+PATH_KEYS = ("best_model_path", "kth_best_model_path", "last_model_path")  # in a callback's state
 
 
 class OwnCheckpoint(ModelCheckpoint):
-    """Lightning's ModelCheckpoint, which goes on with the files in its own folder only.
+    """Lightning's ModelCheckpoint, restricted to files in its own folder.
 
-    Lightning's own would later remove whatever files, folders and addresses a state names.
+    Lightning's would later remove any file, folder or URL that a state names.
     """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a state, unless it names anything outside the callback's own folder."""
-        named = [*map(state_dict.get, FILES), *(state_dict.get("best_k_models") or ())]
-        if all(_is_below(str(path), str(self.dirpath)) for path in named if path):
+        """Load a state, unless it names anything outside the callback's folder."""
+        paths = [*map(state_dict.get, PATH_KEYS), *(state_dict.get("best_k_models") or ())]
+        if all(_is_inside(str(path), str(self.dirpath)) for path in paths if path):
             super().load_state_dict({**state_dict, "dirpath": self.dirpath})
 
 
 class EpochCheckpoint(OwnCheckpoint):
     """A checkpoint callback whose `last.ckpt` is written after every epoch.
 
-    Lightning's own writes it only with a new best one, so that a run which is cut goes on from an
-    epoch that may be long past.
+    Lightning's writes it only with a new best one, so that an interrupted run may resume from a
+    much earlier epoch.
     """
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the best checkpoint if this epoch is it, and the last one in any case."""
+        """Save the best checkpoint if this epoch is the best, and always the last one."""
         super().on_train_epoch_end(trainer, pl_module)
         if self.save_last and not self._should_skip_saving_checkpoint(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
@@ -54,9 +54,9 @@ class EpochCheckpoint(OwnCheckpoint):
 class CheckpointFiles(TorchCheckpointIO):
     """Local checkpoints, written whole or not at all, and read without executing code.
 
-    Lightning's own writes to the system's temporary folder first, and copies from there: a full
-    disk, or whoever kills it meanwhile, leaves half a file in place of the last good one. Its own
-    also removes folders with all that is in them, wherever they are.
+    Lightning's writes to the system's temporary folder first, and copies from there: on a full
+    disk, or if it is killed meanwhile, half a file replaces the last good one. It also removes
+    folders with all their content, wherever they are.
     """
 
     def __init__(self) -> None:
@@ -66,13 +66,13 @@ class CheckpointFiles(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
-        """Save a checkpoint; addresses such as s3://... are left to Lightning.
+        """Save a checkpoint; URLs such as s3://... are left to Lightning.
 
         Raises:
-            WriteError: names the file; what it held before is kept.
+            WriteError: if it cannot be written; names the file, whose old content is kept.
         """
         self._folders.add(_folder(path))
-        if _is_address(path):
+        if _is_url(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         content = io.BytesIO()
@@ -80,47 +80,48 @@ class CheckpointFiles(TorchCheckpointIO):
         write_whole(path, content.getvalue())
 
     def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
-        """Load a checkpoint to go on from; addresses such as s3://... are left to Lightning.
+        """Load a checkpoint to resume from; URLs such as s3://... are left to Lightning.
 
         Raises:
-            CheckpointError: names the file, if it is none of a training's, or asks for code.
+            CheckpointError: if it is not a checkpoint of a training, or would execute code.
         """
-        if _is_address(path):
+        if _is_url(path):
             return super().load_checkpoint(path, *args, **options)
-        held, _ = read_file(Path(path))
-        if not (isinstance(held, dict) and "pytorch-lightning_version" in held):
+        state, _ = read_file(Path(path))
+        if not (isinstance(state, dict) and "pytorch-lightning_version" in state):
             raise CheckpointError(
                 f"{path}: holds no state of a training to go on from; "
                 "start from its weights by `dmn finetune --init_from`"
             )
-        for key, kind in KINDS.items():
-            if not isinstance(held.get(key, kind()), kind):
+        for key, expected in STATE_TYPES.items():
+            if not isinstance(state.get(key, expected()), expected):
                 raise CheckpointError(
-                    f"{path}: its {key} is of type {type(held[key]).__name__}, not {kind.__name__}"
+                    f"{path}: its {key} is of type {type(state[key]).__name__}, not "
+                    f"{expected.__name__}"
                 )
-        return held
+        return state
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Remove a file from a folder that a checkpoint was saved to; leave anything else."""
+        """Remove a file from a folder to which a checkpoint was saved; keep all other files."""
         if _folder(path) not in self._folders:
             return
-        if _is_address(path):
+        if _is_url(path):
             super().remove_checkpoint(path)
         elif os.path.islink(path) or os.path.isfile(path):
-            os.unlink(path)  # of a link, not what it leads to
+            os.unlink(path)  # the link, not its target
 
 
-def _is_address(path: Any) -> bool:
-    return "://" in str(path) or "::" in str(path)  # as fsspec reads it
+def _is_url(path: Any) -> bool:
+    return "://" in str(path) or "::" in str(path)  # as in fsspec
 
 
 def _folder(path: Any) -> str:
-    """Return the folder of a file, with all links resolved; of an address, as it is written."""
+    """Return the folder of a file with all links resolved, or that of a URL as it is."""
     folder = os.path.dirname(str(path))
-    return folder if _is_address(path) else os.path.realpath(folder)
+    return folder if _is_url(path) else os.path.realpath(folder)
 
 
-def _is_below(path: str, folder: str) -> bool:
-    if _is_address(path):
+def _is_inside(path: str, folder: str) -> bool:
+    if _is_url(path):
         return path.startswith(f"{folder}/") and ".." not in path.split("/")
     return os.path.realpath(path).startswith(os.path.realpath(folder) + os.sep)

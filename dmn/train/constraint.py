@@ -1,4 +1,4 @@
-"""Keeping the constraint while training, and showing that it is kept."""
+"""Keep the constraint during training, and log that it holds."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from dmn.nn import constrained, constraint_statistics, project
 
 
 class ProjectNonnegative(pl.Callback):
-    """Project the constrained weights after each optimizer step, and log how close they are.
+    """Project the constrained weights after each optimizer step, and log statistics of them.
 
-    Logs `constraint/min_weight` and `constraint/zero_fraction` each epoch. Does nothing to a
-    network without constrained parts.
+    Logs `constraint/min_weight` and `constraint/zero_fraction` each epoch. Networks without
+    constrained parts are not changed.
     """
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -52,7 +52,7 @@ def parameter_table(model: nn.Module) -> Table:
     """Tabulate the parameters of a model: name, shape, count, constraint.
 
     Args:
-        model: Any module; what is constrained is found by `dmn.nn.constrained`.
+        model: Any module; `dmn.nn.constrained` finds the constrained parameters.
     """
     floors = {item.name: item for item in constrained(model)}
     table = Table("parameter", "shape", "numbers", "constraint", box=None, pad_edge=False)
@@ -61,8 +61,8 @@ def parameter_table(model: nn.Module) -> Table:
         path = name.replace("parametrizations.", "").removesuffix(".original")
         rule = "free"
         if item := floors.get(path):
-            how = "reparametrised" if item.reparametrised else "projected"
-            rule = f">= {item.floor:g}, {how}"
+            kept_by = "reparametrised" if item.reparametrised else "projected"
+            rule = f">= {item.floor:g}, {kept_by}"
         shape = " x ".join(map(str, parameter.shape))
         table.add_row(path, shape, f"{parameter.numel():,}", rule)
         total += parameter.numel()

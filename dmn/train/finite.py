@@ -1,4 +1,4 @@
-"""Stop a training that has gone wrong, before it spoils a checkpoint."""
+"""Stop a training with NaN or infinite values before it writes a checkpoint."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from dmn.io.weights import truncate
 
 
 class StopAtNonFinite(pl.Callback):
-    """Stop where a loss or, at the end of an epoch, a weight is NaN or infinite.
+    """Stop if a loss or, at the end of an epoch, a weight is NaN or infinite.
 
-    The batch at fault changes no weight, and the epoch writes no checkpoint. All processes stop.
+    The faulty batch changes no weight, and the epoch writes no checkpoint. All processes stop.
 
     Raises:
-        RunError: names the batch, its images if they are at fault, and the last good
+        RunError: names the batch, says whether its images are the cause, and names the last good
             checkpoint.
     """
 
@@ -31,43 +31,47 @@ class StopAtNonFinite(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the batch, to tell of it."""
+        """Keep the batch for the error message."""
         self._batch, self._index = batch, batch_idx
 
     def on_before_backward(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
     ) -> None:
-        """Look at the loss."""
+        """Check the loss."""
         value = loss.detach()
         finite = bool(torch.isfinite(value).all())
         if trainer.strategy.reduce_boolean_decision(finite):
             return
-        whose = "another process's loss is not finite" if finite else f"the loss is {float(value)}"
-        wrong = int((~torch.isfinite(as_batch(self._batch).image)).sum())
+        fault = "another process's loss is not finite" if finite else f"the loss is {float(value)}"
+        bad_pixels = int((~torch.isfinite(as_batch(self._batch).image)).sum())
         cause = (
-            f"{wrong} of its pixels are not finite: look at the data"
-            if wrong
+            f"{bad_pixels} of its pixels are not finite: look at the data"
+            if bad_pixels
             else "its images are finite: a lower learning rate may help"
         )
         epoch = trainer.current_epoch
         raise RunError(
-            f"{whose} in batch {self._index} of epoch {epoch}; {cause}. {_last_good(trainer)}"
+            f"{fault} in batch {self._index} of epoch {epoch}; {cause}. {_last_checkpoint(trainer)}"
         )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at the weights, before checkpoints are written."""
+        """Check the weights before checkpoints are written."""
         state = pl_module.state_dict()
-        wrong = [key for key, value in state.items() if not torch.isfinite(value).all()]
-        if wrong:
+        bad_keys = [key for key, value in state.items() if not torch.isfinite(value).all()]
+        if bad_keys:
             raise RunError(
                 f"after epoch {trainer.current_epoch} there are NaN or infinite numbers in "
-                f"{truncate(wrong)}; a lower learning rate may help. {_last_good(trainer)}"
+                f"{truncate(bad_keys)}; a lower learning rate may help. {_last_checkpoint(trainer)}"
             )
 
 
-def _last_good(trainer: pl.Trainer) -> str:
+def _last_checkpoint(trainer: pl.Trainer) -> str:
     checkpoints: list[Any] = trainer.checkpoint_callbacks
-    paths = [it.last_model_path for it in checkpoints if isinstance(it, ModelCheckpoint)]
+    paths = [
+        callback.last_model_path
+        for callback in checkpoints
+        if isinstance(callback, ModelCheckpoint)
+    ]
     path = next(filter(None, paths), None)
     if path is None:
         return "There is no checkpoint yet"

@@ -1,4 +1,4 @@
-"""Freezing the lower layers of a network that starts from trained weights, and thawing them."""
+"""Freeze the lower layers of a network that starts from trained weights, and unfreeze them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ log = logging.getLogger(__name__)
 class Unfreeze(pl.Callback):
     """Train the head first, then thaw the layers below it, from the last to the first.
 
-    g and h of a pair thaw together. A frozen layer stays as it is, batch norm's statistics too. All
-    parameters are in the optimizer from the start, and what is frozen follows from the epoch
-    alone: schedules, resuming and several processes work as ever. For the last, gradients are
-    dropped, not switched off, so frozen layers cost time.
+    g and h of a pair thaw together. A frozen layer does not change, nor do batch norm's statistics.
+    All parameters are in the optimizer from the start, and which layers are frozen depends only on
+    the epoch, so schedules, resuming and several processes work as usual. For the last, gradients
+    are computed and dropped, so frozen layers cost time.
 
     Args:
-        head_epochs: Epochs in which the head alone is trained; 0 for none.
+        head_epochs: Number of epochs in which only the head is trained.
         layers_per_epoch: Layers thawed at the start of each epoch after those; 0 thaws all at once.
     """
 
@@ -35,20 +35,20 @@ class Unfreeze(pl.Callback):
         """Return how many layers, counted from the first, are frozen in an epoch.
 
         Args:
-            epoch: From 0.
-            layers: How many the network has, the head included.
+            epoch: Number of the epoch, from 0.
+            layers: Number of layers of the network, including the head.
         """
-        since = epoch - self.head_epochs + 1
-        if since > 0 and self.layers_per_epoch == 0:
+        thawing_epochs = epoch - self.head_epochs + 1
+        if thawing_epochs > 0 and self.layers_per_epoch == 0:
             return 0
-        return max(0, layers - 1 - max(0, since) * self.layers_per_epoch)
+        return max(0, layers - 1 - max(0, thawing_epochs) * self.layers_per_epoch)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Freeze; a run that resumes within an epoch does not start that epoch."""
+        """Freeze, as a run that is resumed within an epoch does not start that epoch."""
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Freeze what this epoch leaves alone, and thaw the rest."""
+        """Freeze the layers that this epoch does not train, and thaw the others."""
         net = cast(nn.Module, pl_module.net)
         layers = layer_names(net)
         count = self.frozen_layers(trainer.current_epoch, len(layers))
@@ -60,13 +60,13 @@ class Unfreeze(pl.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Drop the gradients of frozen layers, before they count for clipping."""
+        """Drop the gradients of frozen layers, before gradients are clipped."""
         for module in self._frozen:
             for parameter in module.parameters(recurse=False):
                 parameter.grad = None
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave the network as it was."""
+        """Restore the network's mode."""
         self._freeze([])
 
     def _freeze(self, modules: list[nn.Module]) -> None:

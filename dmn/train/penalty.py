@@ -1,4 +1,4 @@
-"""A penalty that makes a network explain itself better while it trains."""
+"""A training penalty that improves a network's own explanations."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ Objective = Literal["mask", "sparseness"]
 
 
 class ExplanationPenalty(Term):
-    """What the true class's explanation lacks of being good, from 0 (good) to 1.
+    """The badness of the true class's explanation, from 0 (good) to 1.
 
-    It is the explanation that is scored: read in eval mode, of which alone the network is monotone,
-    at the running statistics, by a pass of its own in float32. No statistics are changed by it.
+    The explanation is computed by a separate pass in float32 and eval mode, with the running
+    statistics, as the network is monotone only in eval mode. No statistics are changed.
 
     Args:
-        objective: "mask", the share of positive evidence within the mask, for data whose training
-            batches have masks (`dmn.data.MNIST`, `Scenes`); or "sparseness", Hoyer's, for any.
-        weight: What the penalty is multiplied by.
-        layer: Where to read; "input" for the image. Of a layer's cells all that touch the mask
-            count as within.
-        stream: Of a pair: whose evidence, "g", "h" or their difference.
-        share: Of each batch that is explained; a half costs half as much.
+        objective: "mask", the share of positive evidence inside the mask, for data whose training
+            batches have masks (`dmn.data.MNIST`, `Scenes`); or "sparseness" (Hoyer's), for any.
+        weight: Factor of the penalty.
+        layer: Where to read the explanation; "input" for the image. All positions of a layer that
+            touch the mask count as inside.
+        stream: For a pair: the evidence of "g", "h" or their difference.
+        share: Share of each batch that is explained; half of it costs half as much.
 
     Raises:
-        DataError: when called; says which data and which objective work.
-        UnknownNameError: when called; names the layers that there are.
+        DataError: when called with batches without masks, if the objective needs them.
+        UnknownNameError: when called, if there is no such layer; lists those that exist.
 
     Source: Ross, Hughes & Doshi-Velez, Right for the Right Reasons, IJCAI 2017 (input gradients).
     """
@@ -60,54 +60,54 @@ class ExplanationPenalty(Term):
         x, y, mask = batch.take(slice(math.ceil(self.share * len(logits))))
         with torch.autocast(x.device.type, enabled=False), eval_mode(net):
             maps = evidence(net, x, y, self.layer, self.stream).float()
-            clue = _CLUES[self.objective](maps, mask)
-            return 1 - OBJECTIVES[self.objective](maps, clue).mean()
+            objective_input = _OBJECTIVE_INPUTS[self.objective](maps, mask)
+            return 1 - OBJECTIVES[self.objective](maps, objective_input).mean()
 
 
 def evidence(net: nn.Module, x: Tensor, y: Tensor, layer: str, stream: Stream) -> Tensor:
     """Multiply a layer's activations by their gradients, and sum over the channels (SplitCAM).
 
-    Unlike an explainer's map, it can be differentiated by the weights, and is as large as the
-    layer. Of a network that is no pair, it is gradient times input or activation.
+    Unlike an explainer's map, it is differentiable with respect to the weights, and has the size of
+    the layer. For a network that is not a pair, it is gradient times input or activation.
 
     Args:
         net: The network, in eval mode.
         x: Images (B, C, H, W).
         y: Class indices (B,).
-        layer: Its output is read; "input" for the image.
-        stream: Of a pair: whose logit.
+        layer: The layer whose output is read; "input" for the image.
+        stream: For a pair: the part whose logit is explained.
 
     Returns:
-        Maps (B, 1, h, w); positive speaks for the class, in "h" against it.
+        Maps (B, 1, h, w); positive values are evidence for the class, in "h" against it.
 
     Raises:
-        UnknownNameError: names the layers that there are.
+        UnknownNameError: if there is no such layer; lists those that exist.
     """
     if not isinstance(net, DifferenceOfMonotone):
-        return _evidence_of_any(net, x, y, layer)
+        return _input_gradient_evidence(net, x, y, layer)
     readings = net.read(x, y, [layer], streams=[stream], create_graph=True)[layer]
-    maps = {side: _weighed(reading) for side, reading in readings.items()}
+    maps = {side: _product(reading) for side, reading in readings.items()}
     return maps["g"] - maps["h"] if stream == "g-h" else maps[stream]
 
 
-def _weighed(reading: Reading) -> Tensor:
+def _product(reading: Reading) -> Tensor:
     p, n, delta_p, delta_n = reading
     values, sensitivities = torch.cat([p, n], 1), torch.cat([delta_p, delta_n], 1)
     return (values * sensitivities).sum(dim=1, keepdim=True)
 
 
-def _evidence_of_any(net: nn.Module, x: Tensor, y: Tensor, layer: str) -> Tensor:
-    known = ("input", *(name for name, _ in net.named_modules() if name))
-    check_layers([layer], known, known)
+def _input_gradient_evidence(net: nn.Module, x: Tensor, y: Tensor, layer: str) -> Tensor:
+    layers = ("input", *(name for name, _ in net.named_modules() if name))
+    check_layers([layer], layers, layers)
     path = layer if layer == "input" else f"net.{layer}"
-    whole = nn.Sequential(OrderedDict(input=nn.Identity(), net=net))
-    ((values, sensitivities),) = read_layers(whole, x, y, [path], create_graph=True)
+    named = nn.Sequential(OrderedDict(input=nn.Identity(), net=net))
+    ((values, sensitivities),) = read_layers(named, x, y, [path], create_graph=True)
     if values.dim() != 4:
         raise UnknownNameError(f"layer {layer!r} holds no image, {tuple(values.shape)}")
     return (values * sensitivities).sum(dim=1, keepdim=True)
 
 
-def _resized(maps: Tensor, mask: Tensor | None) -> Tensor:
+def _resized_mask(maps: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         raise DataError(
             "objective 'mask' needs training batches with masks, as dmn.data.MNIST and Scenes have "
@@ -116,11 +116,11 @@ def _resized(maps: Tensor, mask: Tensor | None) -> Tensor:
     return F.adaptive_max_pool2d(mask.to(maps), (maps.shape[2], maps.shape[3]))
 
 
-def _none(maps: Tensor, mask: Tensor | None) -> None:
+def _no_mask(maps: Tensor, mask: Tensor | None) -> None:
     return None
 
 
-_CLUES: Mapping[Objective, Callable[[Tensor, Tensor | None], Tensor | None]] = {
-    "mask": _resized,
-    "sparseness": _none,
+_OBJECTIVE_INPUTS: Mapping[Objective, Callable[[Tensor, Tensor | None], Tensor | None]] = {
+    "mask": _resized_mask,
+    "sparseness": _no_mask,
 }

@@ -1,6 +1,6 @@
-"""Callbacks that watch a network explain itself: heatmaps and Quantus scores each epoch.
+"""Callbacks that explain validation images in each epoch: heatmaps and Quantus scores.
 
-Neither can stop a run: what fails is counted, logged with its reason, and left out.
+Neither can stop a run: failures are counted, and logged with their reason.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ LEGEND_OF_EFFECT = "Red: ink there speaks for the class; blue: against it."
 
 
 class ProbeCallback(pl.Callback):
-    """Gather probe images while validating, and look at them when validation ends.
+    """Collect probe images during validation, and evaluate them when validation ends.
 
     Args:
-        images: Probe images a process.
-        every_n_epochs: Look only each n-th epoch, and after the last one; 0 is never.
+        images: Probe images per process.
+        every_n_epochs: Evaluate only every n-th epoch and the last one; 0 for never.
     """
 
     log_name: str
@@ -63,12 +63,12 @@ class ProbeCallback(pl.Callback):
             self._probe.collect(batch)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at the images, and log how long it took."""
+        """Evaluate the images, and log how long it took."""
         explainers = getattr(pl_module, "explainers", {})
         if not self._probe or (self.needs_explainers and not explainers):
             return
         start = time.perf_counter()
-        # an explainer may draw, and what is drawn next must not depend on it
+        # an explainer may use random numbers, and training must not depend on it
         with isolate_rng(), self.failures.suppress_and_count("watching"):
             self.on_probe(trainer, pl_module, explainers, self._probe.take())
         seconds = time.perf_counter() - start
@@ -76,7 +76,7 @@ class ProbeCallback(pl.Callback):
         pl_module.log(f"time/{self.log_name}_s", seconds, sync_dist=True)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say how often what went wrong."""
+        """Log how often each failure happened."""
         self.failures.report()
 
     def on_probe(
@@ -86,7 +86,7 @@ class ProbeCallback(pl.Callback):
         explainers: dict[str, Explainer],
         batch: ImageBatch,
     ) -> None:
-        """Look at the probe images; subclasses say how."""
+        """Evaluate the probe images; subclasses implement this."""
         raise NotImplementedError
 
     def _is_due(self, trainer: pl.Trainer) -> bool:
@@ -97,15 +97,15 @@ class ProbeCallback(pl.Callback):
 
 
 class HeatmapLogger(ProbeCallback):
-    """Draw, each epoch, how the network explains the same few images.
+    """Draw in each epoch how the network explains the same few images.
 
-    One panel a method: the image, evidence (g), counter-evidence (h), and both combined; red
-    speaks for the true class, blue against it. Panels are saved below `heatmaps/` in the run's
-    folder and handed to every logger that takes images, as `heatmap/<method>`.
+    One panel per method shows the image, evidence (g), counter-evidence (h), and their difference;
+    red is evidence for the true class, blue against it. Panels are saved in `heatmaps/` in the
+    run's folder and logged by every logger that supports images, as `heatmap/<method>`.
 
     Args:
         images: Rows of a panel.
-        every_n_epochs: Draw only each n-th epoch, and the last; 0 is never.
+        every_n_epochs: Draw only every n-th epoch and the last one; 0 for never.
     """
 
     log_name = "heatmap"
@@ -139,12 +139,14 @@ class HeatmapLogger(ProbeCallback):
 
 
 def _caption(explainer: Explainer) -> str:
-    effect = getattr(explainer, "part", None) == "p-n"  # of the complement too, its sign turned
-    return f"{explainer}. {LEGEND_OF_EFFECT if effect else LEGEND}"
+    shows_effect = (
+        getattr(explainer, "part", None) == "p-n"
+    )  # also of the complement, with the opposite sign
+    return f"{explainer}. {LEGEND_OF_EFFECT if shows_effect else LEGEND}"
 
 
 def _columns(explainer: Explainer, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """Picture the images and their maps, by the title of the column."""
+    """Return pictures of the images and their maps by the title of the column."""
     image = {"image": 1 - x if x.shape[1] == 1 else x}
     if not isinstance(explainer, SplitExplainer):
         return {**image, "map": overlay(x, explainer(x, y))}
@@ -158,23 +160,23 @@ def _columns(explainer: Explainer, x: Tensor, y: Tensor) -> dict[str, Tensor]:
 
 
 class QuantusLogger(ProbeCallback):
-    """Score, each epoch, the network's explanations of the true class by Quantus' metrics.
+    """Score in each epoch the network's explanations of the true class with Quantus' metrics.
 
     Logs `quantus/<metric>/<method>` for each explainer and for the controls `Random`, `Edges` and
-    `Centre`, the floor that a score has to be read against; and `quantus/unscored`, the share of
-    (metric, method, image) without a score, whose reasons are counted and printed. Checkpoints and
+    `Centre`, the baseline of a score; and `quantus/unscored`, the share of (metric, method, image)
+    without a score, whose reasons are counted and printed. Checkpoints and
     early stopping can monitor the scores: a missing one is NaN and counts as no improvement.
 
     Args:
-        metrics: Which metrics, keys of `dmn.evaluate.METRICS`; None is `SCORED`, one or two of a
-            kind that take little time.
-        images: Validation images scored a process. 6 cost about a fifth of the training of `mnist`.
-        every_n_epochs: Score only each n-th epoch, and the last; 0 is never.
-        with_controls: Score the controls too.
-        seed: Of the metrics' and the controls' own draws.
+        metrics: Which metrics, keys of `dmn.evaluate.METRICS`; None for `SCORED`, one or two fast
+            metrics per category.
+        images: Validation images scored per process; 6 cost about a fifth of training `mnist`.
+        every_n_epochs: Score only every n-th epoch and the last one; 0 for never.
+        with_controls: Also score the controls.
+        seed: For the random numbers of the metrics and the controls.
 
     Raises:
-        UnknownNameError: names the metrics that there are.
+        UnknownNameError: if a metric does not exist; lists those that do.
     """
 
     log_name = "quantus"
@@ -193,7 +195,7 @@ class QuantusLogger(ProbeCallback):
         self.seed = seed
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Let early stopping wait out a score that is missing."""
+        """Make early stopping accept missing scores."""
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, EarlyStopping) and "quantus/" in str(callback.monitor):
                 callback.check_finite = False
@@ -215,11 +217,13 @@ class QuantusLogger(ProbeCallback):
                 mean.update(values)
                 unscored.update(values.isnan().float())
                 pl_module.log(f"quantus/{name}/{method}", mean.compute(), sync_dist=True)
-                self._remark(trainer, name, method, scores.remarks)
+                self._count_remarks(trainer, name, method, scores.remarks)
         pl_module.log("quantus/unscored", unscored.compute(), sync_dist=True)
 
-    def _remark(self, trainer: pl.Trainer, metric: str, method: str, remarks: Counter[str]) -> None:
-        """Count, by metric and image, what went wrong."""
+    def _count_remarks(
+        self, trainer: pl.Trainer, metric: str, method: str, remarks: Counter[str]
+    ) -> None:
+        """Count the reasons for missing scores, by metric and image."""
         where = f"first by {metric} in epoch {trainer.current_epoch}"
         for reason, count in remarks.items():
             self.failures.note(f"{method}: {reason}", where, count)

@@ -1,4 +1,4 @@
-"""The images a run is watched by: the first of the validation set, the same every epoch."""
+"""The images that callbacks explain: the first of the validation set, the same in every epoch."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dmn.data import ImageBatch, as_batch, concatenate
 class ProbeImages:
     """Collect the first images of the validation batches, with their classes and masks.
 
-    Under DDP every process collects from its own share.
+    With DDP every process collects from its own share.
 
     Args:
-        size: Images wanted; fewer if the validation set is smaller.
+        size: Number of images; fewer if the validation set is smaller.
     """
 
     def __init__(self, size: int) -> None:
@@ -21,13 +21,13 @@ class ProbeImages:
         self._batches: list[ImageBatch] = []
 
     def collect(self, batch: Any) -> None:
-        """Take what is still wanted from a batch, whatever `dmn.data.as_batch` takes."""
-        missing = self.size - sum(len(taken.label) for taken in self._batches)
+        """Take the missing images from a batch, of any type that `dmn.data.as_batch` takes."""
+        missing = self.size - sum(len(collected.label) for collected in self._batches)
         if missing > 0:
             self._batches.append(as_batch(batch).take(slice(missing)))
 
     def take(self) -> ImageBatch:
-        """Return the images, and start anew."""
+        """Return the images, and remove them."""
         batch = concatenate(self._batches)
         self._batches = []
         return batch

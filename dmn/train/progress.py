@@ -1,4 +1,4 @@
-"""What a run says while it goes, and when it ends."""
+"""What a run prints during training and at its end."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from dmn.train.probe_callbacks import ProbeCallback
 
 SUMMARY = "summary.json"  # in a run's folder
 PACKAGES = ("dmn", "torch", "pytorch-lightning", "quantus")
-SHOWN = ("train/loss", "train/acc", "val/loss", "val/acc")
+LINE_METRICS = ("train/loss", "train/acc", "val/loss", "val/acc")
 
 
 class EpochLines(ProgressBar):
-    """One plain line an epoch, for logs; only the first of several processes prints."""
+    """One plain line per epoch, for logs; only the first of several processes prints."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,22 +51,22 @@ class EpochLines(ProgressBar):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the line."""
         metrics = trainer.callback_metrics
-        shown = [f"{name} {float(metrics[name]):.4f}" for name in SHOWN if name in metrics]
+        values = [f"{name} {float(metrics[name]):.4f}" for name in LINE_METRICS if name in metrics]
         epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         seconds = f"{time.perf_counter() - self._start:.1f} s"
         if self._enabled:
-            print("  ".join([epoch, *shown, seconds]), flush=True)
+            print("  ".join([epoch, *values, seconds]), flush=True)
 
 
 def progress_bar() -> ProgressBar:
-    """Return a moving bar for a terminal, plain lines for anything else."""
+    """Return a progress bar for a terminal, and plain lines otherwise."""
     return RichProgressBar() if sys.stdout.isatty() else EpochLines()
 
 
 class RunSummary(pl.Callback):
-    """Say at the end where everything lies, what watching cost, and how to go on.
+    """Print at the end where all files are, and how long probe callbacks took.
 
-    A training's, validation's or test's `summary.json`, in its folder, has the same as data.
+    `summary.json` in the folder of a training, validation or test has the same as data.
     """
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -74,38 +74,38 @@ class RunSummary(pl.Callback):
         self._start = time.perf_counter()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock anew: what comes before is no training."""
+        """Restart the clock: what comes before is not training."""
         self._start = time.perf_counter()
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write and print the summary."""
-        self._write(trainer, shown=True)
+        self._write_summary(trainer, printed=True)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the summary, unless it is a training that validates."""
+        """Write the summary, unless the validation is part of a training."""
         if trainer.state.fn == TrainerFn.VALIDATING:
-            self._write(trainer, shown=False)
+            self._write_summary(trainer, printed=False)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the summary."""
-        self._write(trainer, shown=False)
+        self._write_summary(trainer, printed=False)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Say how to resume an interrupted run."""
+        """Print how to resume an interrupted run."""
         if isinstance(exception, KeyboardInterrupt | SIGTERMException):
             self._print_how_to_resume(trainer)
 
     @rank_zero_only
     def _print_how_to_resume(self, trainer: pl.Trainer) -> None:
         last = [c.last_model_path for c in _checkpoints(trainer) if c.last_model_path]
-        kept = f"the last whole epoch is {last[0]}; resume with --ckpt_path last" if last else ""
+        hint = f"the last whole epoch is {last[0]}; resume with --ckpt_path last" if last else ""
         print(
-            f"\ninterrupted; {plain(kept) or 'no epoch was whole yet, there is nothing to resume'}"
+            f"\ninterrupted; {plain(hint) or 'no epoch was whole yet, there is nothing to resume'}"
         )
 
-    def _write(self, trainer: pl.Trainer, shown: bool) -> None:
+    def _write_summary(self, trainer: pl.Trainer, printed: bool) -> None:
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all processes
         summary = summarise_run(trainer, folder, time.perf_counter() - self._start)
         if not trainer.is_global_zero:  # metrics may be gathered from all processes
@@ -113,21 +113,21 @@ class RunSummary(pl.Callback):
         text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
         with Failures("summary").suppress_and_count(f"writing {SUMMARY}"):
             write_whole(folder / SUMMARY, text)
-        if shown:
-            _print(summary)
+        if printed:
+            _print_summary(summary)
 
 
 def summarise_run(trainer: pl.Trainer, folder: Path, seconds: float) -> dict[str, Any]:
-    """Say what a run was, where everything lies, and what came of it.
+    """Return what a run was, where its files are, and its results.
 
     Args:
-        trainer: Which has just ended a training, a validation or a test.
-        folder: Of the run.
-        seconds: What it took.
+        trainer: Trainer that has just ended a training, a validation or a test.
+        folder: Folder of the run.
+        seconds: Duration of the run.
 
     Returns:
-        What JSON can hold. Paths are of what there is, if there is any; `best` has a checkpoint
-        and its score by what is monitored; metrics that are not finite are None.
+        Values that JSON supports. `best` has a checkpoint and its score for each monitored metric;
+        metrics that are not finite are None.
     """
     watchers = [c for c in trainer.callbacks if isinstance(c, ProbeCallback)]  # type: ignore[attr-defined]
     best = {c.monitor: c for c in _checkpoints(trainer) if c.best_model_path}
@@ -141,10 +141,15 @@ def summarise_run(trainer: pl.Trainer, folder: Path, seconds: float) -> dict[str
         "heatmaps": str(folder / "heatmaps"),
         "checkpoints": str(folder / "checkpoints"),
         "best": {
-            str(monitor): {"checkpoint": c.best_model_path, "score": _number(c.best_model_score)}
+            str(monitor): {
+                "checkpoint": c.best_model_path,
+                "score": _finite_number(c.best_model_score),
+            }
             for monitor, c in best.items()
         },
-        "metrics": {name: _number(value) for name, value in trainer.callback_metrics.items()},
+        "metrics": {
+            name: _finite_number(value) for name, value in trainer.callback_metrics.items()
+        },
         "seconds": {"total": seconds, "watching": sum(watcher.seconds for watcher in watchers)},
         "wandb": [str(path) for path in wandb_folders(folder)],
         "versions": {
@@ -154,14 +159,16 @@ def summarise_run(trainer: pl.Trainer, folder: Path, seconds: float) -> dict[str
     }
 
 
-def _print(summary: dict[str, Any]) -> None:
+def _print_summary(summary: dict[str, Any]) -> None:
     total, watching = summary["seconds"]["total"], summary["seconds"]["watching"]
     lines = {
         "run": summary["run"],
         "metrics": summary["metrics_file"],
         "heatmaps": summary["heatmaps"],
         "checkpoints": summary["checkpoints"],
-        **{f"best by {monitor}": _best(**best) for monitor, best in summary["best"].items()},
+        **{
+            f"best by {monitor}": _best_as_text(**best) for monitor, best in summary["best"].items()
+        },
         "training took": f"{total:.0f} s, of which scoring and heatmaps {watching:.0f} s "
         f"({watching / total:.0%})",
     }
@@ -173,14 +180,14 @@ def _print(summary: dict[str, Any]) -> None:
         print(plain(f"{name:<{width}}  {value}"))
 
 
-def _best(checkpoint: str, score: float | None) -> str:
+def _best_as_text(checkpoint: str, score: float | None) -> str:
     return checkpoint + ("" if score is None else f" ({score:.4f})")
 
 
 def _checkpoints(trainer: pl.Trainer) -> list[ModelCheckpoint]:
-    found: list[Any] = trainer.checkpoint_callbacks
-    return [callback for callback in found if isinstance(callback, ModelCheckpoint)]
+    callbacks: list[Any] = trainer.checkpoint_callbacks
+    return [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
 
 
-def _number(value: Tensor | None) -> float | None:
+def _finite_number(value: Tensor | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""A callback that watches whether depth makes one channel of all."""
+"""A callback that logs the effective rank of activations, which may fall with depth."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from dmn.data import ImageBatch
 from dmn.nn import MONOTONE_ACTIVATIONS, effective_rank
 from dmn.train.probe_callbacks import ProbeCallback
 
-KINDS: tuple[type[nn.Module], ...] = tuple(MONOTONE_ACTIVATIONS)
+ACTIVATION_TYPES: tuple[type[nn.Module], ...] = tuple(MONOTONE_ACTIVATIONS)
 
 
 class RankLogger(ProbeCallback):
-    """Log each epoch the effective rank of every activation's output, as `rank/<layer>`.
+    """Log in each epoch the effective rank of every activation's output, as `rank/<layer>`.
 
-    A rank that falls with depth to nearly 1 is what keeps deep monotone networks from training.
+    A rank that falls to nearly 1 with depth prevents deep monotone networks from training.
 
     Args:
-        images: Validation images it is measured on, a process.
-        every_n_epochs: Measure only each n-th epoch, and the last; 0 is never.
+        images: Validation images per process on which it is measured.
+        every_n_epochs: Measure only every n-th epoch and the last one; 0 for never.
     """
 
     log_name = "rank"
@@ -43,9 +43,9 @@ class RankLogger(ProbeCallback):
         ranks: dict[str, float] = {}
         with ExitStack() as hooks:
             for name, module in pl_module.named_modules():
-                if isinstance(module, KINDS):
+                if isinstance(module, ACTIVATION_TYPES):
                     hooks.enter_context(
-                        module.register_forward_hook(partial(_measure, ranks, name))
+                        module.register_forward_hook(partial(_store_rank, ranks, name))
                     )
             pl_module(batch.image)
         for name, rank in ranks.items():
@@ -53,5 +53,7 @@ class RankLogger(ProbeCallback):
             pl_module.log(f"rank/{layer}", rank, sync_dist=True)
 
 
-def _measure(ranks: dict[str, float], name: str, module: nn.Module, args: Any, out: Tensor) -> None:
+def _store_rank(
+    ranks: dict[str, float], name: str, module: nn.Module, args: Any, out: Tensor
+) -> None:
     ranks[name] = effective_rank(out)

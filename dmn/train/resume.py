@@ -1,4 +1,4 @@
-"""What has to be as it was when a run goes on from a checkpoint."""
+"""Options that must not change when a run is resumed from a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ from dmn.errors import OptionError
 from dmn.hub.cards import read_card
 from dmn.io.yaml import read_yaml
 
-KEPT = ("seed_everything", "data", "model", "unfreeze")
-FREE = {  # of these, what changes neither weights nor data
+FIXED = ("seed_everything", "data", "model", "unfreeze")
+CHANGEABLE = {  # options among these that change neither weights nor data
     *("data.init_args.num_workers", "model.explainers", "model.calibration", "model.channels_last")
 }
-LENGTH = 100  # of a value that is shown
+LENGTH = 100  # characters of a value that are shown
 
 
 def check_same_run(checkpoint: Path, config: str) -> None:
-    """Refuse to go on with another network, optimizer, seed, or other data than a run began with.
+    """Refuse to resume a run with another network, optimizer or seed, or other data.
 
     Args:
-        checkpoint: In the `checkpoints` folder of the run, whose configuration lies beside that;
-            one that lies elsewhere, where nothing is known of its run, is left to its own.
-        config: The configuration to go on with, in YAML.
+        checkpoint: File in the `checkpoints` folder of the run, beside which its configuration is;
+            a checkpoint without a configuration is not checked.
+        config: The new configuration, in YAML.
 
     Raises:
-        OptionError: names the first option that differs, and both values.
+        OptionError: if an option differs; names the first one, and both values.
         CheckpointError: if the run's configuration cannot be read.
     """
-    told_by = checkpoint.parent.parent / "config.yaml"
-    if not os.path.isfile(told_by):
+    config_path = checkpoint.parent.parent / "config.yaml"
+    if not os.path.isfile(config_path):
         return
-    both = (read_card(told_by), read_yaml(config.encode()))
-    before, now = ({key: each.get(key) for key in KEPT} for each in both)
-    for key, was, wanted in _differences(before, now):
+    configs = (read_card(config_path), read_yaml(config.encode()))
+    before, now = ({key: options.get(key) for key in FIXED} for options in configs)
+    for key, old, new in _differences(before, now):
         raise OptionError(
-            f"{key} is {_shown(wanted)}, but was {_shown(was)} in {told_by}; give it as it was, or "
-            f"start anew from the weights by `dmn finetune --init_from {checkpoint}`"
+            f"{key} is {_truncated(new)}, but was {_truncated(old)} in {config_path}; give it as "
+            f"it was, or start anew from the weights by `dmn finetune --init_from {checkpoint}`"
         )
 
 
-def _differences(was: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Tell the options that differ, class paths first; what is missing is null."""
-    if key in FREE or was == now:
+def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield the options that differ, class paths first; missing ones are null."""
+    if key in CHANGEABLE or old == new:
         return
-    if not (isinstance(was, dict) and isinstance(now, dict)):
-        yield key, was, now
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        yield key, old, new
         return
-    for name in sorted(was.keys() | now.keys(), key=str):
-        yield from _differences(was.get(name), now.get(name), f"{key}.{name}" if key else str(name))
+    for name in sorted(old.keys() | new.keys(), key=str):
+        yield from _differences(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
 
 
-def _shown(value: Any) -> str:
+def _truncated(value: Any) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= LENGTH else f"{text[:LENGTH]}..."

@@ -1,4 +1,4 @@
-"""Keep the checkpoint that explains best among those that classify about as well as the best."""
+"""Keep the checkpoint with the best explanations among those with nearly the best accuracy."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from dmn.train.checkpoint import OwnCheckpoint
 
 
 class BestExplanation(OwnCheckpoint):
-    """Keep `best_explained.ckpt`: the best explanation that costs next to no accuracy.
+    """Keep `best_explained.ckpt`: the best explanations at nearly the best accuracy.
 
-    Of all epochs within `within` of the best accuracy so far, the one whose score is best is kept;
-    when a later epoch leaves it too far behind, that epoch takes its place, whatever its score. A
-    score that is missing, or not a number, is no improvement.
+    Of all epochs within `within` of the best accuracy so far, the one with the best score is kept.
+    If a later epoch is more accurate by more than that, it replaces the kept one, whatever its
+    score. A score that is missing or NaN is no improvement.
 
     Args:
-        metric: What is logged of the explanation, e.g. `quantus/PixelFlipping/splitcam`.
-        mode: Whether it is to be large ("max") or small ("min").
+        metric: Logged score of the explanation, e.g. `quantus/PixelFlipping/splitcam`.
+        mode: Whether larger ("max") or smaller ("min") is better.
         within: Accuracy that may be lost, as a share of all images, e.g. 0.005 for half a percent.
-        accuracy: What is logged of the accuracy.
+        accuracy: Logged accuracy.
 
     Raises:
-        UnknownNameError: in the first epoch; names the scores that are logged.
+        UnknownNameError: in the first epoch, if the score is not logged; lists those that are.
     """
 
     def __init__(
@@ -42,37 +42,39 @@ class BestExplanation(OwnCheckpoint):
             monitor=metric,
             mode=mode,
             enable_version_counter=False,
-            save_on_train_epoch_end=False,  # hence before last.ckpt, which holds this state too
+            save_on_train_epoch_end=False,  # so before last.ckpt, which contains this state too
         )
         self.metric, self.within, self.accuracy = metric, within, accuracy
         self.best_accuracy = self.kept_accuracy = -math.inf
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
-        """Return whether this epoch is to be kept in place of the one that is."""
+        """Return whether this epoch replaces the kept one."""
         accuracy = float(trainer.callback_metrics[self.accuracy])
         self.best_accuracy = max(self.best_accuracy, accuracy)
         floor = self.best_accuracy - self.within
-        lapsed = self.kept_accuracy < floor
-        if accuracy < floor or not (lapsed or super().check_monitor_top_k(trainer, current)):
+        is_kept_too_inaccurate = self.kept_accuracy < floor
+        if accuracy < floor or not (
+            is_kept_too_inaccurate or super().check_monitor_top_k(trainer, current)
+        ):
             return False
         self.kept_accuracy = accuracy
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a run that is resumed goes on from."""
-        own = {"best_accuracy": self.best_accuracy, "kept_accuracy": self.kept_accuracy}
-        return super().state_dict() | own
+        """Return the state for resuming."""
+        state = {"best_accuracy": self.best_accuracy, "kept_accuracy": self.kept_accuracy}
+        return super().state_dict() | state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the state."""
         super().load_state_dict(state_dict)
         self.best_accuracy = state_dict["best_accuracy"]
         self.kept_accuracy = state_dict["kept_accuracy"]
 
     def _monitor_candidates(self, trainer: pl.Trainer) -> dict[str, Tensor]:
         candidates = super()._monitor_candidates(trainer)
-        kind = self.metric.partition("/")[0] + "/"
-        logged = [name for name in candidates if name.startswith(kind)]
+        prefix = self.metric.partition("/")[0] + "/"
+        logged = [name for name in candidates if name.startswith(prefix)]
         if logged and self.metric not in logged:
             raise UnknownNameError(f"no score {self.metric}; there are {', '.join(logged)}")
         return {self.metric: torch.tensor(math.nan), **candidates}

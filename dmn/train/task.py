@@ -1,4 +1,4 @@
-"""Training an image classifier: loss, accuracy, optimizer; the network itself is plain torch."""
+"""Training of an image classifier: loss, accuracy, optimizer; the network is plain torch."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ ExplainerFactory = Callable[[Any], Explainer]
 
 
 class OneCycle(OneCycleLR):
-    """Warm up to the optimizer's own learning rate, then anneal to nearly zero.
+    """Warm up to the optimizer's learning rate, then anneal to nearly zero.
 
     Args:
         optimizer: Its learning rate is the peak.
-        total_steps: Optimizer steps in the whole run; filled in by the task.
-        warmup: Share of the steps spent warming up.
+        total_steps: Optimizer steps of the whole run; set by the task.
+        warmup: Share of the steps for the warm-up.
     """
 
     def __init__(self, optimizer: Optimizer, total_steps: int, warmup: float = 0.2) -> None:
@@ -40,7 +40,7 @@ class OneCycle(OneCycleLR):
         super().__init__(optimizer, peaks, total_steps, pct_start=warmup)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from where a run was.
+        """Restore the state of a run.
 
         Raises:
             CheckpointError: if that run was planned for another number of steps.
@@ -55,23 +55,23 @@ class OneCycle(OneCycleLR):
 
 
 class ClassificationTask(pl.LightningModule):
-    """Train and test an image classifier, and hold the explainers it is watched by.
+    """Train and test an image classifier, with explainers for callbacks.
 
     Args:
         net: Maps images (B, C, H, W) in [0, 1] to logits (B, K).
         optimizer: Called with the parameters, e.g. `torch.optim.Adam` with its options.
         lr_scheduler: Called with the optimizer and the number of steps in the whole run, and
             stepped after each; e.g. `dmn.train.OneCycle`.
-        explainers: How the network is explained while it trains, by the name to log under; each
-            is called with the network, e.g. `dmn.explain.SplitCAM` with its options.
+        explainers: Explainers used during training, by the name to log under; each is called with
+            the network, e.g. `dmn.explain.SplitCAM` with its options.
         num_classes: Number of classes K.
         label_smoothing: Share of the target spread over all classes.
-        calibration: Also log the expected calibration error.
+        calibration: Whether to log the expected calibration error.
         channels_last: Keep images and convolutions in channels-last order, which is faster for
-            most convolutions, on GPUs with mixed precision above all; results differ by rounding.
-        layer_decay: Learning rate of each layer as a share of that of the layer above it; the
-            head's is the optimizer's own. Below 1 for fine-tuning, where low layers serve as is.
-        terms: What is added to the training loss, by the name to log under, e.g.
+            most convolutions, especially on GPUs with mixed precision; results differ by rounding.
+        layer_decay: Learning rate of each layer as a share of that of the layer above; the head
+            has the optimizer's. Below 1 for fine-tuning, where low layers need little change.
+        terms: Terms added to the training loss, by the name to log under, e.g.
             `dmn.train.Distillation` with its options.
     """
 
@@ -91,7 +91,9 @@ class ClassificationTask(pl.LightningModule):
         super().__init__()
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         self.net = net.to(memory_format=self._format)
-        self.explainers = {name: make(net) for name, make in (explainers or {}).items()}
+        self.explainers = {
+            name: make_explainer(net) for name, make_explainer in (explainers or {}).items()
+        }
         self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
         self._label_smoothing, self._layer_decay = label_smoothing, layer_decay
         self._terms = terms
@@ -114,22 +116,22 @@ class ClassificationTask(pl.LightningModule):
         return logits
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
-        """Return the loss of a batch, whatever `dmn.data.as_batch` takes, and count it."""
+        """Return the loss of a batch of any type that `dmn.data.as_batch` takes, and log it."""
         return self._step(batch, "train", self._label_smoothing, self._terms)
 
     def validation_step(self, batch: Any, batch_index: int) -> None:
-        """Count a validation batch."""
+        """Log the loss and metrics of a validation batch."""
         self._step(batch, "val")
 
     def test_step(self, batch: Any, batch_index: int) -> None:
-        """Count a test batch."""
+        """Log the loss and metrics of a test batch."""
         self._step(batch, "test")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the weights of another network.
 
         Raises:
-            CheckpointError: names the keys.
+            CheckpointError: if weights do not fit; names the keys.
         """
         if faults := state_dict_mismatches(self.state_dict(), checkpoint["state_dict"]):
             raise CheckpointError(
@@ -137,22 +139,22 @@ class ClassificationTask(pl.LightningModule):
             )
 
     def on_train_start(self) -> None:
-        """Refuse to go on with the state of another optimizer, which would fail at its first step.
+        """Refuse the state of another optimizer, which would fail at its first step.
 
         Raises:
-            CheckpointError: names what the state lacks.
+            CheckpointError: if the state lacks options of the optimizer; names them.
         """
         for optimizer in self.trainer.optimizers:
             groups = optimizer.param_groups
-            if lacking := [key for key in optimizer.defaults if any(key not in g for g in groups)]:
+            if missing := [key for key in optimizer.defaults if any(key not in g for g in groups)]:
                 raise CheckpointError(
                     f"the checkpoint is of another optimizer than {type(optimizer).__name__}: it "
-                    f"has no {', '.join(lacking)}; go on with the one that it had, or start from "
+                    f"has no {', '.join(missing)}; go on with the one that it had, or start from "
                     "its weights by `dmn finetune --init_from`"
                 )
 
     def configure_optimizers(self) -> Any:
-        """Build the optimizer, and the scheduler for the run's number of steps."""
+        """Return the optimizer, and the scheduler for the run's number of steps."""
         if self._layer_decay == 1:
             optimizer = self._optimizer(self.parameters())
         else:

@@ -1,4 +1,4 @@
-"""Lightning's Trainer, which also fine-tunes."""
+"""Lightning's Trainer with fine-tuning."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 class Trainer(pl.Trainer):
     """Lightning's Trainer, with `finetune` beside `fit`, `validate` and `test`.
 
-    Local checkpoints are written whole or not at all, unless a plugin says how they are.
+    Local checkpoints are written whole or not at all, unless a plugin writes them.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -41,11 +41,11 @@ class Trainer(pl.Trainer):
             datamodule: The data.
             init_from: Checkpoint or state dict whose weights to start from; "best" or "last" of
                 the newest run of this name; or the name of a shipped network.
-            fresh_head: Start the head anew, as for other classes of the same number, instead of
-                from the checkpoint's; one for another number of classes always starts anew.
-            ckpt_path: Resume a fine-tuning that was interrupted, e.g. "last", all else being as it
-                was.
+            fresh_head: Initialise the head anew instead of loading the checkpoint's, as for other
+                classes of the same number; for another number of classes this is always done.
+            ckpt_path: Resume an interrupted fine-tuning, e.g. "last", with all other options
+                unchanged.
         """
-        fit = initialise(model.net, init_from, fresh_head)  # type: ignore[arg-type]
-        log.info("%s: %s", init_from, fit)
+        report = initialise(model.net, init_from, fresh_head)  # type: ignore[arg-type]
+        log.info("%s: %s", init_from, report)
         self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)

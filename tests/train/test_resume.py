@@ -11,7 +11,7 @@ from train_problem import make_task
 from dmn.cli.main import main
 from dmn.errors import CheckpointError, OptionError
 from dmn.train import Trainer, check_same_run
-from dmn.train.resume import FREE
+from dmn.train.resume import CHANGEABLE
 
 FIT = shlex.split(
     "fit --config debug --quantus.every_n_epochs 0 --heatmaps.every_n_epochs 0 "
@@ -58,7 +58,9 @@ def test_what_makes_a_run_has_to_be_as_it_was(key, value, tmp_path):
     config = changed(key, value)
     check_same_run(checkpoint, config)  # nothing is known of it
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(OPTIONS))
-    free = key.startswith(("trainer", "run", *FREE)) or (key.endswith("terms") and value is None)
+    free = key.startswith(("trainer", "run", *CHANGEABLE)) or (
+        key.endswith("terms") and value is None
+    )
     if free:
         check_same_run(checkpoint, config)
         return
