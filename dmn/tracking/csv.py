@@ -112,13 +112,10 @@ def _complete_rows(text: str) -> tuple[list[dict[str, Any]], bool]:
     return rows, not rows or len(rows) < len(lines) - 1
 
 
-def _unused_path(path: str) -> str:
+def _unused_path(prefix: str) -> str:
     """Return a path that does not exist, by adding a number."""
-    return next(
-        candidate
-        for number in itertools.count(1)
-        if not os.path.lexists(candidate := f"{path}{number}")
-    )
+    candidates = (f"{prefix}{number}" for number in itertools.count(1))
+    return next(path for path in candidates if not os.path.lexists(path))
 
 
 def _epoch(row: dict[str, Any]) -> float:

@@ -139,9 +139,8 @@ class HeatmapLogger(ProbeCallback):
 
 
 def _caption(explainer: Explainer) -> str:
-    shows_effect = (
-        getattr(explainer, "part", None) == "p-n"
-    )  # also of the complement, with the opposite sign
+    # "p-n" is also the effect of the complement, with the opposite sign
+    shows_effect = getattr(explainer, "part", None) == "p-n"
     return f"{explainer}. {LEGEND_OF_EFFECT if shows_effect else LEGEND}"
 
 
@@ -164,8 +163,8 @@ class QuantusLogger(ProbeCallback):
 
     Logs `quantus/<metric>/<method>` for each explainer and for the controls `Random`, `Edges` and
     `Centre`, the baseline of a score; and `quantus/unscored`, the share of (metric, method, image)
-    without a score, whose reasons are counted and printed. Checkpoints and
-    early stopping can monitor the scores: a missing one is NaN and counts as no improvement.
+    without a score, whose reasons are counted and printed. Checkpoints and early stopping can
+    monitor the scores: a missing score is NaN and counts as no improvement.
 
     Args:
         metrics: Which metrics, keys of `dmn.evaluate.METRICS`; None for `SCORED`, one or two fast
