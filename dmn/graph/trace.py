@@ -1,4 +1,4 @@
-"""A network as a graph of operations that overwrite nothing, traced from a copy of it."""
+"""Trace a copy of a network as a graph of operations, none of them in place."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dmn.errors import UnsupportedError
 from dmn.graph.tracer import IN_PLACE_OPERATORS, Tracer, is_number, tensors_by_type
 from dmn.graph.unpack import SPLITTING, unpack_splits
 
-_LAYERS = "layers"  # in a network's meta: names of nodes, by name of layer
+_LAYERS = "layers"  # key in a network's meta: the name of the node for each name of a layer
 _RESHAPED = (
     *("reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes", "swapdims", "movedim"),
     *("moveaxis", "squeeze", "unsqueeze", "narrow", "select", "t", "ravel"),
@@ -36,11 +36,11 @@ _VIEWS = {
 
 
 class Unsupported(NamedTuple):
-    """A node that cannot be rewritten, and what it would need.
+    """A node that cannot be rewritten, with the reason.
 
     Attributes:
         path: Module path of the node, and its operation.
-        needs: What is in the way, and what would help.
+        needs: The reason, and what would help.
     """
 
     path: str
@@ -54,8 +54,8 @@ def unsupported(nodes: Iterable[Unsupported], job: str) -> UnsupportedError:
     """Return the error that lists every node of a network that cannot be rewritten.
 
     Args:
-        nodes: What was found, before anything ran.
-        job: What was to be done, and with which network.
+        nodes: The nodes that were found, before anything ran.
+        job: What was to be done with which network, e.g. "split ResNet".
     """
     nodes = tuple(nodes)
     lines = (f"  {node}" for node in nodes)
@@ -65,13 +65,13 @@ def unsupported(nodes: Iterable[Unsupported], job: str) -> UnsupportedError:
 
 
 class Traced(NamedTuple):
-    """A graph in eval mode, and the names of what is in it.
+    """A graph in eval mode, and the names of its nodes.
 
     Attributes:
-        network: The same function, out of place; its submodules keep their names.
-        layers: For each name, "input" first, the node that holds what the module or operation of
-            that name returns; a second call of one module is called `name_1`.
-        unsupported: What could not be made out of place.
+        network: The same function without in-place operations; its submodules keep their names.
+        layers: For each name, "input" first, the node that returns the output of the module or
+            operation of that name. The second call of a module is named `name_1`.
+        unsupported: In-place operations that could not be replaced.
     """
 
     network: fx.GraphModule
@@ -84,23 +84,25 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool] = lambda module
     """Write a copy of a model, in eval mode, as a graph of out-of-place operations.
 
     Args:
-        model: Takes one tensor, returns one. It is not changed.
-        is_leaf: Which modules to keep whole, besides torch's own.
+        model: Takes one tensor and returns one. It is not changed.
+        is_leaf: Returns whether to keep a module whole. Modules of torch are kept whole always.
 
     Raises:
-        UnsupportedError: for control flow that depends on data, more than one input or output, and
-            modules with hooks; names the module.
+        UnsupportedError: for control flow that depends on data, for more than one input or output,
+            and for modules with hooks; the message names the module.
     """
-    again = isinstance(model, fx.GraphModule) and _LAYERS in model.meta
-    if not again:
-        _refuse_foreign(model)
+    traced_before = isinstance(model, fx.GraphModule) and _LAYERS in model.meta
+    if not traced_before:
+        _refuse_hooks(model)
     copy: Any = deepcopy(model).eval().requires_grad_(False)
-    if again:
-        return Traced(copy, _named(copy), ())
+    if traced_before:
+        return Traced(copy, _nodes_by_name(copy), ())
     for module in list(copy.modules()):
         if parametrize.is_parametrized(module):
-            kind = type(module)  # shared with the original, and changed by what follows
-            module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
+            shared_class = type(module)  # shared with the original; the loop below changes it
+            module.__class__ = type(
+                shared_class.__name__, shared_class.__bases__, dict(vars(shared_class))
+            )
             for name in list(module.parametrizations):
                 parametrize.remove_parametrizations(module, name)
     tracer = Tracer(is_leaf)
@@ -108,33 +110,39 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool] = lambda module
         with tensors_by_type():
             graph = tracer.trace(copy)
     except Exception as error:
-        where = f"module {tracer.path!r}" if tracer.path else "the model itself"
+        location = f"module {tracer.path!r}" if tracer.path else "the model itself"
         raise UnsupportedError(
-            f"cannot trace {type(model).__name__}, at {where}: {error}",
+            f"cannot trace {type(model).__name__}, at {location}: {error}",
             "Its forward must not branch on values; move such a part into a module of its own, "
             "and register a rule for it.",
         ) from error
     network = fx.GraphModule(copy, graph, type(model).__name__)
-    refused = _overwrite_nothing(network)
+    refused = _replace_in_place(network)
     unpack_splits(graph)
     graph.eliminate_dead_code()
-    _check_ends(graph)
+    _check_input_and_output(graph)
     network.delete_all_unused_submodules()
     network.recompile()
-    network.meta[_LAYERS] = {name: node.name for name, node in _names(tracer, graph).items()}
-    return Traced(network.eval(), _named(network), tuple(refused))
+    network.meta[_LAYERS] = {name: node.name for name, node in _name_nodes(tracer, graph).items()}
+    return Traced(network.eval(), _nodes_by_name(network), tuple(refused))
 
 
-def rename(network: fx.GraphModule, node: fx.Node, other: fx.Node) -> None:
-    """Let another node have a node's names, before that is erased."""
+def rename(network: fx.GraphModule, node: fx.Node, replacement: fx.Node) -> None:
+    """Give a node's names to its replacement, before the node is erased."""
     names = network.meta[_LAYERS]
-    names.update({name: other.name for name, held in names.items() if held == node.name})
+    names.update(
+        {name: replacement.name for name, node_name in names.items() if node_name == node.name}
+    )
 
 
-def _named(network: fx.GraphModule) -> dict[str, fx.Node]:
+def _nodes_by_name(network: fx.GraphModule) -> dict[str, fx.Node]:
     """Return the nodes by name, in the order in which they run."""
     nodes = {node.name: node for node in network.graph.nodes}
-    names = {name: nodes[held] for name, held in network.meta[_LAYERS].items() if held in nodes}
+    names = {
+        name: nodes[node_name]
+        for name, node_name in network.meta[_LAYERS].items()
+        if node_name in nodes
+    }
     order = {node: position for position, node in enumerate(nodes.values())}
     return dict(sorted(names.items(), key=lambda item: order[item[1]]))
 
@@ -145,21 +153,21 @@ def target_of(network: fx.GraphModule, node: fx.Node) -> Any:
 
 
 def describe(network: fx.GraphModule, node: fx.Node) -> str:
-    """Name a node for people: its path, and what it calls."""
+    """Describe a node in messages: its path, and what it calls."""
     target = target_of(network, node)
-    called = type(target).__name__ if isinstance(target, nn.Module) else _name(target)
-    return f"{_path(node) or type(network).__name__} ({called})"
+    operation = type(target).__name__ if isinstance(target, nn.Module) else _name(target)
+    return f"{_path(node) or type(network).__name__} ({operation})"
 
 
-def _names(tracer: Tracer, graph: fx.Graph) -> dict[str, fx.Node]:
-    named = [("input", node) for node in graph.nodes if node.op == "placeholder"][:1]
-    named += tracer.returned
-    called = {node for _, node in named}
+def _name_nodes(tracer: Tracer, graph: fx.Graph) -> dict[str, fx.Node]:
+    named_nodes = [("input", node) for node in graph.nodes if node.op == "placeholder"][:1]
+    named_nodes += tracer.returned
+    named_already = {node for _, node in named_nodes}
     for node in graph.nodes:
-        if node.op in ("call_function", "call_method") and node not in called:
-            named.append((_path(node), node))
+        if node.op in ("call_function", "call_method") and node not in named_already:
+            named_nodes.append((_path(node), node))
     names: dict[str, fx.Node] = {}
-    for name, node in named:
+    for name, node in named_nodes:
         unique, repeat = name, 0
         while unique in names:
             repeat += 1
@@ -169,7 +177,7 @@ def _names(tracer: Tracer, graph: fx.Graph) -> dict[str, fx.Node]:
 
 
 def _path(node: fx.Node) -> str:
-    """Return the module path of a node; of an operation, within the module that calls it."""
+    """Return the module path of a node; for an operation, that of its module and its name."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     path = str(stack[-1][0]) if stack else ""
     if node.op == "call_module":
@@ -181,17 +189,17 @@ def _name(target: Any) -> str:
     return str(getattr(target, "__name__", target))
 
 
-def _refuse_foreign(model: nn.Module) -> None:
-    """Refuse what a graph would leave out: hooks, and a forward set on the instance."""
-    for what, is_so in _FOREIGN.items():
-        names = [name or type(model).__name__ for name, m in model.named_modules() if is_so(m)]
+def _refuse_hooks(model: nn.Module) -> None:
+    """Refuse what a graph would miss: hooks, and a forward that is set on the instance."""
+    for kind, has_it in _HOOKS.items():
+        names = [name or type(model).__name__ for name, m in model.named_modules() if has_it(m)]
         if names:
             raise UnsupportedError(
-                f"{what} on {', '.join(names)}: not in the graph; remove it first"
+                f"{kind} on {', '.join(names)}: not in the graph; remove it first"
             )
 
 
-_FOREIGN: dict[str, Callable[[nn.Module], bool]] = {
+_HOOKS: dict[str, Callable[[nn.Module], bool]] = {
     "forward hooks (weight_norm has one: use torch.nn.utils.remove_weight_norm)": lambda module: (
         bool(module._forward_hooks or module._forward_pre_hooks)
     ),
@@ -199,7 +207,7 @@ _FOREIGN: dict[str, Callable[[nn.Module], bool]] = {
 }
 
 
-def _check_ends(graph: fx.Graph) -> None:
+def _check_input_and_output(graph: fx.Graph) -> None:
     inputs = [node for node in graph.nodes if node.op == "placeholder" and not node.args]
     (output,) = (node for node in graph.nodes if node.op == "output")
     if len(inputs) != 1 or not isinstance(output.args[0], fx.Node):
@@ -209,14 +217,14 @@ def _check_ends(graph: fx.Graph) -> None:
         )
 
 
-def _overwrite_nothing(network: fx.GraphModule) -> list[Unsupported]:
-    """Replace in-place operations; what read the overwritten value reads the new one."""
+def _replace_in_place(network: fx.GraphModule) -> list[Unsupported]:
+    """Replace in-place operations; later users of the overwritten value get the new one."""
     unsupported = []
     nodes = list(network.graph.nodes)
     order = {node: position for position, node in enumerate(nodes)}
     calls = [node for node in nodes if node.op.startswith("call")]
-    in_place = [node for node in calls if _becomes_out_of_place(network, node)]
-    numbers: set[fx.Node] = set()  # nothing else sees it when they change
+    in_place = [node for node in calls if _make_out_of_place(network, node)]
+    numbers: set[fx.Node] = set()  # immutable, so that they have no aliases
     for node in calls:
         if is_number(node, numbers):
             numbers.add(node)
@@ -244,11 +252,11 @@ def _overwrite_nothing(network: fx.GraphModule) -> list[Unsupported]:
     return unsupported
 
 
-def _becomes_out_of_place(network: fx.GraphModule, node: fx.Node) -> bool:
+def _make_out_of_place(network: fx.GraphModule, node: fx.Node) -> bool:
     """Make one operation out of place; returns whether it was in place."""
     target = target_of(network, node)
     if isinstance(target, nn.Module):
-        return bool(getattr(target, "inplace", False))  # switched off below, for all its calls
+        return bool(getattr(target, "inplace", False))  # the caller switches it off, for all calls
     if node.kwargs.get("inplace"):
         node.update_kwarg("inplace", False)
         return True
@@ -259,7 +267,7 @@ def _becomes_out_of_place(network: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _without_underscore(target: Any) -> Any:
-    """Return what does out of place what a function such as relu_ does in place."""
+    """Return the out-of-place version of a function or method such as relu_."""
     name = _name(target)
     if not name.endswith("_") or name.endswith("__"):
         return None
@@ -271,14 +279,16 @@ def _without_underscore(target: Any) -> Any:
 
 def _aliases(network: fx.GraphModule, node: fx.Node) -> set[fx.Node]:
     """Return the nodes whose values may share a node's memory."""
-    found, todo = set(), [node]
-    while todo:
-        here = todo.pop()
-        sources = here.all_input_nodes[:1] if _is_view(network, here) else []
-        views = [user for user in here.users if _is_view(network, user)]
-        todo += [other for other in (*sources, *views) if other not in found and other is not node]
-        found.update(todo)
-    return found
+    aliases, queue = set(), [node]
+    while queue:
+        current = queue.pop()
+        sources = current.all_input_nodes[:1] if _is_view(network, current) else []
+        views = [user for user in current.users if _is_view(network, user)]
+        queue += [
+            alias for alias in (*sources, *views) if alias not in aliases and alias is not node
+        ]
+        aliases.update(queue)
+    return aliases
 
 
 def _is_view(network: fx.GraphModule, node: fx.Node) -> bool:

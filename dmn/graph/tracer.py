@@ -19,7 +19,7 @@ IN_PLACE_OPERATORS = {
     operator.imul: operator.mul,
     operator.itruediv: operator.truediv,
 }
-_LOCK = RLock()  # what the trace of one thread replaces is not put back by another's
+_LOCK = RLock()  # only one thread at a time may patch isinstance
 
 
 def is_query(node: fx.Node) -> bool:
@@ -30,7 +30,7 @@ def is_query(node: fx.Node) -> bool:
 
 
 def is_number(node: fx.Node, numbers: set[fx.Node]) -> bool:
-    """Return whether a node holds no tensor: it is a query, or computed of numbers alone."""
+    """Return whether a node holds no tensor: it is a query, or computed from numbers only."""
     computed = getattr(node.target, "__module__", "") == "_operator"
     return is_query(node) or (computed and numbers.issuperset(node.all_input_nodes))
 
@@ -40,7 +40,7 @@ def _in_place(function: Any) -> Any:
 
 
 class _Proxy(fx.Proxy):
-    """A value in a trace that overwrites by `+=`; torch's own takes that for `+`."""
+    """A value in a trace whose `+=` is in place; that of torch takes it for `+`."""
 
     _is_param = False  # what isinstance(..., nn.Parameter) asks a tensor for
 
@@ -49,26 +49,26 @@ class _Proxy(fx.Proxy):
 
 @contextmanager
 def tensors_by_type() -> Iterator[None]:
-    """Let `isinstance(value, Tensor)` be true of the tensors in a trace.
+    """Make `isinstance(value, Tensor)` true for the tensors in a trace.
 
-    Otherwise a branch on it is silently left out. C code, which would take them for real tensors,
-    does not ask this function.
+    Otherwise a branch on it is silently left out. C code does not call this function, so it does
+    not take them for real tensors.
     """
     with _LOCK:
-        plain = builtins.isinstance
+        original = builtins.isinstance
 
         def patched(value: Any, kinds: Any) -> bool:
-            return plain(value, kinds) or (type(value) is _Proxy and issubclass(Tensor, kinds))
+            return original(value, kinds) or (type(value) is _Proxy and issubclass(Tensor, kinds))
 
         vars(builtins)["isinstance"] = patched
         try:
             yield
         finally:
-            vars(builtins)["isinstance"] = plain
+            vars(builtins)["isinstance"] = original
 
 
 class Tracer(fx.Tracer):
-    """Keep whole what has a rule, and remember what each module returned."""
+    """Keep modules with a rule whole, and record the node that each module returned."""
 
     def __init__(self, is_leaf: Callable[[nn.Module], bool]) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class Tracer(fx.Tracer):
         return _Proxy(node, self)
 
     def create_arg(self, a: Any) -> Any:
-        """Return what a graph holds in place of an argument."""
+        """Convert an argument to the form in which a graph stores it."""
         return a.node if type(a) is _Proxy else super().create_arg(a)
 
     def call_module(
@@ -99,10 +99,10 @@ class Tracer(fx.Tracer):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        """Run a module, and remember the node that it returned."""
+        """Run a module, and record the node that it returned."""
         outer, self.path = self.path, self.path_of_module(m)
         result = super().call_module(m, forward, args, kwargs)
         if isinstance(result, fx.Proxy):
             self.returned.append((self.path, result.node))
-        self.path = outer  # after an error it says where
+        self.path = outer  # not reached after an error, so that path says where
         return result

@@ -1,4 +1,4 @@
-"""What divides a tensor, as one operation for each piece."""
+"""Replace chunk, split and unbind by one operation per piece."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import torch
 from torch import fx
 
 SPLITTING = {torch.chunk, torch.split, torch.unbind, "chunk", "split", "unbind"}
-_KEYS = {"input": "x", "tensor": "x", "split_size_or_sections": "split_size"}  # of functions
+# The functions name these arguments otherwise than the methods do.
+_KEYS = {"input": "x", "tensor": "x", "split_size_or_sections": "split_size"}
 
 
 def unpack_splits(graph: fx.Graph) -> None:
-    """Let every node hold one tensor: each piece of a chunk or split is a node of its own."""
+    """Give each piece of a chunk, split or unbind its own node: every node is then one tensor."""
     for node in list(graph.nodes):
         if node.op in ("call_function", "call_method") and node.target in SPLITTING:
             name = str(getattr(node.target, "__name__", node.target))
             kwargs = {_KEYS.get(key, key): value for key, value in node.kwargs.items()}
             for user in list(node.users):
                 if user.target is operator.getitem and isinstance(user.args[1], int):
-                    given = {"divide": name, "index": user.args[1]}
-                    user.target, user.args, user.kwargs = piece, node.args, {**kwargs, **given}
+                    options = {"divide": name, "index": user.args[1]}
+                    user.target, user.args, user.kwargs = piece, node.args, {**kwargs, **options}
 
 
 def piece(x: Any, *options: Any, divide: str, index: int, **kwargs: Any) -> Any:
@@ -29,9 +30,9 @@ def piece(x: Any, *options: Any, divide: str, index: int, **kwargs: Any) -> Any:
 
     Args:
         x: The tensor.
-        *options: What the method takes.
+        *options: Positional arguments of the method.
         divide: Name of the method: `chunk`, `split` or `unbind`.
-        index: Which piece.
-        **kwargs: What else the method takes.
+        index: Index of the piece.
+        **kwargs: Keyword arguments of the method.
     """
     return getattr(x, divide)(*options, **kwargs)[index]
