@@ -25,10 +25,10 @@ SLACK = "_slack"  # ends the name of what loosens a parameter W: V = |W| (1 + sl
 
 def bounds(module: nn.Module) -> dict[str, Tensor]:
     """Return V >= |W| by the name of each parameter W: the factor of s where W is that of u."""
-    given = dict(module.named_parameters())
+    parameters = dict(module.named_parameters())
     return {
-        name: _bound(weight, given.get(name + SLACK))
-        for name, weight in given.items()
+        name: _bound(weight, parameters.get(name + SLACK))
+        for name, weight in parameters.items()
         if not name.endswith(SLACK)
     }
 
@@ -96,8 +96,8 @@ class Rule:
         """Bring back half of p's sensitivity, where n has none and none is wanted."""
         if self.symmetric:
             return call.vjp(q)
-        both = zip(call.vjp(q), self.sum_back(call, q), strict=True)
-        return [(one + other) / 2 for one, other in both]
+        pairs = zip(call.vjp(q), self.sum_back(call, q), strict=True)
+        return [(from_difference + from_sum) / 2 for from_difference, from_sum in pairs]
 
     def sum_back(self, call: Call, a: Tensor) -> list[Tensor]:
         """Bring back a, by the transposed of what `sums` does to s."""
@@ -129,8 +129,8 @@ class Absolute(Rule):
     def sums(
         self, call: Call, u: Sequence[Tensor], out: Tensor, s: Sequence[Tensor], unit: float
     ) -> Tensor:
-        moved = self.linear(call, *s)
-        return moved + unit * call(*map(torch.zeros_like, u)).abs() if self.constant else moved
+        result = self.linear(call, *s)
+        return result + unit * call(*map(torch.zeros_like, u)).abs() if self.constant else result
 
     def sum_back(self, call: Call, a: Tensor) -> list[Tensor]:
         return call.transposed(lambda *s: self.linear(call, *s), a)
@@ -160,12 +160,12 @@ class Linear(Rule):
         return self._absolute(call, unit)(*s)
 
     def sum_back(self, call: Call, a: Tensor) -> list[Tensor]:
-        return self._quickly(call, _bound, a) or call.transposed(self._absolute(call), a)
+        return self._without_forward(call, _bound, a) or call.transposed(self._absolute(call), a)
 
     def p_back(self, call: Call, q: Tensor) -> list[Tensor]:
-        return self._quickly(call, _positive, q) or super().p_back(call, q)
+        return self._without_forward(call, _positive, q) or super().p_back(call, q)
 
-    def _quickly(
+    def _without_forward(
         self, call: Call, part: Callable[[Tensor, Tensor | None], Tensor], signal: Tensor
     ) -> list[Tensor] | None:
         """Bring a signal back by a part of the weight, if that can be done without forward."""
@@ -178,7 +178,7 @@ class Linear(Rule):
     def _absolute(self, call: Call, unit: float = 1.0) -> Callable[..., Tensor]:
         module = call.module
         if module is None:
-            return lambda *s: call.run(_of_function(call, unit), s)
+            return lambda *s: call.run(_absolute_function(call, unit), s)
         weights = {
             name: bound * unit if name.endswith("bias") else bound
             for name, bound in bounds(module).items()
@@ -203,13 +203,13 @@ class ChannelAffine(Rule):
         return [a * scale.abs()]
 
     @staticmethod
-    def _scale_and_shift(call: Call, like: Tensor) -> tuple[Tensor, Tensor]:
+    def _scale_and_shift(call: Call, output: Tensor) -> tuple[Tensor, Tensor]:
         mean, variance = call.option("running_mean", 1), call.option("running_var", 2)
         weight, bias = call.option("weight", 3), call.option("bias", 4)
         scale = torch.rsqrt(variance + call.option("eps", 7, 1e-5))
         scale = scale if weight is None else scale * weight
         shift = -mean * scale if bias is None else bias - mean * scale
-        shape = (-1, *[1] * (like.dim() - 2))
+        shape = (-1, *[1] * (output.dim() - 2))
         return scale.view(shape), shift.view(shape)
 
 
@@ -242,8 +242,8 @@ class Activation(Rule):
         self, call: Call, u: Sequence[Tensor], out: Tensor, s: Sequence[Tensor], unit: float
     ) -> Tensor:
         low, high = self.bounds(call)
-        total = _plus(out, low - high, u[0])
-        total = torch.add(_times(s[0], low + high), total, alpha=unit)
+        total = _add_scaled(out, low - high, u[0])
+        total = torch.add(_scale_by(s[0], low + high), total, alpha=unit)
         if self.at_zero:  # keep p, n >= 0
             total = total + 2 * unit * (-self.value_at_zero(call, out)).clamp(min=0)
         return total
@@ -253,14 +253,14 @@ class Activation(Rule):
             return None if q is None else call.vjp(q), None
         low, high = self.bounds(call)
         pulled = call.vjp(a if q is None else q + a)[0]
-        return [_plus(pulled, low - high, a)], [_times(a, low + high)]
+        return [_add_scaled(pulled, low - high, a)], [_scale_by(a, low + high)]
 
     def bounds(self, call: Call) -> tuple[Slope, Slope]:
         return self.slopes(call) if callable(self.slopes) else self.slopes
 
     @staticmethod
-    def value_at_zero(call: Call, like: Tensor) -> Tensor:
-        return call(like.new_zeros(()))
+    def value_at_zero(call: Call, output: Tensor) -> Tensor:
+        return call(output.new_zeros(()))
 
 
 class WinnerPool(Rule):
@@ -281,8 +281,8 @@ class WinnerPool(Rule):
     def sums(
         self, call: Call, u: Sequence[Tensor], out: Tensor, s: Sequence[Tensor], unit: float
     ) -> Tensor:
-        _, where = self.indexed(call, u[0])
-        return s[0].flatten(2).gather(2, where.flatten(2)).view_as(out)
+        _, indices = self.indexed(call, u[0])
+        return s[0].flatten(2).gather(2, indices.flatten(2)).view_as(out)
 
 
 class ConvexPool(Rule):
@@ -301,7 +301,7 @@ class ConvexPool(Rule):
     def sums(
         self, call: Call, u: Sequence[Tensor], out: Tensor, s: Sequence[Tensor], unit: float
     ) -> Tensor:
-        return _times(out, unit) + self.window_sum(call, s[0] - _times(u[0], unit))
+        return _scale_by(out, unit) + self.window_sum(call, s[0] - _scale_by(u[0], unit))
 
     def back(self, call: Call, q: Tensor | None, a: Tensor | None) -> tuple[Signals, Signals]:
         if a is None:
@@ -325,25 +325,25 @@ class MaxPool(WinnerPool):
         return self._convex if pool == "convex" else self
 
 
-def _plus(x: Tensor, factor: Slope, y: Tensor) -> Tensor:
+def _add_scaled(x: Tensor, factor: Slope, y: Tensor) -> Tensor:
     """Return x + factor y, in one pass."""
     return x + factor * y if isinstance(factor, Tensor) else torch.add(x, y, alpha=factor)
 
 
-def _times(x: Tensor, factor: Slope) -> Tensor:
+def _scale_by(x: Tensor, factor: Slope) -> Tensor:
     return x if isinstance(factor, float) and factor == 1 else x * factor
 
 
-def _of_function(call: Call, unit: float) -> Callable[..., Tensor]:
+def _absolute_function(call: Call, unit: float) -> Callable[..., Tensor]:
     """Return a function such as `conv2d` with its weight's and bias' absolute values."""
     weight, bias = call.option("weight", 1), call.option("bias", 2)
 
     def absolute(*args: Any, **kwargs: Any) -> Tensor:
         x = args[0] if args else kwargs["input"]
-        own = ("input", "weight", "bias")
-        rest = {key: value for key, value in kwargs.items() if key not in own}
+        named = ("input", "weight", "bias")
+        options = {key: value for key, value in kwargs.items() if key not in named}
         constant = None if bias is None else bias.abs() * unit
-        result: Tensor = call.function(x, weight.abs(), constant, *args[3:], **rest)
+        result: Tensor = call.function(x, weight.abs(), constant, *args[3:], **options)
         return result
 
     return absolute

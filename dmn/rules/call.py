@@ -116,8 +116,8 @@ class Call:
             allow_unused=True,
         )
         return [
-            sensitivity.new_zeros(shape) if there is None else there
-            for there, shape in zip(pulled, self.shapes, strict=True)
+            sensitivity.new_zeros(shape) if gradient is None else gradient
+            for gradient, shape in zip(pulled, self.shapes, strict=True)
         ]
 
 

@@ -57,11 +57,11 @@ def convolution(dimensions: int, transposed: bool, order: Sequence[str]) -> Line
             name: call.option(name, position, _CONVOLUTION[name])
             for position, name in enumerate(order, start=3)
         }
-        plain = call.option("padding_mode", 99, "zeros") == "zeros"
+        zero_padded = call.option("padding_mode", 99, "zeros") == "zeros"
         resized = call.module is not None and len(call.args) + len(call.kwargs) > 1
-        if not plain or resized or isinstance(options["padding"], str):
+        if not zero_padded or resized or isinstance(options["padding"], str):
             return None
-        sizes = {name: _each(options.get(name, 0), dimensions) for name in _CONVOLUTION}
+        sizes = {name: _per_axis(options.get(name, 0), dimensions) for name in _CONVOLUTION}
         pulled: Tensor = torch.ops.aten.convolution_backward(
             a,
             a.new_empty(1).expand(call.shapes[0]),
@@ -85,7 +85,7 @@ FORWARD = ("stride", "padding", "dilation", "groups")
 TRANSPOSED = ("stride", "padding", "output_padding", "groups", "dilation")
 
 
-def _each(size: Any, dimensions: int) -> list[int]:
+def _per_axis(size: Any, dimensions: int) -> list[int]:
     return [size] * dimensions if isinstance(size, int) else list(size)
 
 
@@ -114,31 +114,31 @@ def _constant(call: Call) -> Any:
     return constants[0] if constants else call.kwargs["other"]
 
 
-def _size(constant: Any) -> Any:
+def _magnitude(constant: Any) -> Any:
     return constant.abs() if isinstance(constant, Tensor) else abs(constant)
 
 
-def _shifted(call: Call, s: Tensor) -> Tensor:
+def _broadcast_sum(call: Call, s: Tensor) -> Tensor:
     constant = _constant(call)
     return s + torch.zeros_like(constant) if isinstance(constant, Tensor) else s
 
 
-def _joined(call: Call, *s: Tensor) -> Tensor:
+def _join_streams(call: Call, *s: Tensor) -> Tensor:
     """Join streams, with zeros where constants are."""
     return call(*s) - call(*map(torch.zeros_like, s))
 
 
-def _per_channel(call: Call, s: Tensor) -> Tensor:
+def _standard_deviations(call: Call, s: Tensor) -> Tensor:
     """Return the standard deviations that `transforms.Normalize` divides by."""
     return torch.as_tensor(call.option("std", 2)).to(s).view(-1, 1, 1)
 
 
-SHIFT = Absolute(_shifted, constant=True, moves=True)
-SCALE = Absolute(lambda call, s: s * _size(_constant(call)))
-DIVIDE = Absolute(lambda call, s: s / _size(_constant(call)))
+SHIFT = Absolute(_broadcast_sum, constant=True, moves=True)
+SCALE = Absolute(lambda call, s: s * _magnitude(_constant(call)))
+DIVIDE = Absolute(lambda call, s: s / _magnitude(_constant(call)))
 NEGATE = Absolute(lambda call, s: s)
-JOINED = Absolute(_joined, constant=True, moves=True)
-NORMALIZE = Absolute(lambda call, s: s / _per_channel(call, s), constant=True)
+JOINED = Absolute(_join_streams, constant=True, moves=True)
+NORMALIZE = Absolute(lambda call, s: s / _standard_deviations(call, s), constant=True)
 SUM = Absolute(lambda call, *s: s[0] + s[1])
 
 
@@ -150,8 +150,8 @@ def _operands(operation: Operation) -> list[bool]:
 def join(operation: Operation) -> Rule:
     """Tell streams joined with constants from streams alone."""
     parts = operation.args[0] if operation.args else operation.kwargs["tensors"]
-    alone = isinstance(parts, fx.Node) or all(map(operation.is_stream, parts))
-    return MOVE if alone else JOINED
+    only_streams = isinstance(parts, fx.Node) or all(map(operation.is_stream, parts))
+    return MOVE if only_streams else JOINED
 
 
 def sum_or_shift(operation: Operation) -> Rule | str:
@@ -245,10 +245,10 @@ def _windows(call: Call, dimensions: int) -> dict[str, Any]:
     kernel = call.option("kernel_size", 1)
     stride = call.option("stride", 2)
     return {
-        "kernel_size": _each(kernel, dimensions),
-        "stride": _each(kernel if stride is None or stride == [] else stride, dimensions),
-        "padding": _each(call.option("padding", 3, 0), dimensions),
-        "dilation": _each(call.option("dilation", 4, 1), dimensions),
+        "kernel_size": _per_axis(kernel, dimensions),
+        "stride": _per_axis(kernel if stride is None or stride == [] else stride, dimensions),
+        "padding": _per_axis(call.option("padding", 3, 0), dimensions),
+        "dilation": _per_axis(call.option("dilation", 4, 1), dimensions),
     }
 
 
@@ -284,10 +284,10 @@ def max_pool(dimensions: int) -> Callable[[Operation], Rule | str]:
 def adaptive_max_pool(dimensions: int) -> Callable[[Operation], Rule | str]:
     """Return the rules of max pooling to a size."""
     names = [f"adaptive_{kind}_pool{dimensions}d" for kind in ("max", "avg")]
-    most, average = (getattr(F, name) for name in names)
+    maximum, average = (getattr(F, name) for name in names)
 
     def indexed(call: Call, u: Tensor) -> tuple[Tensor, Tensor]:
-        return most(u, call.option("output_size", 1), return_indices=True)  # type: ignore[no-any-return]
+        return maximum(u, call.option("output_size", 1), return_indices=True)  # type: ignore[no-any-return]
 
     def window_sum(call: Call, x: Tensor) -> Tensor:
         total = average(x, call.option("output_size", 1))

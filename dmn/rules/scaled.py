@@ -47,8 +47,8 @@ def power(exponent: int) -> float:
 def rescaling(tensors: Sequence[Tensor], exponent: int) -> int:
     """Return the exponent at which tensors that share one are safe for a layer more."""
     size = max(map(magnitude, tensors))
-    far = power(3 * _exponents(tensors[0]) // 8)
-    if 1 / far < size < far or size == 0 or not math.isfinite(size):
+    limit = power(3 * _exponents(tensors[0]) // 8)
+    if 1 / limit < size < limit or size == 0 or not math.isfinite(size):
         return exponent
     return exponent + math.frexp(size)[1]
 
@@ -63,8 +63,8 @@ def settle(parts: Sequence[Scaled]) -> list[Tensor]:
     for part in parts:
         size = magnitude(part.tensor)
         if size and math.isfinite(size):
-            most = 2 * _exponents(part.tensor) // 5
-            exponent = max(exponent, part.exponent + math.frexp(size)[1] - most)
+            limit = 2 * _exponents(part.tensor) // 5
+            exponent = max(exponent, part.exponent + math.frexp(size)[1] - limit)
     return [part.to(exponent).tensor for part in parts]
 
 
@@ -78,8 +78,8 @@ def magnitude(tensor: Tensor) -> float:
     """Return the largest absolute value; of an empty tensor 0."""
     if not tensor.numel():
         return 0.0
-    least, largest = torch.aminmax(tensor.detach())
-    return max(float(largest), -float(least))
+    smallest, largest = torch.aminmax(tensor.detach())
+    return max(float(largest), -float(smallest))
 
 
 def blockwise(
@@ -92,8 +92,8 @@ def blockwise(
         *tensors: Of one shape.
         size: Numbers in a piece.
     """
-    whole = tensors[0].device.type != "cpu" or tensors[0].numel() <= size
-    if whole or any(tensor.requires_grad for tensor in tensors):
+    in_one_piece = tensors[0].device.type != "cpu" or tensors[0].numel() <= size
+    if in_one_piece or any(tensor.requires_grad for tensor in tensors):
         return function(*tensors)
     pieces = zip(*(torch.split(tensor.reshape(-1), size) for tensor in tensors), strict=True)
     results: list[Tensor] = []
@@ -117,9 +117,9 @@ def recentred(s: Scaled, u: Tensor, theta: float, threshold: float) -> Scaled:
         return s
     if theta == 0 and threshold == 0:
         return Scaled(u.abs())
-    least = u.abs() * s.unit
-    kept = torch.lerp(least, s.tensor, theta)
-    return Scaled(torch.where(s.tensor > threshold * s.unit, kept, s.tensor), s.exponent)
+    smallest = u.abs() * s.unit
+    reduced = torch.lerp(smallest, s.tensor, theta)
+    return Scaled(torch.where(s.tensor > threshold * s.unit, reduced, s.tensor), s.exponent)
 
 
 def _exponents(tensor: Tensor) -> int:

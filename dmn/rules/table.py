@@ -22,13 +22,15 @@ from dmn.rules.base import Linear, Rule
 from dmn.rules.operations import Operation, RuleEntry
 
 
-def _none(reason: str) -> Callable[[Operation], Rule | str]:
+def _no_rule(reason: str) -> Callable[[Operation], Rule | str]:
     return lambda operation: reason
 
 
-_ATTENTION = _none("attention multiplies activations: no difference of monotone functions of them")
-_STATISTICS = _none("divides by statistics of the image: not monotone in the streams")
-_SOFTMAX = _none("softmax divides by a sum of activations: leave it out, and explain the logits")
+_ATTENTION = _no_rule(
+    "attention multiplies activations: no difference of monotone functions of them"
+)
+_STATISTICS = _no_rule("divides by statistics of the image: not monotone in the streams")
+_SOFTMAX = _no_rule("softmax divides by a sum of activations: leave it out, and explain the logits")
 
 # Each word stands for all its spellings: in torch.nn, torch.nn.functional, torch, operator, and as
 # a method of tensors.
@@ -80,14 +82,14 @@ _ROWS: tuple[tuple[RuleEntry, str], ...] = (
     (_STATISTICS, "InstanceNorm1d InstanceNorm2d InstanceNorm3d instance_norm normalize"),
     (_SOFTMAX, "Softmax softmax LogSoftmax log_softmax Softmax2d"),
 )
-_HOMES = (nn, F, torch, operator)
+_NAMESPACES = (nn, F, torch, operator)
 
 
-def spellings(word: str) -> Iterator[Any]:
+def spellings(name: str) -> Iterator[Any]:
     """Walk what a name stands for: modules, functions, and the method of tensors."""
-    yield from (getattr(home, word) for home in _HOMES if hasattr(home, word))
-    if hasattr(Tensor, word):
-        yield word
+    yield from (getattr(namespace, name) for namespace in _NAMESPACES if hasattr(namespace, name))
+    if hasattr(Tensor, name):
+        yield name
 
 
 def _pools_and_convolutions() -> Iterator[tuple[RuleEntry, str]]:
@@ -100,9 +102,9 @@ def _pools_and_convolutions() -> Iterator[tuple[RuleEntry, str]]:
 
 RULES: dict[Any, RuleEntry] = {
     target: entry
-    for entry, words in (*_ROWS, *_pools_and_convolutions())
-    for word in words.split()
-    for target in spellings(word)
+    for entry, names in (*_ROWS, *_pools_and_convolutions())
+    for name in names.split()
+    for target in spellings(name)
 }
 RULES[Add] = of.SUM
 RULES[ConvexConcave] = of.BOUNDED  # slopes in [0, 1]
@@ -158,13 +160,13 @@ def find_rule(operation: Operation) -> Rule | str:
     if entry is None:
         return "no rule; if it is monotone or linear, add one by dmn.rules.add_rule"
     rule = entry if isinstance(entry, Rule) else entry(operation)
-    given = (*operation.args, *operation.kwargs.values())
+    arguments = (*operation.args, *operation.kwargs.values())
     if (
         isinstance(rule, str)
         or isinstance(target, nn.Module)
         or not (rule.weighted or rule.nonlinear)
     ):
         return rule
-    if sum(map(operation.is_stream, given)) > 1:
+    if sum(map(operation.is_stream, arguments)) > 1:
         return "its weights, slopes or bounds are activations: a product of two is not monotone"
     return rule
