@@ -93,20 +93,20 @@ def find_affine(network: fx.GraphModule) -> list[Affine]:
     """
     constants, ranks = _constants(network), _ranks(network)
     numbers: set[fx.Node] = set()
-    found: dict[fx.Node, Affine] = {}  # by the node that returns the result
+    chains: dict[fx.Node, Affine] = {}  # by the node that returns the result
     for node in network.graph.nodes:
         if is_number(node, numbers):
             numbers.add(node)
         if node in constants or node in numbers or not node.op.startswith("call"):
             continue
-        if (one := _read(network, node, constants, ranks)) is None:
+        if (affine := _read(network, node, constants, ranks)) is None:
             continue
-        before = found.get(one.source)
-        whole = one.after(before) if before and len(one.source.users) == 1 else None
-        if before and whole:
-            del found[before.node]
-        found[node] = whole or one
-    return list(found.values())
+        preceding = chains.get(affine.source)
+        combined = affine.after(preceding) if preceding and len(affine.source.users) == 1 else None
+        if preceding and combined:
+            del chains[preceding.node]
+        chains[node] = combined or affine
+    return list(chains.values())
 
 
 def _constants(network: fx.GraphModule) -> dict[fx.Node, Any]:
@@ -127,16 +127,16 @@ def _constants(network: fx.GraphModule) -> dict[fx.Node, Any]:
 
 def _ranks(network: fx.GraphModule) -> dict[fx.Node, int]:
     """Return the rank of tensors: as an example has told it, or an operation such as Conv2d."""
-    seen = ((node, _shape(node)) for node in network.graph.nodes)
-    ranks = {node: len(shape) for node, shape in seen if shape}
+    shapes = ((node, _shape(node)) for node in network.graph.nodes)
+    ranks = {node: len(shape) for node, shape in shapes if shape}
     for node, rule in find_rules(network).items():
-        target, before = target_of(network, node), node.all_input_nodes[0]
+        target, source = target_of(network, node), node.all_input_nodes[0]
         name = str(getattr(target, "__name__", type(target).__name__))
         keeps = isinstance(rule, Activation) or isinstance(target, (nn.Identity, nn.Dropout))
         if name.endswith(("2d", "3d")):
             ranks.setdefault(node, 2 + int(name[-2]))
-        elif keeps and before in ranks:
-            ranks.setdefault(node, ranks[before])
+        elif keeps and source in ranks:
+            ranks.setdefault(node, ranks[source])
     return ranks
 
 
@@ -148,21 +148,25 @@ def _read(
 ) -> Affine | None:
     """Read one operation, if it scales and shifts by constants."""
     target = target_of(network, node)
-    images = [place for place, one in enumerate(node.all_input_nodes) if one not in constants]
+    images = [i for i, source in enumerate(node.all_input_nodes) if source not in constants]
     if len(images) != 1:
         return None
     source = node.all_input_nodes[images[0]]
-    seen = ranks.get(source)
+    source_rank = ranks.get(source)
     for kinds, reader, rank in _MODULES:
         if isinstance(target, kinds):
-            made = reader(target)
-            return made and Affine((node,), images[0], *made, True, rank or seen)
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda one: constants.get(one, one))
+            scale_shift = reader(target)
+            return scale_shift and Affine(
+                (node,), images[0], *scale_shift, True, rank or source_rank
+            )
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda node: constants.get(node, node))
     if target is F.batch_norm:
-        made = _function_norm(args, kwargs)
-        return made and Affine((node,), images[0], *made, True, _owner(node) or seen)
-    made = _arithmetic(target, args, kwargs)
-    return made and _by_channel(node, images[0], *made, seen)
+        scale_shift = _function_norm(args, kwargs)
+        return scale_shift and Affine(
+            (node,), images[0], *scale_shift, True, _rank_of_owner(node) or source_rank
+        )
+    scale_shift = _arithmetic(target, args, kwargs)
+    return scale_shift and _by_channel(node, images[0], *scale_shift, source_rank)
 
 
 def _norm(module: Any) -> _ScaleShift | None:
@@ -179,7 +183,7 @@ def _statistics(mean: Any, variance: Any, weight: Any, bias: Any, *, eps: float)
 
 
 def _normalize(module: Any) -> _ScaleShift:
-    mean, std = (torch.as_tensor(each, dtype=torch.float64) for each in (module.mean, module.std))
+    mean, std = (torch.as_tensor(value, dtype=torch.float64) for value in (module.mean, module.std))
     return 1 / std, -mean / std
 
 
@@ -195,16 +199,16 @@ _OPTIONS = ("training", "momentum", "eps")
 
 def _function_norm(args: tuple[Any, ...], kwargs: Any) -> _ScaleShift | None:
     """Read a batch norm that is a function of its statistics."""
-    given = {**dict(zip((*_STATISTICS, *_OPTIONS), args[1:], strict=False)), **kwargs}
-    numbers = {name: given.get(name) for name in _STATISTICS}
-    known = not any(isinstance(number, fx.Node) for number in numbers.values())
-    if given.get("training") or numbers["running_mean"] is None or not known:
+    arguments = {**dict(zip((*_STATISTICS, *_OPTIONS), args[1:], strict=False)), **kwargs}
+    numbers = {name: arguments.get(name) for name in _STATISTICS}
+    constant = not any(isinstance(number, fx.Node) for number in numbers.values())
+    if arguments.get("training") or numbers["running_mean"] is None or not constant:
         return None
-    exact = (None if each is None else _double(each) for each in numbers.values())
-    return _statistics(*exact, eps=given.get("eps", 1e-5))
+    exact = (None if value is None else _double(value) for value in numbers.values())
+    return _statistics(*exact, eps=arguments.get("eps", 1e-5))
 
 
-def _spelled(name: str, form: Callable[..., _ScaleShift | None]) -> Iterator[tuple[Any, Any]]:
+def _spellings(name: str, form: Callable[..., _ScaleShift | None]) -> Iterator[tuple[Any, Any]]:
     for target in (getattr(operator, name, None), getattr(torch, name, None), name):
         if target is not None:
             yield target, form
@@ -221,7 +225,7 @@ _FORMS: dict[Any, Callable[[Tensor, bool], _ScaleShift | None]] = {
         ("div divide truediv true_divide", lambda c, first: None if first else (1 / c, 0)),
     )
     for name in names.split()
-    for target, form in _spelled(name, form)
+    for target, form in _spellings(name, form)
 }
 
 
@@ -243,28 +247,28 @@ def _double(constant: Any) -> Tensor:
 
 def _by_channel(node: fx.Node, position: int, scale: Any, shift: Any, rank: int | None) -> Affine:
     """Tell one number for each channel, the second axis of x, from other shapes."""
-    scale, shift = (torch.as_tensor(each, dtype=torch.float64) for each in (scale, shift))
-    shapes = [each.shape for each in (scale, shift) if each.numel() > 1]
+    scale, shift = (torch.as_tensor(value, dtype=torch.float64) for value in (scale, shift))
+    shapes = [value.shape for value in (scale, shift) if value.numel() > 1]
     if not shapes:
         return Affine((node,), position, scale.reshape(1), shift.reshape(1), True, rank)
     channels, trailing = max(shapes[0]), len(shapes[0]) - 1 - shapes[0].index(max(shapes[0]))
     sizes = [(channels, *[1] * trailing), (1, channels, *[1] * trailing)]
     # (C,) and (C, 1) may be of other axes, and one channel may become several: x's shape tells
-    known = trailing > 1 if rank is None else rank == 2 + trailing
-    wide = (_shape(node.all_input_nodes[position]) or (0, channels))[1] == channels
-    if known and wide and all(each in sizes for each in shapes):
-        scale, shift = (each.reshape(-1).expand(channels) for each in (scale, shift))
+    is_channel_axis = trailing > 1 if rank is None else rank == 2 + trailing
+    no_broadcast = (_shape(node.all_input_nodes[position]) or (0, channels))[1] == channels
+    if is_channel_axis and no_broadcast and all(shape in sizes for shape in shapes):
+        scale, shift = (value.reshape(-1).expand(channels) for value in (scale, shift))
         return Affine((node,), position, scale, shift, True, 2 + trailing)
     return Affine((node,), position, scale, shift, False, rank)
 
 
 def _shape(node: fx.Node) -> torch.Size | None:
     """Return the shape of a tensor, where an example has told it."""
-    seen = node.meta.get("tensor_meta")
-    return seen.shape if seen else None
+    metadata = node.meta.get("tensor_meta")
+    return metadata.shape if metadata else None
 
 
-def _owner(node: fx.Node) -> int | None:
+def _rank_of_owner(node: fx.Node) -> int | None:
     """Return the rank that the module takes which called a function, if that is a norm itself."""
     owners = [kind for _, kind in node.meta.get("nn_module_stack", {}).values()][-1:]
     kinds = [kind for kind in owners if isinstance(kind, type)]

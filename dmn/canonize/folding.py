@@ -46,7 +46,7 @@ def hookable(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
         UnsupportedError: where the model cannot be written as a graph.
         UnsupportedError: lists what cannot be made out of place, and why.
     """
-    return _written(model, example, lambda network, layers: [], "rewrite")
+    return _rewrite(model, example, lambda network, layers: [], "rewrite")
 
 
 def canonize(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
@@ -70,7 +70,7 @@ def canonize(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
 
     Source: Motzkus, Weber & Lapuschkin 2022, Measurably Stronger ... via Model Canonization.
     """
-    return _written(model, example, _fold, "canonize")
+    return _rewrite(model, example, _fold, "canonize")
 
 
 @contextmanager
@@ -100,7 +100,7 @@ def canonized(model: nn.Module, example: Tensor | None = None) -> Iterator[nn.Mo
 
 
 @torch.inference_mode(False)
-def _written(
+def _rewrite(
     model: nn.Module,
     example: Tensor | None,
     fold: Callable[[fx.GraphModule, _Layers], list[Unsupported]],
@@ -109,8 +109,8 @@ def _written(
     network, layers, overwriting = trace(model, is_known)
     if example is not None:
         ShapeProp(network).propagate(example)
-    _one_module_for_each_call(network, layers)
-    _operations_become_modules(network, layers)
+    _copy_shared_modules(network, layers)
+    _replace_operations(network, layers)
     if refused := [*overwriting, *fold(network, layers)]:
         raise unsupported(refused, f"{job} {type(model).__name__}")
     network.delete_all_unused_submodules()
@@ -121,14 +121,14 @@ def _written(
     return network.eval().requires_grad_(False)
 
 
-def _one_module_for_each_call(network: fx.GraphModule, layers: _Layers) -> None:
-    seen = set()
+def _copy_shared_modules(network: fx.GraphModule, layers: _Layers) -> None:
+    targets = set()
     for node in network.graph.find_nodes(op="call_module"):
-        if node.target in seen:
+        if node.target in targets:
             module = deepcopy(target_of(network, node))
             node.target = _free_path(network, layers, node, node.target)
             network.add_submodule(node.target, module)
-        seen.add(node.target)
+        targets.add(node.target)
 
 
 _WINDOWS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
@@ -147,7 +147,7 @@ _OPERATIONS: dict[Any, tuple[type[nn.Module], int, tuple[str, ...]]] = {
 }
 
 
-def _operations_become_modules(network: fx.GraphModule, layers: _Layers) -> None:
+def _replace_operations(network: fx.GraphModule, layers: _Layers) -> None:
     """Replace the operations of the table, unless they take a constant or another option."""
     tensors: set[Any] = set()  # that depend on the image; neither sizes nor parameters
     for node in network.graph.nodes:
@@ -156,21 +156,21 @@ def _operations_become_modules(network: fx.GraphModule, layers: _Layers) -> None
         elif not is_query(node) and not tensors.isdisjoint(node.all_input_nodes):
             tensors.add(node)
             if node.target in _OPERATIONS:
-                _becomes_module(network, layers, node, tensors)
+                _replace_operation(network, layers, node, tensors)
 
 
-def _becomes_module(
+def _replace_operation(
     network: fx.GraphModule, layers: _Layers, node: fx.Node, tensors: set[Any]
 ) -> None:
     kind, count, names = _OPERATIONS[node.target]
     tensor_names = ("input", "other")[:count]
-    given = {**dict(zip((*tensor_names, *names), node.args, strict=False)), **node.kwargs}
-    operands = [given.pop(name, None) for name in tensor_names]
-    given.pop("inplace", None)
-    options = {name: value for name, value in given.items() if name in names}
-    if len(options) < len(given) or len(node.args) > count + len(names):
+    arguments = {**dict(zip((*tensor_names, *names), node.args, strict=False)), **node.kwargs}
+    operands = [arguments.pop(name, None) for name in tensor_names]
+    arguments.pop("inplace", None)
+    options = {name: value for name, value in arguments.items() if name in names}
+    if len(options) < len(arguments) or len(node.args) > count + len(names):
         return
-    nodes = [one for one in operands if isinstance(one, fx.Node) and one in tensors]
+    nodes = [operand for operand in operands if isinstance(operand, fx.Node) and operand in tensors]
     if len(nodes) < count or any(isinstance(value, fx.Node) for value in options.values()):
         return
     stack = node.meta.get("nn_module_stack", {})
@@ -184,14 +184,14 @@ def _becomes_module(
 
 def _free_path(network: fx.GraphModule, layers: _Layers, node: fx.Node, path: str) -> str:
     """Return the name that the trace gave a call, unless a submodule has it."""
-    given = [name for name, named in layers.items() if named is node]
-    path = next((name for name in given if name.startswith(path)), path)
-    taken = dict(network.named_modules())
+    traced_names = [name for name, layer_node in layers.items() if layer_node is node]
+    path = next((name for name in traced_names if name.startswith(path)), path)
+    modules = dict(network.named_modules())
     numbered = (f"{path}_{repeat}" if repeat else path for repeat in count())
-    return next(name for name in numbered if name not in taken)
+    return next(name for name in numbered if name not in modules)
 
 
-_OUTPUT_AXES: dict[type[nn.Module], int] = {  # of the weight, see _scaled
+_OUTPUT_AXES: dict[type[nn.Module], int] = {  # of the weight, see _scaled_weight
     **dict.fromkeys((nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d), 1),
     **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), 2),
 }
@@ -205,15 +205,17 @@ def _fold(network: fx.GraphModule, layers: _Layers) -> list[Unsupported]:
         for node, rule in find_rules(network).items()
         if isinstance(rule, str) and _is_norm(target_of(network, node))
     ]
-    found = [one for one in find_affine(network) if not _is_complement(one)]
-    found = [one for one in found if not _into_preceding(network, one)]
-    found = [one for one in found[::-1] if not _into_following(network, one)][::-1]
-    for one in found:
-        norm = any(_is_norm(target_of(network, node)) for node in one.nodes)
-        if norm and one.rank is None:
-            refused.append((one.node, "sees (B, C) or (B, C, L); to tell, pass `example`"))
-        elif one.rank and one.by_channel and (norm or _is_like_norm(one)):
-            _into_its_own(network, layers, one, one.rank)
+    affines = [affine for affine in find_affine(network) if not _is_complement(affine)]
+    affines = [affine for affine in affines if not _fold_into_preceding(network, affine)]
+    affines = [affine for affine in affines[::-1] if not _fold_into_following(network, affine)][
+        ::-1
+    ]
+    for affine in affines:
+        norm = any(_is_norm(target_of(network, node)) for node in affine.nodes)
+        if norm and affine.rank is None:
+            refused.append((affine.node, "sees (B, C) or (B, C, L); to tell, pass `example`"))
+        elif affine.rank and affine.by_channel and (norm or _is_like_norm(affine)):
+            _replace_by_linear(network, layers, affine, affine.rank)
     network.graph.eliminate_dead_code()
     return [Unsupported(describe(network, node), needs) for node, needs in refused]
 
@@ -229,31 +231,31 @@ def _is_complement(affine: Affine) -> bool:
 
 def _is_like_norm(affine: Affine) -> bool:
     """Return whether it both scales and shifts each channel; either alone hands relevance on."""
-    both = bool((affine.scale != 1).any() and affine.shift.any())
-    return both and len(affine.scale) > 1
+    scales_and_shifts = bool((affine.scale != 1).any() and affine.shift.any())
+    return scales_and_shifts and len(affine.scale) > 1
 
 
-def _into_preceding(network: fx.GraphModule, norm: Affine) -> bool:
+def _fold_into_preceding(network: fx.GraphModule, norm: Affine) -> bool:
     if len(norm.source.users) > 1 or not _folds_into(network, norm.source, norm):
         return False
     linear = target_of(network, norm.source)
-    scale, shift = _spread(norm, linear, "out")
-    _fit(linear, scale, _OUTPUT_AXES[type(linear)], shift, gain=scale)
-    return _removed(network, norm)
+    scale, shift = _expand(norm, linear, "out")
+    _update_weights(linear, scale, _OUTPUT_AXES[type(linear)], shift, gain=scale)
+    return _remove(network, norm)
 
 
-def _into_following(network: fx.GraphModule, norm: Affine) -> bool:
+def _fold_into_following(network: fx.GraphModule, norm: Affine) -> bool:
     if not all(_folds_into(network, user, norm) for user in norm.node.users):
         return False
     for module in (target_of(network, user) for user in norm.node.users):
-        scale, constant = _spread(norm, module, "in")
-        shift = _scaled(module, constant, _INPUT_AXIS).sum((2, 3)).flatten()
-        _fit(module, scale, _INPUT_AXIS, shift)
-    return _removed(network, norm)
+        scale, constant = _expand(norm, module, "in")
+        shift = _scaled_weight(module, constant, _INPUT_AXIS).sum((2, 3)).flatten()
+        _update_weights(module, scale, _INPUT_AXIS, shift)
+    return _remove(network, norm)
 
 
-def _into_its_own(network: fx.GraphModule, layers: _Layers, norm: Affine, rank: int) -> None:
-    if _into_preceding(network, norm):  # what precedes it may have become linear by now
+def _replace_by_linear(network: fx.GraphModule, layers: _Layers, norm: Affine, rank: int) -> None:
+    if _fold_into_preceding(network, norm):  # what precedes it may have become linear by now
         return
     path, channels = str(norm.node.target), len(norm.scale)
     if norm.node.op != "call_module":
@@ -261,19 +263,19 @@ def _into_its_own(network: fx.GraphModule, layers: _Layers, norm: Affine, rank: 
     kind: Any = {2: nn.Linear, 3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[rank]
     options = {} if rank == 2 else {"kernel_size": 1, "groups": channels}
     unit = kind(channels, channels, bias=False, device="meta", **options)  # draws no numbers
-    one = torch.eye(channels) if rank == 2 else torch.ones(unit.weight.shape)
-    held = (*network.parameters(), *network.buffers())
-    like = next((each for each in held if each.is_floating_point()), one)
-    unit.weight = nn.Parameter(one.to(like))
-    _fit(unit, norm.scale, _OUTPUT_AXES[type(unit)], norm.shift)
+    identity = torch.eye(channels) if rank == 2 else torch.ones(unit.weight.shape)
+    tensors = (*network.parameters(), *network.buffers())
+    like = next((tensor for tensor in tensors if tensor.is_floating_point()), identity)
+    unit.weight = nn.Parameter(identity.to(like))
+    _update_weights(unit, norm.scale, _OUTPUT_AXES[type(unit)], norm.shift)
     network.add_submodule(path, unit)
     node = norm.node
     node.op, node.target, node.args, node.kwargs = "call_module", path, (norm.source,), {}
-    for before in reversed(norm.nodes[:-1]):
-        node.graph.erase_node(before)
+    for previous in reversed(norm.nodes[:-1]):
+        node.graph.erase_node(previous)
 
 
-def _removed(network: fx.GraphModule, norm: Affine) -> bool:
+def _remove(network: fx.GraphModule, norm: Affine) -> bool:
     rename(network, norm.node, norm.source)
     norm.node.replace_all_uses_with(norm.source)
     for node in reversed(norm.nodes):
@@ -281,7 +283,7 @@ def _removed(network: fx.GraphModule, norm: Affine) -> bool:
     return True
 
 
-def _spread(norm: Affine, linear: Any, side: str) -> tuple[Tensor, Tensor]:
+def _expand(norm: Affine, linear: Any, side: str) -> tuple[Tensor, Tensor]:
     """Return scale and shift for each channel that a linear operation takes or returns."""
     kind = "features" if isinstance(linear, nn.Linear) else "channels"
     channels = getattr(linear, f"{side}_{kind}")
@@ -305,16 +307,20 @@ def _folds_into(network: fx.GraphModule, node: fx.Node, norm: Affine) -> bool:
     return suits and not (follows and (transposed or padded))
 
 
-def _scaled(linear: Any, factor: Tensor, axis: int) -> Tensor:
+def _scaled_weight(linear: Any, factor: Tensor, axis: int) -> Tensor:
     """Scale a weight, seen as (groups, outputs, inputs, taps) or transposed, along an axis."""
     weight, groups = linear.weight.to(factor), getattr(linear, "groups", 1)
     rows = weight.reshape(groups, len(weight) // groups, weight.shape[1], -1)
     return torch.mul(rows, factor.view([groups, *(-1 if dim == axis else 1 for dim in (1, 2, 3))]))
 
 
-def _fit(linear: Any, scale: Tensor, axis: int, shift: Tensor, gain: Tensor | float = 1.0) -> None:
+def _update_weights(
+    linear: Any, scale: Tensor, axis: int, shift: Tensor, gain: Tensor | float = 1.0
+) -> None:
     """Give an operation another weight and bias, rounded once."""
-    like = linear.weight
+    old_weight = linear.weight
     bias = shift if linear.bias is None else linear.bias.to(shift) * gain + shift
-    linear.weight = nn.Parameter(_scaled(linear, scale, axis).view_as(like).to(like))
-    linear.bias = nn.Parameter(bias.to(like))
+    linear.weight = nn.Parameter(
+        _scaled_weight(linear, scale, axis).view_as(old_weight).to(old_weight)
+    )
+    linear.bias = nn.Parameter(bias.to(old_weight))
