@@ -44,9 +44,9 @@ class StreamGradient:
     def __add__(self, other: StreamGradient) -> StreamGradient:
         """Add where branches meet."""
         exponent = max(self.exponent, other.exponent)
-        one, two = self.to(exponent), other.to(exponent)
-        q, p_only = _add(one.q, two.q), one.p_only and two.p_only
-        return StreamGradient(q, q if p_only else _add(one.a, two.a), exponent, p_only)
+        left, right = self.to(exponent), other.to(exponent)
+        q, p_only = _add(left.q, right.q), left.p_only and right.p_only
+        return StreamGradient(q, q if p_only else _add(left.a, right.a), exponent, p_only)
 
     def to(self, exponent: int) -> StreamGradient:
         """Return the same numbers in another unit."""
@@ -89,12 +89,12 @@ class Layout(NamedTuple):
 
 # The plain gradient F is carried by itself wherever it can be told apart: in deep networks it
 # drowns in what g and h share.
-_ONLY: dict[Stream, Layout] = {
+_SINGLE_STREAM: dict[Stream, Layout] = {
     "g": Layout(((0.5, 0.5),), {"g": (1,)}),
     "h": Layout(((-0.5, 0.5),), {"h": (1,)}),
     "g-h": Layout(((1, 0),), {"g-h": (1,)}),
 }
-_SHARED = Layout(((1, 0), (0, 0.5)), {"g": (0.5, 1), "h": (-0.5, 1), "g-h": (1, 0)})
+_COMMON = Layout(((1, 0), (0, 0.5)), {"g": (0.5, 1), "h": (-0.5, 1), "g-h": (1, 0)})
 _SEPARATE = Layout(((0.5, 0.5), (-0.5, 0.5)), {"g": (1, 0), "h": (0, 1), "g-h": (1, -1)})
 
 
@@ -116,7 +116,7 @@ def backward(
     """
     weights = select_output(values.u[plan.output], target, plan.config.output)
     layout = _layout(plan, streams)
-    starts = [_start(weights, q, a) for q, a in layout.starts]
+    starts = [_start_gradient(weights, q, a) for q, a in layout.starts]
     pending = {plan.output: starts}
     readings: dict[fx.Node, dict[Stream, Reading]] = {}
     for node in reversed(plan.nodes):
@@ -124,25 +124,25 @@ def backward(
             continue
         gradients = pending.pop(node)
         if node in plan.read:
-            readings[node] = _read(plan, node, values, gradients, layout, streams)
+            readings[node] = _read_node(plan, node, values, gradients, layout, streams)
         if node in plan.active:
             call = values.calls.pop(node)
-            for source, arrived in _step(plan, node, call, gradients, alpha):
+            for source, incoming in _step(plan, node, call, gradients, alpha):
                 if source in plan.active or source in plan.read:
-                    there = pending.get(source)
+                    waiting = pending.get(source)
                     pending[source] = (
-                        arrived
-                        if there is None
-                        else [a + b for a, b in zip(there, arrived, strict=True)]
+                        incoming
+                        if waiting is None
+                        else [a + b for a, b in zip(waiting, incoming, strict=True)]
                     )
     return readings
 
 
 def _layout(plan: ForwardPlan, streams: Collection[Stream]) -> Layout:
-    only = next(iter(streams)) if len(set(streams)) == 1 else None
+    single = next(iter(streams)) if len(set(streams)) == 1 else None
     if plan.relevance:
-        return _ONLY[only] if only in ("g", "h") else _SEPARATE
-    return _ONLY[only] if only and plan.config.alpha != "balanced" else _SHARED
+        return _SINGLE_STREAM[single] if single in ("g", "h") else _SEPARATE
+    return _SINGLE_STREAM[single] if single and plan.config.alpha != "balanced" else _COMMON
 
 
 def _step(
@@ -159,16 +159,18 @@ def _step(
     arrived: list[list[StreamGradient]] = [[] for _ in call.slots]
     for gradient in gradients:
         if plan.relevance:
-            q, a, p_only = _relevance_back(plan, node, call, gradient)
+            q, a, p_only = _step_relevance(plan, node, call, gradient)
         else:
             (q, a), p_only = rule.back(call, gradient.q, gradient.a), False
-        for slot, arrived_here in enumerate(arrived):
-            there = StreamGradient(_at(q, slot), _at(a, slot), gradient.exponent, p_only)
-            arrived_here.append(there.rescaled() if rule.weighted else there)
+        for slot, signals in enumerate(arrived):
+            arriving = StreamGradient(
+                _signal_at(q, slot), _signal_at(a, slot), gradient.exponent, p_only
+            )
+            signals.append(arriving.rescaled() if rule.weighted else arriving)
     return list(zip(call.slots, arrived, strict=True))
 
 
-def _relevance_back(
+def _step_relevance(
     plan: ForwardPlan, node: fx.Node, call: Call, gradient: StreamGradient
 ) -> tuple[Signals, Signals, bool]:
     """Bring relevance back through one operation; returns q, a, and whether n has none below."""
@@ -177,8 +179,8 @@ def _relevance_back(
         return *rule.back(call, q, a), False
     if isinstance(rule, Activation):
         if rule.is_relu and plan.recentring == (0.0, 0.0):
-            both = [through_relu(call, q, a)]
-            return both, both, True
+            halves_p = [through_relu(call, q, a)]
+            return halves_p, halves_p, True
         q, a = through_activation(rule, call, q, a, plan.recentring)
         return [q], [a], False
     if rule.weighted and p_only:
@@ -190,8 +192,8 @@ def _relevance_back(
         p_only = False
     if p_only and plan.without_n.issuperset(call.slots):
         # There is no n below, so only p's sensitivity, q + a, is wanted.
-        both = rule.p_back(call, q)
-        return both, both, True
+        halves_p = rule.p_back(call, q)
+        return halves_p, halves_p, True
     return *rule.back(call, q, a), False
 
 
@@ -202,17 +204,21 @@ def _shifted(
     if plan.config.alpha != "balanced":
         factor = 1 - 2 * alpha
         return [
-            StreamGradient(t.q, None if not factor or t.a is None else t.a * factor, t.exponent)
-            for t in gradients
+            StreamGradient(
+                gradient.q,
+                None if not factor or gradient.a is None else gradient.a * factor,
+                gradient.exponent,
+            )
+            for gradient in gradients
         ]
-    gradient, rest = gradients
-    if gradient.q is None or rest.a is None:
+    plain, shared = gradients
+    if plain.q is None or shared.a is None:
         return gradients
-    wanted, had = (_means(part) for part in (gradient.q, rest.a))
-    factors = torch.where(had > 0, plan.config.rho * wanted / had, 0.0)
+    target_means, means = (_means(part) for part in (plain.q, shared.a))
+    factors = torch.where(means > 0, plan.config.rho * target_means / means, 0.0)
     return [
-        gradient,
-        StreamGradient(rest.q, rest.a * factors * power(-rest.exponent), rest.exponent),
+        plain,
+        StreamGradient(shared.q, shared.a * factors * power(-shared.exponent), shared.exponent),
     ]
 
 
@@ -220,7 +226,7 @@ def _means(x: Tensor) -> Tensor:
     return x.abs().flatten(1).mean(1).view(-1, *[1] * (x.dim() - 1))
 
 
-def _read(
+def _read_node(
     plan: ForwardPlan,
     node: fx.Node,
     values: Values,
@@ -250,14 +256,14 @@ def _read(
     return {stream: Reading(p, n, *deltas[stream]) for stream in streams}
 
 
-def _start(weights: Tensor, q: float, a: float) -> StreamGradient:
+def _start_gradient(weights: Tensor, q: float, a: float) -> StreamGradient:
     first = weights * q if q else None
     if q == a:
         return StreamGradient(first, first, p_only=True)
     return StreamGradient(first, weights * a if a else None)
 
 
-def _at(signals: list[Tensor] | None, slot: int) -> Tensor | None:
+def _signal_at(signals: list[Tensor] | None, slot: int) -> Tensor | None:
     return None if signals is None else signals[slot]
 
 
@@ -265,7 +271,7 @@ def _times(signal: Tensor | None, factor: float) -> Tensor | None:
     return signal if signal is None or factor == 1 else signal * factor
 
 
-def _add(one: Tensor | None, two: Tensor | None) -> Tensor | None:
-    if one is None or two is None:
-        return two if one is None else one
-    return one + two
+def _add(left: Tensor | None, right: Tensor | None) -> Tensor | None:
+    if left is None or right is None:
+        return right if left is None else left
+    return left + right

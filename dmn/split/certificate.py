@@ -90,8 +90,8 @@ class Certificate:
         rows = [
             ("network", f"{self.network}, {self.dtype}, images {'x'.join(map(str, self.images))}"),
             ("form", f"pool {self.pool}, theta {self.theta:g}"),
-            ("largest |f - original|", _difference(self.prediction)),
-            ("largest |F - autograd's gradient|", _difference(self.gradient)),
+            ("largest |f - original|", _format_difference(self.prediction)),
+            ("largest |F - autograd's gradient|", _format_difference(self.gradient)),
             ("least effective weight", f"{self.least_weight:g}"),
             ("g, h monotone in the streams", self.monotone),
             ("g, h convex in the streams", self.convex),
@@ -117,13 +117,13 @@ class Certificate:
 def certify(model: Splittable, original: nn.Module | None, x: Tensor) -> Certificate:
     """Measure what holds of a split network on images; see `SplitModel.certificate`."""
     target = model(x).argmax(dim=1)
-    truth = _autograd(original or model.network, x, target)
+    expected = _autograd_gradient(original or model.network, x, target)
     gradient, cosines = 0.0, {}
     for alpha in _SHIFTS:
         readings = model.read(x, target, ["input"], BackwardConfig(alpha=alpha), ("g", "h", "g-h"))[
             "input"
         ]
-        gradient = max(gradient, magnitude(readings["g-h"].delta_p - truth))
+        gradient = max(gradient, magnitude(readings["g-h"].delta_p - expected))
         g, h = (readings[side].delta_p.mean(1).flatten(1) for side in ("g", "h"))
         cosines[f"{alpha:g}"] = float(F.cosine_similarity(g, h, dim=1).mean())
     monotone, convex = model.claims(x)
@@ -134,11 +134,11 @@ def certify(model: Splittable, original: nn.Module | None, x: Tensor) -> Certifi
         dtype=str(x.dtype).removeprefix("torch."),
         pool=str(model.options.pool),
         theta=float(model.options.theta or 0.0),
-        prediction=None if original is None else _difference_of(model, original, x),
+        prediction=None if original is None else _largest_difference(model, original, x),
         gradient=gradient,
         least_weight=_least_weight(model.network),
-        monotone=_sampled(_is_monotone, model, x) if monotone else NOT_CLAIMED,
-        convex=_sampled(_is_convex, model, x) if convex else NOT_CLAIMED,
+        monotone=_check_by_sampling(_is_monotone, model, x) if monotone else NOT_CLAIMED,
+        convex=_check_by_sampling(_is_convex, model, x) if convex else NOT_CLAIMED,
         cosines=cosines,
         magnitudes={
             name: math.log2(max(float(size.tensor), SMALLEST)) + size.exponent
@@ -147,22 +147,22 @@ def certify(model: Splittable, original: nn.Module | None, x: Tensor) -> Certifi
     )
 
 
-def _difference(value: float | None) -> str:
+def _format_difference(value: float | None) -> str:
     if value is None:
         return "not compared: the original is gone; pass it"
     return "0, bit-equal" if value == 0 else f"{value:g}"
 
 
-def _difference_of(model: Splittable, original: nn.Module, x: Tensor) -> float:
+def _largest_difference(model: Splittable, original: nn.Module, x: Tensor) -> float:
     with torch.no_grad(), eval_mode(original):
         return magnitude(model(x) - original(x))
 
 
-def _autograd(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+def _autograd_gradient(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
     x = x.detach().clone().requires_grad_()
     with torch.enable_grad(), eval_mode(model):
-        chosen = model(x).gather(1, target[:, None]).sum()
-        (gradient,) = torch.autograd.grad(chosen, x)
+        selected = model(x).gather(1, target[:, None]).sum()
+        (gradient,) = torch.autograd.grad(selected, x)
     return gradient
 
 
@@ -172,29 +172,29 @@ def _least_weight(network: nn.Module) -> float:
     return min((float((bound - weight.abs()).min()) for bound, weight in pairs), default=0.0)
 
 
-def _sampled(holds: Property, model: Splittable, x: Tensor) -> str:
+def _check_by_sampling(holds: Property, model: Splittable, x: Tensor) -> str:
     """Ask in float64 whether something holds of random streams, the images' among them."""
     double: Any = deepcopy(model)
     double, x = double.double(), x.double()
-    random = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     p, n = x.clamp(min=0), (-x).clamp(min=0)
-    kept = all(
-        holds(double, p + common, n + common, random)
-        for common in (_noise(x, random) * scale for scale in (0.0, *[1.0] * (SAMPLES - 1)))
+    always_holds = all(
+        holds(double, p + common, n + common, generator)
+        for common in (_noise(x, generator) * scale for scale in (0.0, *[1.0] * (SAMPLES - 1)))
     )
-    return f"holds in {SAMPLES} samples" if kept else "FAILS in a sample"
+    return f"holds in {SAMPLES} samples" if always_holds else "FAILS in a sample"
 
 
-def _noise(x: Tensor, random: torch.Generator) -> Tensor:
+def _noise(x: Tensor, generator: torch.Generator) -> Tensor:
     """Return nonnegative noise, zero in half of the places."""
-    noise = torch.randn(x.shape, generator=random, dtype=x.dtype).clamp(min=0)
+    noise = torch.randn(x.shape, generator=generator, dtype=x.dtype).clamp(min=0)
     return noise.to(x.device)
 
 
-def _is_monotone(model: Splittable, p: Tensor, n: Tensor, random: torch.Generator) -> bool:
-    more = p + _noise(p, random), n + _noise(n, random)
+def _is_monotone(model: Splittable, p: Tensor, n: Tensor, generator: torch.Generator) -> bool:
+    larger = p + _noise(p, generator), n + _noise(n, generator)
     return all(
-        _exceeds(high, low) for high, low in zip(model.ends(*more), model.ends(p, n), strict=True)
+        _exceeds(high, low) for high, low in zip(model.ends(*larger), model.ends(p, n), strict=True)
     )
 
 
@@ -210,5 +210,5 @@ def _is_convex(model: Splittable, p: Tensor, n: Tensor, random: torch.Generator)
 
 
 def _exceeds(high: Scaled, low: Scaled) -> bool:
-    (most, least), _ = aligned([high, low])
-    return bool((most - least).min() >= -TOLERANCE * most.abs().max())
+    (larger, smaller), _ = aligned([high, low])
+    return bool((larger - smaller).min() >= -TOLERANCE * larger.abs().max())

@@ -97,9 +97,9 @@ class ForwardPlan:
                 values.u[node] = env[node]
                 if node in sums:
                     values.s[node] = sums[node]
-            for done in self.last_users.get(node, ()):
-                env.pop(done, None)
-                sums.pop(done, None)
+            for forgotten in self.last_users.get(node, ()):
+                env.pop(forgotten, None)
+                sums.pop(forgotten, None)
         return values
 
     def _find_without_n(self) -> set[fx.Node]:
@@ -107,8 +107,8 @@ class ForwardPlan:
         without_n: set[fx.Node] = set()
         for node, rule in self.rules.items():
             sources = {source for source in node.all_input_nodes if self._streams(source)}
-            carried = rule.symmetric and sources <= without_n
-            if carried or (rule.is_relu and self.recentring == (0.0, 0.0)):
+            stays_without_n = rule.symmetric and sources <= without_n
+            if stays_without_n or (rule.is_relu and self.recentring == (0.0, 0.0)):
                 without_n.add(node)
         return without_n
 
@@ -134,10 +134,10 @@ class ForwardPlan:
     def _plan_memory(self) -> dict[fx.Node, list[fx.Node]]:
         """Find what can be forgotten after each node."""
         last_users: dict[fx.Node, list[fx.Node]] = {}
-        seen: set[fx.Node] = set()
+        sources: set[fx.Node] = set()
         for node in reversed(self.nodes):
-            for source in {*node.all_input_nodes} - seen:
-                seen.add(source)
+            for source in {*node.all_input_nodes} - sources:
+                sources.add(source)
                 last_users.setdefault(node, []).append(source)
         return last_users
 

@@ -64,8 +64,8 @@ def learn_bounds(
             the plain gradient (stream "g-h" or alpha 0.5, with least streams).
     """
     if objective not in OBJECTIVES:
-        known = ", ".join(OBJECTIVES)
-        raise UnknownNameError(f"no objective {objective!r}; there are {known}")
+        names = ", ".join(OBJECTIVES)
+        raise UnknownNameError(f"no objective {objective!r}; there are {names}")
     model = explainer.pair
     if not isinstance(model, SplitModel):
         raise OptionError(f"{type(model).__name__} has no bounds; split a network")
@@ -104,13 +104,14 @@ def patch_logit_drops(model: nn.Module, x: Tensor, target: Tensor, patch: int = 
         patch: Side of a patch in pixels; divides H and W.
     """
     height, width = (side // patch for side in x.shape[-2:])
-    kept = 1 - torch.eye(height * width, dtype=x.dtype, device=x.device)
+    masks = 1 - torch.eye(height * width, dtype=x.dtype, device=x.device)
     logits = torch.stack(
-        [model(x * F.interpolate(it.view(1, 1, height, width), x.shape[-2:])) for it in kept], -1
+        [model(x * F.interpolate(mask.view(1, 1, height, width), x.shape[-2:])) for mask in masks],
+        -1,
     )
-    fallen = model(x)[..., None] - logits
-    chosen = torch.take_along_dim(fallen, target[:, None, None], 1)
-    return chosen.view(-1, 1, height, width)
+    drops = model(x)[..., None] - logits
+    selected = torch.take_along_dim(drops, target[:, None, None], 1)
+    return selected.view(-1, 1, height, width)
 
 
 def _differentiate(value: Tensor, bound_slack: list[nn.Parameter]) -> None:
@@ -122,7 +123,7 @@ def _differentiate(value: Tensor, bound_slack: list[nn.Parameter]) -> None:
         raise OptionError("these maps do not depend on V; try SplitLRP")
 
 
-def _inside(maps: Tensor, clue: Tensor) -> Tensor:
+def _share_inside(maps: Tensor, clue: Tensor) -> Tensor:
     """Return the share of positive evidence that lies inside the mask."""
     positive = maps.clamp(min=0)
     return (positive * clue).flatten(1).sum(1) / positive.flatten(1).sum(1).clamp(min=TINY)
@@ -139,12 +140,14 @@ def _sparseness(maps: Tensor, clue: Tensor | None) -> Tensor:
 def _correlation(maps: Tensor, clue: Tensor) -> Tensor:
     """Return the correlation of patches' evidence with what they are worth to the logit."""
     evidence = F.adaptive_avg_pool2d(maps, (clue.shape[2], clue.shape[3])).flatten(1)
-    one, other = (it - it.mean(1, keepdim=True) for it in (evidence, clue.flatten(1)))
-    return F.cosine_similarity(one, other, eps=TINY)
+    centred_evidence, centred_clue = (
+        values - values.mean(1, keepdim=True) for values in (evidence, clue.flatten(1))
+    )
+    return F.cosine_similarity(centred_evidence, centred_clue, eps=TINY)
 
 
 OBJECTIVES: Mapping[str, Callable[..., Tensor]] = {
-    "mask": _inside,
+    "mask": _share_inside,
     "sparseness": _sparseness,
     "faithfulness": _correlation,
 }

@@ -46,15 +46,15 @@ def mirror(model: nn.Module) -> fx.GraphModule:
     Source: of [u, -l] it is interval bound propagation, Gowal et al. 2018.
     """
     network = canonize(model)
-    foreign = [node for node in network.graph.nodes if not _known(network, node)]
-    if foreign:
+    unknown = [node for node in network.graph.nodes if not _has_mirror(network, node)]
+    if unknown:
         needs = "has no mirror image; ReLU, max pooling, and convolutions without groups have"
-        refused = (Unsupported(describe(network, node), needs) for node in foreign)
+        refused = (Unsupported(describe(network, node), needs) for node in unknown)
         raise unsupported(refused, f"mirror {type(model).__name__}")
     channels = 0
     for node in network.graph.find_nodes(op="call_module"):
         layer = target_of(network, node)
-        if image := _IMAGES.get(type(layer)):
+        if image := _MIRRORS.get(type(layer)):
             network.set_submodule(str(node.target), image(layer, channels))
         channels = getattr(layer, "out_channels", channels)
     return network.eval().requires_grad_(False)
@@ -77,9 +77,11 @@ def unfold_front(model: DifferenceOfMonotone) -> DifferenceOfMonotone:
             the network sees other inputs.
     """
     views = [(f"{name}.input", getattr(model, name).input) for name in ("g", "h")]
-    if others := [(path, view) for path, view in views if not isinstance(view, Opposed)]:
+    if refused_views := [(path, view) for path, view in views if not isinstance(view, Opposed)]:
         needs = 'only inputs "opposed" are made of an image and its negative'
-        refused = (Unsupported(f"{path} ({type(view).__name__})", needs) for path, view in others)
+        refused = (
+            Unsupported(f"{path} ({type(view).__name__})", needs) for path, view in refused_views
+        )
         raise unsupported(refused, f"write out {type(model).__name__}")
     front, margin = mirror(model.front), nn.ZeroPad2d(model.margin)
     g, h = (
@@ -89,33 +91,33 @@ def unfold_front(model: DifferenceOfMonotone) -> DifferenceOfMonotone:
     return DifferenceOfMonotone(g, h, "opposed", margin=0).eval()
 
 
-def _known(network: fx.GraphModule, node: fx.Node) -> bool:
+def _has_mirror(network: fx.GraphModule, node: fx.Node) -> bool:
     """Tell whether a node has a mirror image, or is its own."""
     if node.op in ("placeholder", "output"):
         return True
     layer = target_of(network, node)
-    if type(layer) in _IMAGES:
-        plain = _PLAIN.get(type(layer), {})
-        return all(getattr(layer, key) == value for key, value in plain.items())
-    return layer is torch.flatten or type(layer) in _ODD
+    if type(layer) in _MIRRORS:
+        required = _REQUIRED_OPTIONS.get(type(layer), {})
+        return all(getattr(layer, key) == value for key, value in required.items())
+    return layer is torch.flatten or type(layer) in _ODD_FUNCTIONS
 
 
 def _convolution(layer: nn.Conv2d, channels: int) -> nn.Module:
     keys = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
     options: dict[str, Any] = {key: getattr(layer, key) for key in keys}
-    return _filled(nn.Conv2d(2 * layer.in_channels, 2 * layer.out_channels, **options), layer)
+    return _fill(nn.Conv2d(2 * layer.in_channels, 2 * layer.out_channels, **options), layer)
 
 
 def _linear(layer: nn.Linear, channels: int) -> nn.Module:
-    return _filled(nn.Linear(2 * layer.in_features, 2 * layer.out_features), layer)
+    return _fill(nn.Linear(2 * layer.in_features, 2 * layer.out_features), layer)
 
 
-def _filled(made: nn.Module, layer: Any) -> nn.Module:
+def _fill(mirrored: nn.Module, layer: Any) -> nn.Module:
     p, n = layer.weight.relu(), (-layer.weight).relu()
     bias = p.new_zeros(len(p)) if layer.bias is None else layer.bias
-    whole = torch.cat([torch.cat([p, n], 1), torch.cat([n, p], 1)])
-    made.to(p).load_state_dict({"weight": whole, "bias": torch.cat([bias, -bias])})
-    return made
+    weight = torch.cat([torch.cat([p, n], 1), torch.cat([n, p], 1)])
+    mirrored.to(p).load_state_dict({"weight": weight, "bias": torch.cat([bias, -bias])})
+    return mirrored
 
 
 def _relu(layer: nn.ReLU, channels: int) -> nn.Module:
@@ -127,17 +129,17 @@ def _max_pool(layer: Any, channels: int) -> nn.Module:
     return MaxMinPool2d(2 * channels, layer.kernel_size, layer.stride, layer.padding)
 
 
-_IMAGES: dict[type[nn.Module], Callable[[Any, int], nn.Module]] = {
+_MIRRORS: dict[type[nn.Module], Callable[[Any, int], nn.Module]] = {
     nn.Conv2d: _convolution,
     nn.Linear: _linear,
     nn.ReLU: _relu,
     nn.MaxPool2d: _max_pool,
 }
-_PLAIN: dict[type[nn.Module], dict[str, Any]] = {  # the only values that are mirrored
+_REQUIRED_OPTIONS: dict[type[nn.Module], dict[str, Any]] = {  # the only values that are mirrored
     nn.Conv2d: {"groups": 1},
     nn.MaxPool2d: {"ceil_mode": False, "dilation": 1, "return_indices": False},
 }
-_ODD = (  # their own mirror images: of -a they make the negative of what they make of a
+_ODD_FUNCTIONS = (  # their own mirror images: of -a they make the negative of what they make of a
     *(Add, nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d, nn.ZeroPad2d),
     *(nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d),
 )

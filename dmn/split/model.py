@@ -95,7 +95,7 @@ class SplitModel(nn.Module):
             if name == "input" or node.name in rules
         }
         self._images: tuple[str, ...] | None = None
-        self._original: Callable[[], nn.Module | None] = _none
+        self._original: Callable[[], nn.Module | None] = _no_original
         self.name = type(traced.network).__name__
         self.certified: Certificate | None = None
         self.options = BackwardConfig(pool=pool, theta=theta, threshold=threshold)
@@ -141,11 +141,11 @@ class SplitModel(nn.Module):
 
     def g(self, x: Tensor) -> Tensor:
         """Return the evidence for each class, (B, K); infinite where it does not fit."""
-        return self._end(x, 0)
+        return self._evidence(x, 0)
 
     def h(self, x: Tensor) -> Tensor:
         """Return the evidence against each class, (B, K); infinite where it does not fit."""
-        return self._end(x, 1)
+        return self._evidence(x, 1)
 
     def find_image_layers(self, example: Tensor) -> None:
         """Find out which layers hold images."""
@@ -157,7 +157,7 @@ class SplitModel(nn.Module):
         """Return the largest p + n of every layer, in units of a power of two."""
         plan = self._plan(GRADIENT, (), sums=self._nodes)
         values = self._forward(plan, x)
-        nodes = self._by_name()
+        nodes = self._nodes_by_name()
         sums = {layer: values.s[nodes[name]] for layer, name in self._nodes.items()}
         return {layer: Scaled(s.tensor.max(), s.exponent) for layer, s in sums.items()}
 
@@ -165,9 +165,11 @@ class SplitModel(nn.Module):
         """Return whether g and h are monotone, and whether convex, in the streams of the input."""
         plan = self._plan(GRADIENT, ["input"])
         values = self._forward(plan, x)
-        kept = [rule.preserves(values.calls[node]) for node, rule in plan.rules.items()]
+        preserved = [rule.preserves(values.calls[node]) for node, rule in plan.rules.items()]
         literal = self.options.theta == 1
-        return literal and all(m for m, _ in kept), literal and all(m and c for m, c in kept)
+        return literal and all(m for m, _ in preserved), literal and all(
+            m and c for m, c in preserved
+        )
 
     def ends(self, p: Tensor, n: Tensor) -> tuple[Scaled, Scaled]:
         """Return g and h, in units of a power of two, as functions of the input's streams.
@@ -211,7 +213,7 @@ class SplitModel(nn.Module):
         values = self._forward(plan, x)
         with self._mode():
             readings = backward(plan, values, target.clone(), streams, self._alpha(config))
-        nodes = self._by_name()
+        nodes = self._nodes_by_name()
         for layer in layers:
             u = values.u[nodes[self._nodes[layer]]]
             if u.dim() != 4:
@@ -224,18 +226,18 @@ class SplitModel(nn.Module):
         """Explain images by this network itself; see `dmn.explain.explain`."""
         return explain(self, x, target, method, **options)
 
-    def _by_name(self) -> dict[str, fx.Node]:
+    def _nodes_by_name(self) -> dict[str, fx.Node]:
         return {node.name: node for node in self.network.graph.nodes}
 
     def _plan(
         self, config: BackwardConfig, layers: Collection[str], sums: Collection[str] = ()
     ) -> ForwardPlan:
         check_layers(layers, self._nodes, self.layers)
-        nodes = self._by_name()
+        nodes = self._nodes_by_name()
         read = [nodes[self._nodes[layer]] for layer in layers]
         (output,) = nodes["output"].all_input_nodes
-        wanted = [output if name == "output" else nodes[self._nodes[name]] for name in sums]
-        return ForwardPlan(self.network, self._rules, self._check(config), read, wanted)
+        sum_nodes = [output if name == "output" else nodes[self._nodes[name]] for name in sums]
+        return ForwardPlan(self.network, self._rules, self._check(config), read, sum_nodes)
 
     def _forward(self, plan: ForwardPlan, x: Tensor, s: Tensor | None = None) -> Values:
         with self._mode():
@@ -249,16 +251,16 @@ class SplitModel(nn.Module):
         with torch.inference_mode(False), torch.set_grad_enabled(learning), eval_mode(self):
             yield
 
-    def _end(self, x: Tensor, side: int) -> Tensor:
+    def _evidence(self, x: Tensor, side: int) -> Tensor:
         return self.ends(x.clamp(min=0), (-x).clamp(min=0))[side].to(0).tensor
 
     def _check(self, config: BackwardConfig) -> BackwardConfig:
         """Fill in the network's own options, and check those of the pass."""
-        own = self.options
+        defaults = self.options
         config = config._replace(
-            theta=own.theta if config.theta is None else config.theta,
-            threshold=own.threshold if config.threshold is None else config.threshold,
-            pool=config.pool or own.pool,
+            theta=defaults.theta if config.theta is None else config.theta,
+            threshold=defaults.threshold if config.threshold is None else config.threshold,
+            pool=config.pool or defaults.pool,
         )
         shifts = config.alpha if isinstance(config.alpha, tuple) else (("", config.alpha),)
         values: list[tuple[str, Any]] = [
@@ -266,9 +268,9 @@ class SplitModel(nn.Module):
         ]
         values += [("theta", config.theta), ("threshold", config.threshold)]
         for name, value in values:
-            least, most = RANGES[name]
-            if not isinstance(value, (int, float)) or not least <= value <= most:
-                raise OptionError(f"{name} is {value!r}, not in [{least}, {most}]")
+            low, high = RANGES[name]
+            if not isinstance(value, (int, float)) or not low <= value <= high:
+                raise OptionError(f"{name} is {value!r}, not in [{low}, {high}]")
         if config.pool not in ("winner", "convex"):
             raise OptionError(f"pool is {config.pool!r}, not 'winner' or 'convex'")
         return config
@@ -283,15 +285,15 @@ class SplitModel(nn.Module):
         return lambda node: shifts.get(node.name, 0.0)
 
 
-def _none() -> None:
+def _no_original() -> None:
     """Stand for an original that is not known."""
 
 
 def _find_rules(traced: Traced) -> dict[str, Rule]:
     """Find the rule of every node that holds a stream, or all that have none."""
-    network, found = traced.network, find_rules(traced.network)
-    missing = [(node, needs) for node, needs in found.items() if isinstance(needs, str)]
-    refused = [Unsupported(describe(network, node), needs) for node, needs in missing]
+    network, rules = traced.network, find_rules(traced.network)
+    without_rule = [(node, needs) for node, needs in rules.items() if isinstance(needs, str)]
+    refused = [Unsupported(describe(network, node), needs) for node, needs in without_rule]
     if refused or traced.unsupported:
         raise unsupported([*traced.unsupported, *refused], f"split {type(network).__name__}")
-    return {node.name: rule for node, rule in found.items() if isinstance(rule, Rule)}
+    return {node.name: rule for node, rule in rules.items() if isinstance(rule, Rule)}

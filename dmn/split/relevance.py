@@ -29,7 +29,7 @@ def stabilise_p(call: Call, q: Tensor, epsilon: float) -> Tensor:
     epsilon = _stabiliser(epsilon, exponent, q)
 
     def piece(q: Tensor, s: Tensor, u: Tensor) -> tuple[Tensor]:
-        p = _sum(s, u, exponent)
+        p = _doubled_stream(s, u, exponent)
         return (p.div_(p + epsilon).mul_(q),)
 
     (half,) = blockwise(piece, q, call.s.tensor, call.out)
@@ -49,7 +49,7 @@ def stabilise(call: Call, q: Tensor, a: Tensor, epsilon: float) -> Signal:
     epsilon = _stabiliser(epsilon, exponent, q)
 
     def piece(q: Tensor, a: Tensor, s: Tensor, u: Tensor) -> Signal:
-        p, n = _twice(s, u, exponent)
+        p, n = _doubled_streams(s, u, exponent)
         p, n = (a + q) * p.div_(p + epsilon), (a - q) * n.div_(n + epsilon)
         return (p - n).mul_(0.5), p.add_(n).mul_(0.5)
 
@@ -61,7 +61,7 @@ def keep_whole(call: Call, q: Tensor, a: Tensor, recentring: Recentring) -> Sign
     """Take relevance back through recentring, which leaves it as it is."""
 
     def piece(q: Tensor, a: Tensor, s: Tensor, u: Tensor) -> Signal:
-        p, n = _before(q, a, Scaled(s, call.s.exponent), u, recentring)
+        p, n = _undo_recentring(q, a, Scaled(s, call.s.exponent), u, recentring)
         return (p - n).mul_(0.5), p.add_(n).mul_(0.5)
 
     q, a = blockwise(piece, q, a, call.s.tensor, call.out)
@@ -76,13 +76,13 @@ def through_activation(
     at_zero = rule.value_at_zero(call, call.out) if rule.at_zero else 0.0
 
     def piece(q: Tensor, a: Tensor, s: Tensor, u: Tensor, out: Tensor) -> Signal:
-        p, n = _before(q, a, Scaled(s, call.s.exponent), out, recentring)
+        p, n = _undo_recentring(q, a, Scaled(s, call.s.exponent), out, recentring)
         rise = out - at_zero if rule.at_zero else out
         slope = torch.where(u == 0, 0.0, rise / u)
         a = n.add_(p).mul_(0.5)
         return p.mul_(slope) + (low - high) * a, a * (low + high)
 
-    by_channel = any(isinstance(it, Tensor) and it.dim() for it in (low, high, at_zero))
+    by_channel = any(isinstance(value, Tensor) and value.dim() for value in (low, high, at_zero))
     if by_channel:  # not to be cut up
         return piece(q, a, call.s.tensor, call.u[0], call.out)
     q, a = blockwise(piece, q, a, call.s.tensor, call.u[0], call.out)
@@ -98,7 +98,7 @@ def through_relu(call: Call, q: Tensor, a: Tensor) -> Tensor:
     unit = power(-exponent)
 
     def piece(q: Tensor, a: Tensor, s: Tensor, out: Tensor) -> tuple[Tensor]:
-        before = _sum(s, out, exponent).clamp_(min=torch.finfo(s.dtype).tiny)
+        before = _doubled_stream(s, out, exponent).clamp_(min=torch.finfo(s.dtype).tiny)
         p = (q + a).mul_(out).div_(before)
         return (p if unit == 1 else p.mul_(unit),)
 
@@ -106,32 +106,32 @@ def through_relu(call: Call, q: Tensor, a: Tensor) -> Tensor:
     return half
 
 
-def _stabiliser(epsilon: float, exponent: int, like: Tensor) -> float:
+def _stabiliser(epsilon: float, exponent: int, signal: Tensor) -> float:
     """Return what is added to twice a stream, in units of 2**exponent; never 0."""
-    return max(2 * epsilon * power(-exponent), torch.finfo(like.dtype).tiny)
+    return max(2 * epsilon * power(-exponent), torch.finfo(signal.dtype).tiny)
 
 
-def _before(q: Tensor, a: Tensor, s: Scaled, u: Tensor, recentring: Recentring) -> Signal:
+def _undo_recentring(q: Tensor, a: Tensor, s: Scaled, u: Tensor, recentring: Recentring) -> Signal:
     """Return relevance by activation of p and of n, of the activation before recentring."""
     p, n = a + q, a - q
-    after = recentred(s, u, *recentring)
-    if after is s:
+    recentred_s = recentred(s, u, *recentring)
+    if recentred_s is s:
         return p, n
-    new_p, new_n = _twice(after.tensor, u, after.exponent)
-    old_p, old_n = _twice(s.tensor, u, s.exponent)
-    unit = power(after.exponent - s.exponent)
+    new_p, new_n = _doubled_streams(recentred_s.tensor, u, recentred_s.exponent)
+    old_p, old_n = _doubled_streams(s.tensor, u, s.exponent)
+    unit = power(recentred_s.exponent - s.exponent)
     return p.mul_(_share(new_p, old_p, unit)), n.mul_(_share(new_n, old_n, unit))
 
 
-def _share(new: Tensor, old: Tensor, unit: float) -> Tensor:
-    share = new.div_(old.clamp_(min=torch.finfo(old.dtype).tiny))
+def _share(after: Tensor, before: Tensor, unit: float) -> Tensor:
+    share = after.div_(before.clamp_(min=torch.finfo(before.dtype).tiny))
     return share if unit == 1 else share.mul_(unit)
 
 
-def _sum(s: Tensor, u: Tensor, exponent: int, sign: int = 1) -> Tensor:
+def _doubled_stream(s: Tensor, u: Tensor, exponent: int, sign: int = 1) -> Tensor:
     return torch.add(s, u, alpha=sign * power(-exponent)).clamp_(min=0)
 
 
-def _twice(s: Tensor, u: Tensor, exponent: int) -> Signal:
+def _doubled_streams(s: Tensor, u: Tensor, exponent: int) -> Signal:
     """Return twice the streams p and n, in the unit of s."""
-    return _sum(s, u, exponent), _sum(s, u, exponent, -1)
+    return _doubled_stream(s, u, exponent), _doubled_stream(s, u, exponent, -1)
