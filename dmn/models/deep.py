@@ -92,17 +92,17 @@ class MonotoneResNet(MonotoneSequence):
         templates: int | None = None,
         pool: Pooling = "max",
     ) -> None:
-        own_kernel, stride = STEMS[stem]
+        stem_kernel, stride = STEMS[stem]
         channels = templates or width
-        first = ConvUnit(in_channels, channels, 0, False, activation, stride, kernel or own_kernel)
+        first = ConvUnit(in_channels, channels, 0, False, activation, stride, kernel or stem_kernel)
         layers: OrderedDict[str, nn.Module] = OrderedDict(stem=first)
         if stem == "imagenet":
             layers["pool"] = POOLS[pool](channels, 3, 2, 1)
         for stage, count in enumerate(blocks, start=1):
-            own = min(2 ** (stage - 1), WIDEST) * width
+            stage_width = min(2 ** (stage - 1), WIDEST) * width
             for block in range(1, count + 1):
-                layers[f"stage{stage}_{block}"] = ResidualBlock(channels, own, activation)
-                channels = own
+                layers[f"stage{stage}_{block}"] = ResidualBlock(channels, stage_width, activation)
+                channels = stage_width
             if stage < len(blocks):
                 layers[f"pool{stage}"] = POOLS[pool](channels, 2)
         layers.update(classifier(channels, grid, num_classes))
@@ -144,11 +144,13 @@ class MonotoneVGG(MonotoneSequence):
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         channels = in_channels
         for stage, count in enumerate(units, start=1):
-            own = min(2 ** (stage - 1), WIDEST) * width
+            stage_width = min(2 ** (stage - 1), WIDEST) * width
             for unit in range(1, count + 1):
                 name = f"stage{stage}_{unit}" if layers else "stem"
-                layers[name] = ConvUnit(channels, own, int(bool(layers)), activation=activation)
-                channels = own
+                layers[name] = ConvUnit(
+                    channels, stage_width, int(bool(layers)), activation=activation
+                )
+                channels = stage_width
             if stage < len(units):
                 layers[f"pool{stage}"] = POOLS[pool](channels, 2)
         layers.update(classifier(channels, grid, num_classes, hidden, activation))

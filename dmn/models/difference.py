@@ -85,8 +85,8 @@ class DifferenceOfMonotone(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Classify images (B, C, H, W) in [0, 1]; returns logits (B, K)."""
-        seen = self.front(x)
-        logits: Tensor = self.g(seen) - self.h(seen)
+        features = self.front(x)
+        logits: Tensor = self.g(features) - self.h(features)
         return logits
 
     @property
@@ -111,22 +111,24 @@ class DifferenceOfMonotone(nn.Module):
         With `create_graph` what is read can be differentiated by the weights, the front's too.
         """
         check_layers(layers, self.layers, self.layers)
-        known = BackwardConfig(config.backward, config.output, config.epsilon)
-        foreign = [
-            name for name in BackwardConfig._fields if getattr(config, name) != getattr(known, name)
+        supported = BackwardConfig(config.backward, config.output, config.epsilon)
+        unsupported = [
+            name
+            for name in BackwardConfig._fields
+            if getattr(config, name) != getattr(supported, name)
         ]
-        if foreign:
+        if unsupported:
             raise OptionError(
-                f"{', '.join(foreign)}: for split networks only; a trained pair has no shift, "
+                f"{', '.join(unsupported)}: for split networks only; a trained pair has no shift, "
                 "recentring or form of pooling to choose"
             )
-        both: tuple[Stream, ...] = ("g", "h")
-        sides = [side for side in both if side in streams or "g-h" in streams]
+        order: tuple[Stream, ...] = ("g", "h")
+        sides = [side for side in order if side in streams or "g-h" in streams]
         with eval_mode_with_grad(self):
             with torch.set_grad_enabled(create_graph):  # nothing is read below g and h
-                seen = self.front(x)
+                features = self.front(x)
             read = {
-                side: self._read_side(side, seen, target, layers, config, create_graph)
+                side: self._read_side(side, features, target, layers, config, create_graph)
                 for side in sides
             }
         return {layer: {side: read[side][layer] for side in read} for layer in layers}

@@ -71,7 +71,7 @@ class VGG16BN(VGG):  # type: ignore[misc]
         grid: int = 7,
         in_channels: int = 3,
     ) -> None:
-        layout: list[Any] = [each if each == "M" else each * width for each in _VGG16]
+        layout: list[Any] = [item if item == "M" else item * width for item in _VGG16]
         features = make_layers(layout, batch_norm=True)
         super().__init__(features, num_classes)
         first = nn.Conv2d(in_channels, width, 3, padding=1)
