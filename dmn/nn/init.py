@@ -49,8 +49,8 @@ def log_normal_(weight: Tensor, correlation: float = 0.5) -> None:
     """
     fan_in = weight[0].numel()
     kernel = math.sqrt(1 - correlation**2) + correlation * math.acos(-correlation)
-    own, shared = (math.pi - 1) / (2 * math.pi), (kernel - 1) / (2 * math.pi)
-    variance_of_sum = fan_in * (own + (fan_in - 1) * shared)
+    diagonal, shared = (math.pi - 1) / (2 * math.pi), (kernel - 1) / (2 * math.pi)
+    variance_of_sum = fan_in * (diagonal + (fan_in - 1) * shared)
     mean_squared = correlation / variance_of_sum
     variance = 2 * (1 - correlation) / fan_in
     log_variance = math.log1p(variance / mean_squared)

@@ -96,12 +96,12 @@ def assert_monotone(model: nn.Module) -> None:
             'from dmn.nn.Monotone, with a constraint other than "none".'
         )
     for path, module in parts.items():
-        _assert_known(path, module)
+        _assert_monotone_leaf(path, module)
     for item in constrained(model):
-        least = item.weight.detach().min()
-        if not least >= least.new_tensor(item.floor):
+        minimum = item.weight.detach().min()
+        if not minimum >= minimum.new_tensor(item.floor):
             raise NotMonotoneError(
-                f"{item.name} has the value {float(least):.3g}, below its floor {item.floor:g}; "
+                f"{item.name} has the value {float(minimum):.3g}, below its floor {item.floor:g}; "
                 "call dmn.nn.project(model) after each optimizer step."
             )
 
@@ -131,8 +131,8 @@ class _Reparametrisation(nn.Module):
         super().__init__()
         self._forward, self._inverse = forward, inverse
 
-    def forward(self, free: Tensor) -> Tensor:
-        return self._forward(free)
+    def forward(self, parameter: Tensor) -> Tensor:
+        return self._forward(parameter)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         return self._inverse(weight)
@@ -141,8 +141,8 @@ class _Reparametrisation(nn.Module):
 _TINY = 1e-6  # softplus and exp reach zero only at minus infinity
 
 
-def _square(free: Tensor) -> Tensor:
-    return free.square()
+def _square(parameter: Tensor) -> Tensor:
+    return parameter.square()
 
 
 def _inverse_softplus(weight: Tensor) -> Tensor:
@@ -188,7 +188,7 @@ def _below_monotone(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield path, module
 
 
-def _assert_known(path: str, module: nn.Module) -> None:
+def _assert_monotone_leaf(path: str, module: nn.Module) -> None:
     """Refuse what may decrease: an unknown leaf, or BatchNorm that uses batch statistics."""
     if isinstance(module, _BatchNorm) and not module.track_running_stats:
         raise NotMonotoneError(f"{path}: BatchNorm without running statistics is not monotone.")

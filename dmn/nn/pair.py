@@ -103,7 +103,7 @@ class Pair(Protocol):
         config: BackwardConfig = GRADIENT,
         streams: Collection[Stream] = ("g", "h"),
     ) -> dict[str, dict[Stream, Reading]]:
-        """Read layers, for one target class an image, by one pass forward and one back.
+        """Read layers, for one target class per image, by one pass forward and one back.
 
         Args:
             x: Images (B, C, H, W).
@@ -127,18 +127,18 @@ def is_pair(network: object) -> TypeGuard[Pair]:
     return all(hasattr(network, name) for name in ("g", "h", "layers", "read"))
 
 
-def check_layers(asked: Iterable[str], known: Container[str], shown: Iterable[str]) -> None:
+def check_layers(layers: Iterable[str], known: Container[str], shown: Iterable[str]) -> None:
     """Refuse names of layers that a pair does not have.
 
     Args:
-        asked: Names.
-        known: Those it has.
-        shown: Those to offer instead.
+        layers: Names.
+        known: The names that the pair has.
+        shown: The names that the error message offers instead.
 
     Raises:
         UnknownNameError: names the first that is unknown, and what there is.
     """
-    for layer in asked:
+    for layer in layers:
         if layer not in known:
             raise UnknownNameError(f"no layer {layer!r}; there are {', '.join(shown)}")
 
@@ -157,9 +157,9 @@ def check_target(logits: Tensor, target: Tensor, contrast: bool = False) -> None
     classes = logits.shape[1]
     if contrast and classes == 1:
         raise TargetError("contrast needs two classes, and the network has one logit: leave it out")
-    if len(wrong := target[(target < 0) | (target >= classes)]):
-        there_are = f"there are 0 to {classes - 1}" if classes > 1 else "its one logit is class 0"
-        raise TargetError(f"the network has no class {int(wrong[0])}; {there_are}")
+    if len(invalid := target[(target < 0) | (target >= classes)]):
+        available = f"there are 0 to {classes - 1}" if classes > 1 else "its one logit is class 0"
+        raise TargetError(f"the network has no class {int(invalid[0])}; {available}")
 
 
 def select_output(logits: Tensor, target: Tensor, output: OutputSelector) -> Tensor:
@@ -174,9 +174,9 @@ def select_output(logits: Tensor, target: Tensor, output: OutputSelector) -> Ten
         TargetError: for an index out of range, and for a mean of one logit.
     """
     check_target(logits, target, contrast=output != "class")
-    chosen = torch.zeros_like(logits).scatter_(1, target[:, None], 1.0)
+    one_hot = torch.zeros_like(logits).scatter_(1, target[:, None], 1.0)
     return {
-        "class": chosen,
-        "contrast": chosen - 1 / logits.shape[1],
+        "class": one_hot,
+        "contrast": one_hot - 1 / logits.shape[1],
         "all": torch.full_like(logits, 1 / logits.shape[1]),
     }[output]
