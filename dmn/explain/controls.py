@@ -29,8 +29,8 @@ class RandomMap:
         targets = [-1] * len(x) if target is None else class_indices(x, target).tolist()
         noise = [
             rng.random((1, *x.shape[-2:]), dtype=np.float32)
-            for image, each in zip(x, targets, strict=True)
-            for rng in generators(image[None], self.seed, each + 1)
+            for image, index in zip(x, targets, strict=True)
+            for rng in generators(image[None], self.seed, index + 1)
         ]
         return torch.from_numpy(np.stack(noise)).to(x.device)
 

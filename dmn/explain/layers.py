@@ -12,7 +12,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from dmn.nn import eval_mode
 
-Seen = list[tuple[str, nn.Module, torch.Size]]
+Outputs = list[tuple[str, nn.Module, torch.Size]]
 
 
 def last_stage(model: nn.Module, x: Tensor) -> str:
@@ -27,20 +27,24 @@ def last_stage(model: nn.Module, x: Tensor) -> str:
             as in a ViT, or nowhere.
         x: Images (B, C, H, W); one will do.
     """
-    seen: Seen = []
+    outputs: Outputs = []
     with ExitStack() as hooks, torch.no_grad(), eval_mode(model):
         for name, module in model.named_modules():
-            hooks.enter_context(module.register_forward_hook(partial(_note, seen, name)))
+            hooks.enter_context(module.register_forward_hook(partial(_record, outputs, name)))
         model(x)
-    spatial = [i for i, (_, it, size) in enumerate(seen) if _has_weights(it) and _has_places(size)]
-    if not spatial or len(seen[spatial[-1]][2]) != 4:
+    spatial = [
+        i
+        for i, (_, module, size) in enumerate(outputs)
+        if _has_weights(module) and _has_places(size)
+    ]
+    if not spatial or len(outputs[spatial[-1]][2]) != 4:
         return "input"
-    layer, _, size = seen[spatial[-1]]
-    for name, _, other in seen[spatial[-1] :]:
-        moved = other.numel() == size.numel()  # such as channels, to come first
-        if not name or len(other) != 4 or not (moved or other[2:] == size[2:]):
+    layer, _, size = outputs[spatial[-1]]
+    for name, _, shape in outputs[spatial[-1] :]:
+        moved = shape.numel() == size.numel()  # such as channels, to come first
+        if not name or len(shape) != 4 or not (moved or shape[2:] == size[2:]):
             break
-        layer, size = name, other
+        layer, size = name, shape
     return layer
 
 
@@ -53,6 +57,6 @@ def _has_places(shape: torch.Size) -> bool:
     return sum(length > 1 for length in shape[1:]) > 1
 
 
-def _note(seen: Seen, name: str, module: nn.Module, args: Any, output: Any) -> None:
+def _record(outputs: Outputs, name: str, module: nn.Module, args: Any, output: Any) -> None:
     if isinstance(output, Tensor):
-        seen.append((name, module, output.shape))
+        outputs.append((name, module, output.shape))

@@ -122,9 +122,9 @@ class SplitExplainer:
             x: Images (B, C, H, W).
             target: Class index, one an image, or None for the predicted class.
         """
-        every: tuple[Stream, ...] = ("g", "h", "g-h")
-        read = _read_together([(self, every)], x, target)
-        return StreamMaps(*(self.map(read, stream, x) for stream in every))
+        all_streams: tuple[Stream, ...] = ("g", "h", "g-h")
+        read = _read_together([(self, all_streams)], x, target)
+        return StreamMaps(*(self.map(read, stream, x) for stream in all_streams))
 
     def map(
         self, read: Callable[[Pair, BackwardConfig], Readings], stream: Stream, x: Tensor
@@ -140,9 +140,9 @@ class SplitExplainer:
             self._values(read(self.pair, config)[self.layer], stream) for config in self.passes
         ]
         if len(values) > 1:
-            values = [F.normalize(each.flatten(1), p=1).view_as(each) for each in values]
-        (first, *others) = values
-        result = first - others[0] if others else first
+            values = [F.normalize(value.flatten(1), p=1).view_as(value) for value in values]
+        (first, *subtracted) = values
+        result = first - subtracted[0] if subtracted else first
         return _to_image(result.abs() if self.absolute else result, x)
 
     def reduce(self, values: Tensor, sensitivities: Tensor) -> Tensor:
@@ -181,8 +181,8 @@ def explain_together(
     Returns:
         One map (B, 1, H, W), float32, for each explainer.
     """
-    read = _read_together([(each, (each.stream,)) for each in explainers], x, target)
-    return [each.map(read, each.stream, x) for each in explainers]
+    read = _read_together([(explainer, (explainer.stream,)) for explainer in explainers], x, target)
+    return [explainer.map(read, explainer.stream, x) for explainer in explainers]
 
 
 def explain(
@@ -208,23 +208,23 @@ def explain(
 
 
 def _read_together(
-    wanted: Iterable[tuple[SplitExplainer, Iterable[Stream]]], x: Tensor, target: Target
+    requests: Iterable[tuple[SplitExplainer, Iterable[Stream]]], x: Tensor, target: Target
 ) -> Callable[[Pair, BackwardConfig], Readings]:
     """Read every pair once for each pass that is asked of it."""
     pairs: dict[int, Pair] = {}  # by id, for a pair need not be hashable
     passes: dict[tuple[int, BackwardConfig], _Pass] = {}
-    for explainer, streams in wanted:
+    for explainer, streams in requests:
         pairs[id(explainer.pair)] = explainer.pair
         for config in explainer.passes:
-            wants = passes.setdefault((id(explainer.pair), config), _Pass({}, {}))
-            wants.layers[explainer.layer] = None
-            wants.streams.update(dict.fromkeys(streams))
+            request = passes.setdefault((id(explainer.pair), config), _Pass({}, {}))
+            request.layers[explainer.layer] = None
+            request.streams.update(dict.fromkeys(streams))
     classes = {key: resolve_target(pair, x, target) for key, pair in pairs.items()}
     readings = {
         (key, config): pairs[key].read(
-            x, classes[key], tuple(wants.layers), config, tuple(wants.streams)
+            x, classes[key], tuple(request.layers), config, tuple(request.streams)
         )
-        for (key, config), wants in passes.items()
+        for (key, config), request in passes.items()
     }
     return lambda pair, config: readings[id(pair), config]
 
@@ -250,8 +250,8 @@ def _to_image(values: Tensor, x: Tensor) -> Tensor:
     if values.shape[-2:] != size:
         values = F.interpolate(values, size, mode="bilinear", align_corners=False)
     if values.dtype == torch.float64:  # what does not fit is right up to a factor
-        most = torch.finfo(torch.float32).max / 4
-        values = values / (values.abs().amax() / most).clamp(min=1)
+        largest = torch.finfo(torch.float32).max / 4
+        values = values / (values.abs().amax() / largest).clamp(min=1)
     return values.float()
 
 

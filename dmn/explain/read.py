@@ -61,7 +61,7 @@ def read_layers(
     Raises:
         UnknownNameError: for a module that does not run by itself; names it.
     """
-    kept: dict[str, Tensor] = {}
+    activations: dict[str, Tensor] = {}
     with ExitStack() as hooks:
         if config.backward == "relevance":
             for module in network.modules():
@@ -69,29 +69,35 @@ def read_layers(
                     hooks.enter_context(module.register_forward_hook(rule))
         for layer in layers:
             module = network.get_submodule(layer)
-            hooks.enter_context(module.register_forward_hook(partial(_keep, kept, layer)))
+            hooks.enter_context(module.register_forward_hook(partial(_record, activations, layer)))
         x = x if create_graph else x.detach()
         logits = network(x.clone().requires_grad_())
     # Clones, for what comes from inference mode cannot be saved for a backward pass.
     weights = select_output(logits.detach(), target.clone(), config.output)
-    if idle := [layer for layer in layers if layer not in kept]:
-        raise UnknownNameError(f"{', '.join(idle)}: never called; read one of the layers inside")
-    values = [kept[layer] for layer in layers]
-    chosen = (logits * weights).sum()
-    sensitivities = torch.autograd.grad(chosen, values, create_graph=create_graph)
+    if not_called := [layer for layer in layers if layer not in activations]:
+        raise UnknownNameError(
+            f"{', '.join(not_called)}: never called; read one of the layers inside"
+        )
+    values = [activations[layer] for layer in layers]
+    selected = (logits * weights).sum()
+    sensitivities = torch.autograd.grad(selected, values, create_graph=create_graph)
     values = values if create_graph else [value.detach() for value in values]
     return list(zip(values, sensitivities, strict=True))
 
 
-def _keep(
-    kept: dict[str, Tensor], layer: str, module: nn.Module, args: tuple[Tensor, ...], out: Tensor
+def _record(
+    activations: dict[str, Tensor],
+    layer: str,
+    module: nn.Module,
+    args: tuple[Tensor, ...],
+    out: Tensor,
 ) -> None:
-    kept[layer] = out
+    activations[layer] = out
 
 
-def _with_slope(output: Tensor, through: Tensor, slope: Tensor) -> Tensor:
+def _with_slope(output: Tensor, variable: Tensor, slope: Tensor) -> Tensor:
     """Return the output's value, with `slope` for its derivative by `through`."""
-    return output.detach() + (through - through.detach()) * slope
+    return output.detach() + (variable - variable.detach()) * slope
 
 
 def _stabilise(

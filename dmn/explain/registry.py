@@ -79,9 +79,9 @@ def register(
         spec = MethodSpec(
             name or factory.__name__, factory, kind, needs_layer, dict(defaults or {}), featured
         )
-        known = _registered.setdefault(spec.name.lower(), spec)
-        if _origin(known.factory) != _origin(factory):
-            raise OptionError(f"there is a method {known.name} already; register another name")
+        registered = _registered.setdefault(spec.name.lower(), spec)
+        if _origin(registered.factory) != _origin(factory):
+            raise OptionError(f"there is a method {registered.name} already; register another name")
         _registered[spec.name.lower()] = spec
         return factory
 
@@ -95,8 +95,8 @@ def _origin(factory: Callable[..., Explainer]) -> tuple[str, str]:
 
 def list_methods(*kinds: Kind) -> list[MethodSpec]:
     """List the methods of some kinds, or all: split ones first, controls last."""
-    wanted = [kind for kind in KINDS if kind in (kinds or KINDS)]
-    return [spec for kind in wanted for spec in METHODS.values() if spec.kind == kind]
+    selected = [kind for kind in KINDS if kind in (kinds or KINDS)]
+    return [spec for kind in selected for spec in METHODS.values() if spec.kind == kind]
 
 
 def find_method(name: str, *kinds: Kind) -> MethodSpec:
@@ -111,6 +111,6 @@ def find_method(name: str, *kinds: Kind) -> MethodSpec:
     """
     spec = METHODS.get(str(name).lower())  # a config may hold a number
     if spec is None or spec.kind not in (kinds or KINDS):
-        known = ", ".join(spec.name for spec in list_methods(*kinds))
-        raise UnknownNameError(f"no method {name!r}; there are {known}")
+        names = ", ".join(spec.name for spec in list_methods(*kinds))
+        raise UnknownNameError(f"no method {name!r}; there are {names}")
     return spec

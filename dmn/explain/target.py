@@ -46,8 +46,8 @@ def class_indices(x: Tensor, target: Target) -> Tensor:
     indices = _integers(target)
     if indices is None:
         raise TargetError(
-            f"target is {_shown(target)}; give the index of a class, or a list, array or tensor of "
-            "one integer for each image"
+            f"target is {_describe(target)}; give the index of a class, or a list, array or tensor "
+            "of one integer for each image"
         )
     if indices.shape not in ((), (len(x),)):
         raise TargetError(
@@ -76,7 +76,7 @@ def _integers(target: Target) -> Tensor | None:
     return torch.from_numpy(values.astype(np.int64)) if values.dtype.kind in "iu" else None
 
 
-def _shown(target: Target) -> str:
+def _describe(target: Target) -> str:
     if isinstance(target, Tensor | np.ndarray):
         return f"of {target.dtype}, shape {tuple(target.shape)}"
     return shortened(target)
