@@ -27,11 +27,11 @@ class Affine(NamedTuple):
 
     Attributes:
         nodes: The operations that do it, in order.
-        position: Of what goes in, among the inputs of the first.
-        scale: One number, one for each channel (C,), or of any shape that broadcasts.
-        shift: Likewise.
-        by_channel: Whether both have one number or one for each channel.
-        rank: Of x, where that is known.
+        position: Position of x among the inputs of the first operation.
+        scale: One number, one per channel (C,), or any shape that broadcasts.
+        shift: As scale.
+        by_channel: Whether both have one number in all or one per channel.
+        rank: Rank of x; None if unknown.
     """
 
     nodes: tuple[fx.Node, ...]
@@ -48,11 +48,11 @@ class Affine(NamedTuple):
 
     @property
     def source(self) -> fx.Node:
-        """What goes in, as the graph is now."""
+        """The node of x, in the current graph."""
         return self.nodes[0].all_input_nodes[self.position]
 
     def after(self, first: Affine) -> Affine | None:
-        """Return this after another one, as one; None where that is not one for each channel."""
+        """Return the composition, first `first`; None if it is not one number per channel."""
         ranks = {first.rank, self.rank} - {None}
         if not (first.by_channel and self.by_channel and len(ranks) <= 1):
             return None
@@ -65,7 +65,7 @@ class ScaleShift(nn.Module):
     """x * scale + shift, as a module.
 
     Args:
-        affine: Which.
+        affine: The scale and the shift.
     """
 
     scale: Tensor
@@ -86,10 +86,10 @@ class ScaleShift(nn.Module):
 
 
 def find_affine(network: fx.GraphModule) -> list[Affine]:
-    """Find what scales and shifts by constants alone, as long chains as there are.
+    """Find the longest chains of operations that only scale and shift by constants.
 
     Args:
-        network: In eval mode. A norm without running statistics is not among what is found.
+        network: In eval mode. Norms without running statistics are left out.
     """
     constants, ranks = _constants(network), _ranks(network)
     numbers: set[fx.Node] = set()
@@ -110,7 +110,7 @@ def find_affine(network: fx.GraphModule) -> list[Affine]:
 
 
 def _constants(network: fx.GraphModule) -> dict[fx.Node, Any]:
-    """Return the value of what depends on parameters and buffers alone."""
+    """Return the value of each node that depends on parameters and buffers only."""
     values: dict[fx.Node, Any] = {}
     for node in network.graph.nodes:
         inputs = node.all_input_nodes
@@ -126,7 +126,7 @@ def _constants(network: fx.GraphModule) -> dict[fx.Node, Any]:
 
 
 def _ranks(network: fx.GraphModule) -> dict[fx.Node, int]:
-    """Return the rank of tensors: as an example has told it, or an operation such as Conv2d."""
+    """Return the rank of tensors: from an example, or from an operation such as Conv2d."""
     shapes = ((node, _shape(node)) for node in network.graph.nodes)
     ranks = {node: len(shape) for node, shape in shapes if shape}
     for node, rule in find_rules(network).items():
@@ -187,7 +187,7 @@ def _normalize(module: Any) -> _ScaleShift:
     return 1 / std, -mean / std
 
 
-_RANKS = {nn.BatchNorm2d: 4, nn.BatchNorm3d: 5}  # of what they take; others take several
+_RANKS = {nn.BatchNorm2d: 4, nn.BatchNorm3d: 5}  # of their inputs; other norms take several
 _MODULES: tuple[tuple[Any, Callable[[Any], _ScaleShift | None], int | None], ...] = (
     *((norm, _norm, rank) for norm, rank in _RANKS.items()),
     (_BatchNorm, _norm, None),
@@ -246,7 +246,7 @@ def _double(constant: Any) -> Tensor:
 
 
 def _by_channel(node: fx.Node, position: int, scale: Any, shift: Any, rank: int | None) -> Affine:
-    """Tell one number for each channel, the second axis of x, from other shapes."""
+    """Distinguish one number per channel, the second axis of x, from other shapes."""
     scale, shift = (torch.as_tensor(value, dtype=torch.float64) for value in (scale, shift))
     shapes = [value.shape for value in (scale, shift) if value.numel() > 1]
     if not shapes:
@@ -263,13 +263,13 @@ def _by_channel(node: fx.Node, position: int, scale: Any, shift: Any, rank: int 
 
 
 def _shape(node: fx.Node) -> torch.Size | None:
-    """Return the shape of a tensor, where an example has told it."""
+    """Return the shape of a tensor if an example was given."""
     metadata = node.meta.get("tensor_meta")
     return metadata.shape if metadata else None
 
 
 def _rank_of_owner(node: fx.Node) -> int | None:
-    """Return the rank that the module takes which called a function, if that is a norm itself."""
+    """Return the rank that the calling module takes, if that module is a norm."""
     owners = [kind for _, kind in node.meta.get("nn_module_stack", {}).values()][-1:]
     kinds = [kind for kind in owners if isinstance(kind, type)]
     return next((_RANKS[norm] for norm in _RANKS for kind in kinds if issubclass(kind, norm)), None)

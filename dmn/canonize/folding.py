@@ -1,7 +1,7 @@
 """The same network without BatchNorm, with a module for each call, ReLU and residual addition.
 
-Rules of attribution are defined for single operations, and their maps depend on how a network is
-written: a BatchNorm after a convolution is explained otherwise than the convolution that does both.
+Attribution rules are defined for single operations, and their maps depend on how a network is
+written: a convolution and a BatchNorm get another map than the one convolution that does both.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _Layers = dict[str, fx.Node]
 def hookable(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
     """Write a copy of a model with a module for each call, activation and addition, none in place.
 
-    Hooks of attribution then see every operation, and each only once; BatchNorm stays.
-    A second call of the module `name` is `name_1`; the addition in `block` is `block.add`.
+    Hooks then see every operation, and each only once. BatchNorm stays.
+    The second call of the module `name` is `name_1`; the addition in `block` is `block.add`.
 
     Args:
-        model: Takes one tensor, returns one. It is not changed.
-        example: A batch, whose shapes the nodes of the graph then tell.
+        model: Takes one tensor and returns one. It is not changed.
+        example: A batch, from which the nodes of the graph get their shapes.
 
     Returns:
         The same function, in eval mode and without trainable parameters.
@@ -52,14 +52,14 @@ def hookable(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
 def canonize(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
     """Write a copy of a model without BatchNorm, with a module for each call, ReLU and addition.
 
-    It is `hookable`, with every BatchNorm folded into the linear operation before it, else into
-    those after it; failing both it becomes a depthwise convolution of size 1, or a diagonal
-    `nn.Linear`, of its own path.
-    Without an example, a BatchNorm1d beside a Linear of as many features is taken to see (B, C).
+    The result is that of `hookable`, with every BatchNorm folded into the linear operation before
+    it, else into those after it. If neither is possible, it becomes a depthwise convolution of size
+    1, or a diagonal `nn.Linear`, at its own path.
+    Without an example, a BatchNorm1d next to a Linear of as many features is assumed to see (B, C).
 
     Args:
-        model: Takes one tensor, returns one. It is not changed.
-        example: A batch, to tell (B, C) from (B, C, L) in BatchNorm1d and SyncBatchNorm.
+        model: Takes one tensor and returns one. It is not changed.
+        example: A batch, to distinguish (B, C) from (B, C, L) in BatchNorm1d and SyncBatchNorm.
 
     Returns:
         The same function, in eval mode and without trainable parameters.
@@ -77,12 +77,12 @@ def canonize(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
 def canonized(model: nn.Module, example: Tensor | None = None) -> Iterator[nn.Module]:
     """Let a model behave as its canonized form within a block, and restore it afterwards.
 
-    Look submodules up inside the block: those found before are not the ones that run. The block
-    cannot be nested, nor the model traced inside it, as its class's own forward is out of use.
+    Look submodules up inside the block: those from before it do not run there. The block cannot be
+    nested, and the model cannot be traced inside it, as the forward of its class is not in use.
 
     Args:
-        model: As for `canonize`, with its example and its errors.
-        example: Likewise.
+        model: As for `canonize`.
+        example: As for `canonize`.
 
     Yields:
         The model itself.
@@ -183,7 +183,7 @@ def _replace_operation(
 
 
 def _free_path(network: fx.GraphModule, layers: _Layers, node: fx.Node, path: str) -> str:
-    """Return the name that the trace gave a call, unless a submodule has it."""
+    """Return the name that the trace gave a call, numbered if a submodule has it."""
     traced_names = [name for name, layer_node in layers.items() if layer_node is node]
     path = next((name for name in traced_names if name.startswith(path)), path)
     modules = dict(network.named_modules())
@@ -199,7 +199,7 @@ _INPUT_AXIS = 2
 
 
 def _fold(network: fx.GraphModule, layers: _Layers) -> list[Unsupported]:
-    """Fold what scales and shifts by constants; returns every norm that cannot be, and why."""
+    """Fold scales and shifts by constants; returns every norm that cannot be folded, and why."""
     refused = [
         (node, rule)
         for node, rule in find_rules(network).items()
@@ -225,12 +225,12 @@ def _is_norm(target: Any) -> bool:
 
 
 def _is_complement(affine: Affine) -> bool:
-    """Return whether it is like 1 - x, which is no norm: what is missing has its own relevance."""
+    """Return whether it is like 1 - x, which is not a norm: its output has its own relevance."""
     return affine.scale.numel() == 1 and bool(affine.scale < 0)
 
 
 def _is_like_norm(affine: Affine) -> bool:
-    """Return whether it both scales and shifts each channel; either alone hands relevance on."""
+    """Return whether it both scales and shifts each channel; either alone conserves relevance."""
     scales_and_shifts = bool((affine.scale != 1).any() and affine.shift.any())
     return scales_and_shifts and len(affine.scale) > 1
 
@@ -284,14 +284,14 @@ def _remove(network: fx.GraphModule, norm: Affine) -> bool:
 
 
 def _expand(norm: Affine, linear: Any, side: str) -> tuple[Tensor, Tensor]:
-    """Return scale and shift for each channel that a linear operation takes or returns."""
+    """Return scale and shift for each input or output channel of a linear operation."""
     kind = "features" if isinstance(linear, nn.Linear) else "channels"
     channels = getattr(linear, f"{side}_{kind}")
     return norm.scale.expand(channels), norm.shift.expand(channels)
 
 
 def _folds_into(network: fx.GraphModule, node: fx.Node, norm: Affine) -> bool:
-    """Tell whether a norm folds into a node next to it, whose weights are its own."""
+    """Return whether a norm folds into a neighbouring node whose weights nothing else uses."""
     linear, follows = target_of(network, node), node in norm.node.users
     read = {str(other.target).rpartition(".")[0] for other in node.graph.find_nodes(op="get_attr")}
     if type(linear) not in _OUTPUT_AXES or node.target in read or not norm.by_channel:
@@ -302,7 +302,7 @@ def _folds_into(network: fx.GraphModule, node: fx.Node, norm: Affine) -> bool:
         return norm.rank == 2 or channels == 1 or (norm.rank is None and side == channels)
     transposed = _OUTPUT_AXES[type(linear)] != 1
     padded = linear.padding != "valid" and any(linear.padding) and linear.padding_mode == "zeros"
-    # where zeros stand in for inputs, the shift of these does not arrive
+    # at padded zeros the shift of the inputs is missing
     suits = norm.rank in (None, linear.weight.dim())
     return suits and not (follows and (transposed or padded))
 
@@ -317,7 +317,7 @@ def _scaled_weight(linear: Any, factor: Tensor, axis: int) -> Tensor:
 def _update_weights(
     linear: Any, scale: Tensor, axis: int, shift: Tensor, gain: Tensor | float = 1.0
 ) -> None:
-    """Give an operation another weight and bias, rounded once."""
+    """Scale the weight and shift the bias of an operation, rounded once."""
     old_weight = linear.weight
     bias = shift if linear.bias is None else linear.bias.to(shift) * gain + shift
     linear.weight = nn.Parameter(

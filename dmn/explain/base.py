@@ -22,11 +22,11 @@ class Explainer(Protocol):
 
         Args:
             x: Images (B, C, H, W).
-            target: Class index, one an image, or None for the predicted class.
+            target: Class index, one per image, or None for the predicted class.
 
         Returns:
             Maps (B, 1, H, W), float32; positive speaks for the target.
 
         Raises:
-            TargetError: for a target that is no class, or not one an image.
+            TargetError: for a target that is not a class, or not one per image.
         """

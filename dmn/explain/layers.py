@@ -1,4 +1,4 @@
-"""Where to read a network that one does not know."""
+"""Find the layer at which to read an unknown network."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Outputs = list[tuple[str, nn.Module, torch.Size]]
 def last_stage(model: nn.Module, x: Tensor) -> str:
     """Name the layer that class activation maps are usually read at.
 
-    It is the last layer with weights whose output still tells places apart, together with all that
-    follows and keeps the places: "layer4" of a ResNet-18, "features.29" of a VGG16, "permute" of a
-    Swin.
+    It is the last layer with weights whose output still has positions, together with the layers
+    that follow it and keep the positions: "layer4" of a ResNet-18, "features.29" of a VGG16,
+    "permute" of a Swin.
 
     Args:
-        model: Any network. It is "input" of one where places are told apart by tokens to the end,
-            as in a ViT, or nowhere.
-        x: Images (B, C, H, W); one will do.
+        model: Any network. The result is "input" if the network has tokens to the end, as a ViT, or
+            has no positions.
+        x: Images (B, C, H, W); one is enough.
     """
     outputs: Outputs = []
     with ExitStack() as hooks, torch.no_grad(), eval_mode(model):
@@ -35,7 +35,7 @@ def last_stage(model: nn.Module, x: Tensor) -> str:
     spatial = [
         i
         for i, (_, module, size) in enumerate(outputs)
-        if _has_weights(module) and _has_places(size)
+        if _has_weights(module) and _has_positions(size)
     ]
     if not spatial or len(outputs[spatial[-1]][2]) != 4:
         return "input"
@@ -52,8 +52,8 @@ def _has_weights(module: nn.Module) -> bool:
     return any(True for _ in module.parameters(recurse=False)) or is_parametrized(module)
 
 
-def _has_places(shape: torch.Size) -> bool:
-    """Return whether there are both channels and places, in whatever order."""
+def _has_positions(shape: torch.Size) -> bool:
+    """Return whether an output has both channels and positions, in any order."""
     return sum(length > 1 for length in shape[1:]) > 1
 
 

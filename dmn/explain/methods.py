@@ -35,7 +35,7 @@ ALPHA = 0.4  # of the paper's SplitCAM on VGG16
 class StreamMaps(NamedTuple):
     """The maps of both sides of a pair and of their difference, each (B, 1, H, W), float32.
 
-    The difference is kept apart, for in deep split networks it drowns in what g and h share.
+    The difference is computed separately: in deep split networks it is lost in what g and h share.
     """
 
     g: Tensor
@@ -44,32 +44,32 @@ class StreamMaps(NamedTuple):
 
 
 class SplitExplainer:
-    """A map of a pair at one layer; subclasses say how a reading becomes a map.
+    """A map of a pair at one layer; subclasses define how a reading becomes a map.
 
     Args:
         pair: The network as g - h; a trained difference network or a split one.
         layer: Name of the layer to read; "input" for the image.
         stream: "g" for evidence, "h" for counter-evidence, "g-h" for their difference.
         part: Of the layer, "p", "n", their sum or their difference. In a split network they are its
-            streams. At a paired input p is the image, what ink says, and n its complement, what
-            blank says; elsewhere in a trained pair all is p.
-        contrast: Remove what speaks for all classes alike: start from the logit less the mean of
-            all; of relevance, subtract the map of that mean, each divided by its own L1 norm.
+            streams. At a paired input p is the image (ink), and n its complement (blank). At all
+            other layers of a trained pair there is only p.
+        contrast: Remove evidence for all classes: start from the logit minus the mean of all; for
+            relevance, subtract the map of that mean, each divided by its own L1 norm.
         absolute: Return magnitudes.
-        alpha: Of split networks, like the rest: the shift in [0, 0.5] that takes the streams'
-            sensitivities from their own gradient (0) to the plain one (0.5). One number, one by
-            layer, or "balanced".
-        rho: The streams' share where alpha is "balanced".
+        alpha: For split networks, as the options below: the shift in [0, 0.5] that takes the
+            streams' sensitivities from their own gradient (0) to the plain one (0.5). One number,
+            one per layer, or "balanced".
+        rho: The streams' share if alpha is "balanced".
         theta: Share of min(p, n) kept after activations, in [0, 1]; None for the network's own.
-        threshold: Recentre only above it; None for the network's own.
+        threshold: Recentre only where p + n exceeds it; None for the network's own.
         pool: Form of max pooling; None for the network's own.
         epsilon: Stabilises relevance.
 
     Raises:
-        UnknownNameError: names the layers that there are; when called, for one without image.
+        UnknownNameError: names the layers that there are; if called, for a layer that is no image.
         OptionError: when called for a part "n" that the layer does not have.
-        OptionError: when called with an option that the pair has no use for.
-        TargetError: when called for what is no class, and for the contrast of a single one.
+        OptionError: when called with an option that is not for this kind of pair.
+        TargetError: when called for a class that does not exist, or for contrast with one class.
     """
 
     backward: ClassVar[Backward] = "gradient"
@@ -110,17 +110,17 @@ class SplitExplainer:
     def __call__(self, x: Tensor, target: Target = None) -> Tensor:
         """Explain images of shape (B, C, H, W); returns maps of shape (B, 1, H, W), float32.
 
-        Positive speaks for the target in the streams g and g-h, and against it in h.
+        Positive values are for the target in the streams g and g-h, and against it in h.
         """
         (maps,) = explain_together([self], x, target)
         return maps
 
     def streams(self, x: Tensor, target: Target = None) -> StreamMaps:
-        """Explain by both sides at once.
+        """Return the maps of both sides and of their difference.
 
         Args:
             x: Images (B, C, H, W).
-            target: Class index, one an image, or None for the predicted class.
+            target: Class index, one per image, or None for the predicted class.
         """
         all_streams: tuple[Stream, ...] = ("g", "h", "g-h")
         read = _read_together([(self, all_streams)], x, target)
@@ -129,10 +129,10 @@ class SplitExplainer:
     def map(
         self, read: Callable[[Pair, BackwardConfig], Readings], stream: Stream, x: Tensor
     ) -> Tensor:
-        """Make one stream's map of what was read.
+        """Return one stream's map.
 
         Args:
-            read: Returns what a pass over a pair has read.
+            read: Returns the readings of a pass over a pair.
             stream: Which side.
             x: The images, whose size the map gets.
         """
@@ -171,12 +171,12 @@ class SplitExplainer:
 def explain_together(
     explainers: Collection[SplitExplainer], x: Tensor, target: Target = None
 ) -> list[Tensor]:
-    """Explain the same images by many explainers, with one pass for all that agree on it.
+    """Explain the same images by many explainers, with one pass for all of equal options.
 
     Args:
         explainers: Of one pair or several.
         x: Images (B, C, H, W).
-        target: Class index, one an image, or None for the predicted class.
+        target: Class index, one per image, or None for the predicted class.
 
     Returns:
         One map (B, 1, H, W), float32, for each explainer.
@@ -193,12 +193,12 @@ def explain(
     Args:
         pair: A trained difference network or a split one.
         x: Images (B, C, H, W).
-        target: Class index, one an image, or None for the predicted class.
+        target: Class index, one per image, or None for the predicted class.
         method: "SplitCAM", "SplitGrad" or "SplitLRP", in any case.
         **options: Of the method, such as `layer` and `stream`: see `SplitExplainer`.
 
     Returns:
-        Maps (B, 1, H, W), float32; positive speaks for the target.
+        Maps (B, 1, H, W), float32; positive values are for the target.
 
     Raises:
         UnknownNameError: names the methods that there are.
@@ -210,7 +210,7 @@ def explain(
 def _read_together(
     requests: Iterable[tuple[SplitExplainer, Iterable[Stream]]], x: Tensor, target: Target
 ) -> Callable[[Pair, BackwardConfig], Readings]:
-    """Read every pair once for each pass that is asked of it."""
+    """Read every pair once for each pass that the explainers need."""
     pairs: dict[int, Pair] = {}  # by id, for a pair need not be hashable
     passes: dict[tuple[int, BackwardConfig], _Pass] = {}
     for explainer, streams in requests:
@@ -230,14 +230,14 @@ def _read_together(
 
 
 class _Pass(NamedTuple):
-    """What is read by one pass; dictionaries keep the order."""
+    """The layers and streams of one pass; dictionaries keep the order."""
 
     layers: dict[str, None]
     streams: dict[Stream, None]
 
 
 def _require_hashable(config: BackwardConfig) -> None:
-    """Refuse options that are lists or the like, which no pass can be found by."""
+    """Refuse options that cannot be hashed, such as lists, as passes are found by them."""
     for name, value in config._asdict().items():
         try:
             hash(value)
@@ -283,9 +283,9 @@ class SplitGrad(SplitExplainer):
 class SplitLRP(SplitCAM):
     """Epsilon-LRP on the nonnegative weights of both sides (SplitLRP).
 
-    Relevance is conserved up to what the biases and epsilon = 1e-6 absorb. Where every activation
-    is piecewise linear it equals SplitCAM at the same layer of a trained pair; saturating units
-    tell them apart, and in a split network recentring does.
+    Relevance is conserved up to the share of the biases and of epsilon = 1e-6. If every activation
+    is piecewise linear, it equals SplitCAM at the same layer of a trained pair. They differ with
+    saturating units and, in a split network, with recentring.
 
     Source: Zimmermann & Loho, Hidden Monotonicity, CVPR 2026; the rule is Bach et al. 2015, eq. 58.
     """

@@ -48,9 +48,9 @@ def read_layers(
         network: Any classifier, such as g or h, in eval mode, with gradients enabled.
         x: Images (B, C, H, W).
         target: Class indices (B,).
-        layers: Paths of submodules of the network; their outputs are read.
-        config: Autograd's gradient, or epsilon-LRP's relevance divided by activation; and where
-            it starts.
+        layers: Paths of submodules of the network, whose outputs are read.
+        config: Whether to propagate autograd's gradient, or epsilon-LRP's relevance divided by
+            activation, and from which output.
         create_graph: Return tensors that can be differentiated by the weights, and by what x was
             computed from, as `torch.autograd.grad` does. The slopes of relevance count as constants
             then.
@@ -59,7 +59,7 @@ def read_layers(
         For each layer, activation and sensitivity, both with the shape of its output.
 
     Raises:
-        UnknownNameError: for a module that does not run by itself; names it.
+        UnknownNameError: for a module that is never called; names it.
     """
     activations: dict[str, Tensor] = {}
     with ExitStack() as hooks:
@@ -96,7 +96,7 @@ def _record(
 
 
 def _with_slope(output: Tensor, variable: Tensor, slope: Tensor) -> Tensor:
-    """Return the output's value, with `slope` for its derivative by `through`."""
+    """Return the output's value, with `slope` as its derivative by `variable`."""
     return output.detach() + (variable - variable.detach()) * slope
 
 
@@ -109,7 +109,7 @@ def _stabilise(
 
 
 def _secant(epsilon: float, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    """Pass relevance through an activation whole: the secant slope conserves it."""
+    """Conserve relevance through an activation, by the secant slope."""
     z = args[0].detach()
     slope = torch.where(z == 0, torch.zeros_like(z), output.detach() / z)
     return _with_slope(output, args[0], slope)

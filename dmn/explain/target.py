@@ -19,10 +19,10 @@ Target = int | Sequence[int] | NDArray[Any] | Tensor | None
 
 @torch.no_grad()
 def resolve_target(model: nn.Module | Pair, x: Tensor, target: Target) -> Tensor:
-    """Turn a target into one class index an image.
+    """Turn a target into one class index per image.
 
     Args:
-        model: The classifier, asked in eval mode and only where the target is None.
+        model: The classifier, called in eval mode, and only if the target is None.
         x: Images (B, C, H, W).
         target: A class index for all images, a list, array or tensor of one for each (B,), or None
             for the predicted ones. Of a network with one logit the only class is 0.
@@ -31,8 +31,8 @@ def resolve_target(model: nn.Module | Pair, x: Tensor, target: Target) -> Tensor
         Class indices (B,), on the images' device.
 
     Raises:
-        TargetError: for what is no index, or for another number of them than of images. An index
-            that is too large is refused where the logits are known, by `dmn.nn.check_target`.
+        TargetError: if something is not an index, or there is not one per image. Indices that are
+            too large are found later, by `dmn.nn.check_target`.
     """
     if target is None:
         with eval_mode(model):
@@ -42,7 +42,7 @@ def resolve_target(model: nn.Module | Pair, x: Tensor, target: Target) -> Tensor
 
 
 def class_indices(x: Tensor, target: Target) -> Tensor:
-    """Return one class index an image, as `resolve_target` does, of a target that is not None."""
+    """Return one class index per image, as `resolve_target`, for a target that is not None."""
     indices = _integers(target)
     if indices is None:
         raise TargetError(
@@ -65,7 +65,7 @@ def probabilities(logits: Tensor) -> Tensor:
 
 
 def _integers(target: Target) -> Tensor | None:
-    """Return whole numbers as a tensor, and nothing of what is none, such as truth values."""
+    """Return integers as a tensor, and None for anything else, such as booleans."""
     try:
         values = target if isinstance(target, Tensor) else np.asarray(target)
     except (TypeError, ValueError):  # lists of unequal length

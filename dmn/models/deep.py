@@ -66,15 +66,15 @@ class MonotoneResNet(MonotoneSequence):
         blocks: Residual blocks of two convolutions in each stage.
         stem: "imagenet" divides the sides by 4 (7x7 convolution, for a pair of margin 3, and max
             pooling), "small" by 2 (3x3 convolution, margin 1), "tiny" keeps them.
-        grid: Cells a side that the head tells apart.
+        grid: Cells per side that the head sees.
         num_classes: Number of logits.
         activation: "convex" (ReLU), "convex_concave" (half each) or "saturating" (Hardtanh).
-        constraint: As of `MonotoneConvNet`.
+        constraint: As in `MonotoneConvNet`.
         start: "dirac" (identity taps plus positive noise), "log_normal" or "uniform".
-        kernel: Side of the stem's convolution, if not the stem's own; the pair's margin is half of
-            it. Of a paired input the stem alone can subtract, so that a large one helps.
+        kernel: Side of the stem's convolution, by default the stem's own; the pair's margin is half
+            of it. Of a paired input only the stem can subtract, so that a large kernel helps.
         templates: Channels of the stem, if not `width`.
-        pool: As of `MonotoneConvNet`.
+        pool: As in `MonotoneConvNet`.
     """
 
     def __init__(
@@ -120,12 +120,12 @@ class MonotoneVGG(MonotoneSequence):
         width: Channels of the first stage; each stage doubles them, to 8 times at most.
         units: Convolutional units in each stage; the first one of all is the stem.
         hidden: Width of each hidden linear layer.
-        grid: Cells a side that the first linear layer tells apart.
+        grid: Cells per side that the first linear layer sees.
         num_classes: Number of logits.
         activation: "convex" (ReLU), "convex_concave" (half each) or "saturating" (Hardtanh).
-        constraint: As of `MonotoneConvNet`.
+        constraint: As in `MonotoneConvNet`.
         start: "dirac" (identity taps plus positive noise), "log_normal" or "uniform".
-        pool: As of `MonotoneConvNet`.
+        pool: As in `MonotoneConvNet`.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ _VIEWS: dict[Inputs, tuple[type[View], type[View]]] = {
 
 
 class _Side(nn.Module):
-    """One network behind its view of the image."""
+    """One network after its view of the image."""
 
     def __init__(self, view: View, net: nn.Module) -> None:
         super().__init__()
@@ -49,21 +49,21 @@ class _Side(nn.Module):
 
 
 class DifferenceOfMonotone(nn.Module):
-    """f(x) = g(x) - h(x), with g and h monotone in what they see of x.
+    """f(x) = g(x) - h(x), with g and h monotone in their views of x.
 
     Args:
-        g: Evidence network, from a view of the image to one number a class.
-        h: Counter-evidence network, likewise.
+        g: Evidence network, from a view of the image to one number per class.
+        h: Counter-evidence network, from a view of the image to one number per class.
         inputs: What they see: "paired", both `[x, 1 - x]`; "opposed", both `[x, -x]`; "inverted", g
             the image and h its complement `1 - x`; "plain", both the image.
         margin: Pixels of background the views add on each side, in place of the first
             convolution's padding; 0 for networks without convolutions.
-        front: An ordinary network that both see the image through: what it makes of x stands in
-            place of x above. With inputs "opposed" the whole is still a difference of networks
-            monotone in `[x, -x]`, and can be read at the pixels; see `dmn.split.FrontAdapter`.
+        front: An ordinary network before both views: its output takes the place of x above. With
+            inputs "opposed" f is still a difference of networks monotone in `[x, -x]`, and can be
+            read at the pixels; see `dmn.split.FrontAdapter`.
 
     Attributes:
-        sees: What maps call that which g and h see: "input" or, if there is one, "front".
+        sees: Name of the layer that g and h see: "front" if there is a front, else "input".
 
     Source: Zimmermann & Loho, Hidden Monotonicity, CVPR 2026 (inverted); the paired form is ours.
     """
@@ -91,7 +91,7 @@ class DifferenceOfMonotone(nn.Module):
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names a map can be read at: what g and h see, and the layers that both have."""
+        """Names of layers to read: the one that g and h see, and the layers that both have."""
         names = [name for name, _ in self.g.net.named_modules() if name]
         shared = {name for name, _ in self.h.net.named_modules()}
         return (self.sees, *(name for name in names if name in shared))
@@ -108,7 +108,7 @@ class DifferenceOfMonotone(nn.Module):
     ) -> dict[str, dict[Stream, Reading]]:
         """Read layers of g and h; see `dmn.nn.Pair`.
 
-        With `create_graph` what is read can be differentiated by the weights, the front's too.
+        With `create_graph` readings can be differentiated by the weights, also by the front's.
         """
         check_layers(layers, self.layers, self.layers)
         supported = BackwardConfig(config.backward, config.output, config.epsilon)

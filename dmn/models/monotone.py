@@ -1,7 +1,7 @@
 """Monotone networks, to serve as g or as h.
 
 All are plain sequences of named layers, so that a state dict reads like the architecture and any
-layer can be asked for by name.
+layer can be read by its name.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ POOLS: dict[Pooling, Callable[..., nn.Module]] = {
 
 
 class MonotoneSequence(Monotone, nn.Sequential):
-    """Named layers in a row, started and constrained as asked."""
+    """Named layers in sequence, with initial weights and a constraint."""
 
     def __init__(
         self, layers: OrderedDict[str, nn.Module], constraint: Constraint, start: Start
@@ -167,10 +167,10 @@ class MonotoneConvNet(MonotoneSequence):
     Args:
         in_channels: Channels of the view: those of the image, or twice as many if paired.
         widths: Channels of each stage; the first is also the stem's. A pool of 2 follows each stage
-            but the last.
+            except the last.
         units: Convolutional units in each stage.
         residual: Add a unit's input to its output where their channels are equal.
-        grid: Cells a side that the head tells apart, by average pooling to grid x grid; 1 is
+        grid: Cells per side that the head sees, by average pooling to grid x grid; 1 is
             global average pooling, which costs a monotone network much accuracy.
         num_classes: Number of logits.
         activation: "convex" (ReLU), "convex_concave" (half each) or "saturating" (Hardtanh).
@@ -178,7 +178,7 @@ class MonotoneConvNet(MonotoneSequence):
             "abs", "square", "softplus", "exp", or "none" for an unconstrained twin.
         start: "dirac" (identity taps plus positive noise), "log_normal" or "uniform".
         kernel: Side of the stem's convolution; the pair's margin is half of it. Of a paired input
-            the stem alone can subtract, so that a large one helps.
+            only the stem can subtract, so that a large kernel helps.
         pool: Between stages: "max", or "max_min", which takes minima of the concave channels.
     """
 

@@ -1,4 +1,4 @@
-"""Ordinary networks to compare with: torchvision's, narrower and for smaller images on demand."""
+"""Ordinary networks to compare with: torchvision's, optionally narrower and for smaller images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _VGG16: list[int | Literal["M"]] = [1, 1, "M", 2, 2, "M", 4, 4, 4, "M", 8, 8, 8,
 
 
 class ResNet18(ResNet):  # type: ignore[misc]
-    """torchvision's ResNet-18 with as many channels as asked for, and a stem for small images.
+    """torchvision's ResNet-18 with any number of channels, and a stem for small images.
 
     Args:
         num_classes: Number of logits.
@@ -55,12 +55,12 @@ class ResNet18(ResNet):  # type: ignore[misc]
 
 
 class VGG16BN(VGG):  # type: ignore[misc]
-    """torchvision's VGG16 with BatchNorm, with as many channels as asked for.
+    """torchvision's VGG16 with BatchNorm, with any number of channels.
 
     Args:
         num_classes: Number of logits.
         width: Channels of the first stage; 64 is the original.
-        grid: Cells a side that the classifier sees; 7 is the original, 2 enough for 64 pixels.
+        grid: Cells per side that the classifier sees; 7 is the original, 2 suit 64 pixels.
         in_channels: Channels of the image.
     """
 
@@ -97,8 +97,8 @@ class PlainCNN(nn.Sequential):
 
     Args:
         in_channels: Channels of the image.
-        widths: Channels of each stage, each of which halves the sides.
-        grid: Cells a side that the head tells apart.
+        widths: Channels of each stage; each stage halves the sides.
+        grid: Cells per side that the head sees.
         num_classes: Number of logits.
     """
 
@@ -131,12 +131,12 @@ def _stage(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class Trunk(nn.Sequential):
-    """The lower part of an ordinary network, up to a layer: a front for a difference of monotone.
+    """The lower part of an ordinary network, up to a layer; a front for a difference network.
 
     Args:
         net: A network whose children run one after the other, as those of `ResNet18` and `PlainCNN`
             do; trained or not.
-        layer: The last child that is kept, "layer2" say.
+        layer: The last child that is kept, e.g. "layer2".
 
     Raises:
         OptionError: names the children that there are.

@@ -1,7 +1,7 @@
-"""Starts for nonnegative weights.
+"""Initialisation of nonnegative weights.
 
 Dense positive rows all compute nearly the same mean, so depth collapses every channel into one
-(Perron-Frobenius), and batch normalisation does not cure it. An identity tap in every row does:
+(Perron-Frobenius), and batch normalisation does not help. An identity tap in every row does:
 the Dirac start is the default.
 """
 
@@ -19,7 +19,7 @@ Start = Literal["dirac", "log_normal", "uniform"]
 
 @torch.no_grad()
 def dirac_positive_(weight: Tensor, mass: float = 0.2) -> None:
-    """Start at one identity tap a row plus small positive noise.
+    """Initialise with one identity tap per row plus small positive noise.
 
     Output channel o reads the centre of input channel o modulo the number of input channels.
 
@@ -36,7 +36,7 @@ def dirac_positive_(weight: Tensor, mass: float = 0.2) -> None:
 
 @torch.no_grad()
 def log_normal_(weight: Tensor, correlation: float = 0.5) -> None:
-    """Start at log-normal weights that keep variance and correlation from layer to layer.
+    """Initialise with log-normal weights that keep variance and correlation from layer to layer.
 
     Holds for ReLU units after centred pre-activations; batch normalisation does the centring.
 
@@ -59,7 +59,7 @@ def log_normal_(weight: Tensor, correlation: float = 0.5) -> None:
 
 @torch.no_grad()
 def uniform_(weight: Tensor) -> None:
-    """Start at uniform weights with expected row sum 1.
+    """Initialise with uniform weights of expected row sum 1.
 
     Args:
         weight: (out, in, *kernel), overwritten.

@@ -37,14 +37,14 @@ def signs(ones: Tensor) -> Tensor:
 class MaxMinPool2d(nn.Module):
     """Max pooling of the channels that `ConvexConcave` makes convex, min pooling of the others.
 
-    What a concave unit says is how much is missing; its maximum over a window forgets that wherever
-    one place lacks nothing, its minimum keeps it. A max is a monotone OR, a min a monotone AND.
+    A concave unit measures how much is missing. Its maximum over a window loses that if nothing is
+    missing at one position; its minimum keeps it. A max is a monotone OR, a min a monotone AND.
 
     Args:
         channels: Of the input.
         kernel_size: Side of the windows.
         stride: From window to window; by default they do not overlap.
-        padding: Around the image, of values that no window chooses.
+        padding: Around the image, of values that no window selects.
     """
 
     sign: Tensor
@@ -74,7 +74,7 @@ class View(nn.Module):
     """What a monotone network sees of an image x in [0, 1].
 
     The image is padded first, by its background 0, and complemented after, so that the border of
-    `1 - x` is 1: zeros there would read as ink.
+    `1 - x` is 1: zeros there would count as ink.
 
     Args:
         margin: Pixels of background added on each side, in place of the first convolution's
@@ -119,7 +119,7 @@ class Paired(View):
 
 
 class Opposed(View):
-    """The image and its negative, `[x, -x]`: for what has no upper bound, as features have none."""
+    """The image and its negative, `[x, -x]`; for inputs without upper bound, such as features."""
 
     def view(self, x: Tensor) -> Tensor:
         """Stack the padded image and its negative."""

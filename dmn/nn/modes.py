@@ -12,7 +12,7 @@ from dmn.nn.pair import Pair
 
 @contextmanager
 def eval_mode(model: nn.Module | Pair) -> Iterator[None]:
-    """Put a model in eval mode, and each of its modules back afterwards.
+    """Put a model in eval mode, and restore the mode of each of its modules afterwards.
 
     Args:
         model: A network or a pair of them.

@@ -33,15 +33,15 @@ class Monotone(nn.Module):
     """A network that is nondecreasing in every input, because no weight below it is negative.
 
     Attributes:
-        constraint: How the weights are kept nonnegative; with "none" they are free, for a twin to
-            compare with.
+        constraint: How the weights are kept nonnegative; with "none" they are free, for a twin
+            network to compare with.
     """
 
     constraint: Constraint = "projection"
 
 
 class Constrained(NamedTuple):
-    """One constrained parameter: where it is, what it belongs to, and the least it may be."""
+    """One constrained parameter: its name, its module, and its lower bound."""
 
     name: str
     module: nn.Module
@@ -60,7 +60,7 @@ class Constrained(NamedTuple):
 
 
 def constrained(model: nn.Module) -> Iterator[Constrained]:
-    """Walk the parameters with a floor: the weights below each `Monotone` module of the model.
+    """Yield the parameters with a floor: the weights below each `Monotone` module of the model.
 
     Args:
         model: Any module; parts of it that are not `Monotone` are free.
@@ -73,7 +73,7 @@ def constrained(model: nn.Module) -> Iterator[Constrained]:
 
 @torch.no_grad()
 def project(model: nn.Module) -> None:
-    """Set each constrained weight to the nearest one allowed, in place (call after each step)."""
+    """Set each constrained weight to the nearest allowed value, in place (call after each step)."""
     for item in constrained(model):
         if not item.reparametrised:
             item.weight.clamp_(min=item.floor)
@@ -107,7 +107,7 @@ def assert_monotone(model: nn.Module) -> None:
 
 
 def constraint_statistics(model: nn.Module) -> dict[str, float]:
-    """Say how close a model is to its constraint.
+    """Return how close a model is to its constraint.
 
     Returns:
         `min_weight`, the least distance of a constrained weight from its floor (negative if the
@@ -125,7 +125,7 @@ def constraint_statistics(model: nn.Module) -> dict[str, float]:
 
 
 class _Reparametrisation(nn.Module):
-    """A nonnegative weight as a function of a free one, with the inverse that starts it."""
+    """A nonnegative weight as a function of a free one, with the inverse for its initial value."""
 
     def __init__(self, forward: Callable[[Tensor], Tensor], inverse: Callable[[Tensor], Tensor]):
         super().__init__()

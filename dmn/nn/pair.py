@@ -1,4 +1,4 @@
-"""The pair: what explainers know of a network, as the difference f = g - h."""
+"""The interface of a network as a difference f = g - h, through which explainers read it."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ OutputSelector = Literal["class", "contrast", "all"]
 Alpha = float | Mapping[str, float] | Literal["balanced"]
 LayerAlphas = tuple[tuple[str, float], ...]  # a mapping as pairs, which can be hashed
 
-EPSILON = 1e-6  # the paper's
+EPSILON = 1e-6  # of Zimmermann & Loho
 
 
 class BackwardConfig(NamedTuple):
     """How sensitivities are carried back; maps with equal configs share one pass.
 
-    A trained pair knows the first three; what is left is of split networks, docs/split.md.
+    A trained pair takes the first three; the others are for split networks, see docs/split.md.
 
     Attributes:
         backward: "gradient", or "relevance" for epsilon-LRP through every layer above.
-        output: Where it starts: "class", the chosen logit; "contrast", that logit less the mean of
-            all; "all", the mean of all.
+        output: Where it starts: "class", the chosen logit; "contrast", that logit minus the mean
+            of all; "all", the mean of all.
         epsilon: Stabilises relevance.
         alpha: Shift in [0, 0.5]: 0 for the true gradient of the streams, 0.5 for the plain one; one
             for all layers, pairs of a layer and its shift, 0 for the rest, or "balanced".
@@ -54,7 +54,7 @@ GRADIENT = BackwardConfig()
 
 
 class Reading(NamedTuple):
-    """What one side of a pair holds at a layer, and how its chosen logit answers to it.
+    """The activation of one side of a pair at a layer, and the sensitivity of its chosen logit.
 
     A layer has a part p, and may have a part n: the complement of a paired input, or the negative
     stream of a split network. Where there is no n, it has no channels.
@@ -62,8 +62,8 @@ class Reading(NamedTuple):
     Attributes:
         p: (B, C, H, W).
         n: (B, C', H, W); C' is 0 where there is no such part.
-        delta_p: Sensitivity to p; the gradient of the logit or, read backward by relevance, the
-            relevance of a unit divided by its activation.
+        delta_p: Sensitivity to p: the gradient of the logit or, for "relevance", the relevance of a
+            unit divided by its activation.
         delta_n: Sensitivity to n.
     """
 
@@ -77,14 +77,14 @@ class Pair(Protocol):
     """A network f = g - h with named layers.
 
     Attributes:
-        layers: Names a map can be read at, from "input" to the last one that is an image.
+        layers: Names of layers to read, from "input" to the last one that is an image.
     """
 
     @property
     def layers(self) -> tuple[str, ...]: ...  # noqa: D102
 
     def modules(self) -> Iterator[nn.Module]:
-        """Walk the modules, as of any torch module."""
+        """Yield the modules, as `torch.nn.Module.modules`."""
 
     def g(self, x: Tensor) -> Tensor:
         """Return the evidence for each class, (B, K)."""
@@ -110,19 +110,19 @@ class Pair(Protocol):
             target: Class indices (B,).
             layers: Some of `layers`.
             config: What is carried back.
-            streams: Which sides to read; "g-h" is their difference, where one pass can give it, and
+            streams: Which sides to read; "g-h" is their difference if one pass can give it,
                 else both.
 
         Raises:
-            UnknownNameError: if there is no such layer, or it holds no image.
-            OptionError: if this pair has no use for an option of the pass.
+            UnknownNameError: if there is no such layer, or it is not an image.
+            OptionError: if an option of the pass is not for this kind of pair.
         """
 
 
 def is_pair(network: object) -> TypeGuard[Pair]:
     """Return whether a network is a difference g - h that can be read.
 
-    `isinstance` would not do: from Python 3.12 on it does not see submodules, as g and h may be.
+    From Python 3.12 on `isinstance` does not see submodules, which g and h may be.
     """
     return all(hasattr(network, name) for name in ("g", "h", "layers", "read"))
 
@@ -147,9 +147,9 @@ def check_target(logits: Tensor, target: Tensor, contrast: bool = False) -> None
     """Refuse classes that a network does not have.
 
     Args:
-        logits: (B, K), of which only the shape counts.
+        logits: (B, K), of which only the shape is used.
         target: Class indices, any number of them.
-        contrast: Whether other classes are needed too.
+        contrast: Whether a second class is needed.
 
     Raises:
         TargetError: names the index and the range, or says that there is no other class.
@@ -166,9 +166,9 @@ def select_output(logits: Tensor, target: Tensor, output: OutputSelector) -> Ten
     """Return where a pass starts: the weight of each logit, (B, K).
 
     Args:
-        logits: (B, K), of which only shape, type and device count.
+        logits: (B, K), of which only shape, dtype and device are used.
         target: Class indices (B,).
-        output: One logit, that less the mean, or the mean.
+        output: One logit, that logit minus the mean, or the mean.
 
     Raises:
         TargetError: for an index out of range, and for a mean of one logit.

@@ -1,4 +1,4 @@
-"""How many directions a layer's channels still tell apart."""
+"""The effective number of directions in a layer's channels."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from torch import Tensor
 
 
 def effective_rank(activations: Tensor) -> float:
-    """Return the effective rank of a layer's channels over images and places.
+    """Return the effective rank of a layer's channels over images and positions.
 
     It is exp of the entropy of the covariance's normalised singular values: the number of channels
-    if they vary alike and independently, 1 if all of them say the same.
+    if they vary equally and independently, 1 if they all vary together.
 
     Args:
-        activations: (B, C, ...), B or the places more than one.
+        activations: (B, C, ...), with more than one image or position.
 
     Returns:
-        A number in [1, C]; 0 where nothing varies.
+        A number in [1, C]; 0 if nothing varies.
 
     Source: Roy & Vetterli, The effective rank, EUSIPCO 2007, of the activations about their mean.
     """

@@ -1,8 +1,8 @@
-"""What each kind of operation does to the sum stream, and to sensitivities on their way back.
+"""What each kind of operation does to the sum stream, and to sensitivities in the backward pass.
 
-An operation maps u, the original activation, by itself. Its rule says what it does to s, the sum of
-the streams p and n, and how a signal (q, a) comes back through it: half the difference and half the
-sum of the sensitivities to p and to n. docs/split.md derives them.
+The operation itself maps u, the original activation. Its rule says what it does to s, the sum of
+the streams p and n, and how a signal (q, a) goes back through it: half the difference and half the
+sum of the sensitivities to p and to n. docs/split.md derives them; docs/notation.md lists letters.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch.func import functional_call
 from dmn.nn import Pool
 from dmn.rules.call import Call
 
-Signals = list[Tensor] | None  # one for each stream that goes in; None for zeros
+Signals = list[Tensor] | None  # one for each input stream; None for zeros
 Slope = float | Tensor
 
-SLACK = "_slack"  # ends the name of what loosens a parameter W: V = |W| (1 + slack)
+SLACK = "_slack"  # suffix of the parameter that loosens the bound of W: V = |W| (1 + slack)
 
 
 def bounds(module: nn.Module) -> dict[str, Tensor]:
@@ -38,7 +38,7 @@ def _bound(weight: Tensor, slack: Tensor | None) -> Tensor:
 
 
 def _positive(weight: Tensor, slack: Tensor | None) -> Tensor:
-    """Return (V + W) / 2, by which p goes into p."""
+    """Return (V + W) / 2, the weight from p to p."""
     return torch.relu(weight) if slack is None else (_bound(weight, slack) + weight) / 2
 
 
@@ -46,12 +46,12 @@ class Rule:
     """An operation that does to s what it does to u: averages, shapes, concatenation, sums.
 
     Attributes:
-        weighted: It has weights, so that relevance is stabilised by epsilon where it comes back.
-        bent: It is not linear: the shift acts before it, and s is recentred after it.
-        alike: It does the same to p and to n.
-        gate: It is ReLU, each number or 0.
-        moves: Each number that comes out is one that went in, or a constant more: what is handed
-            back by its gradient is neither lost nor made.
+        weighted: It has weights, so that relevance is stabilised by epsilon in the backward pass.
+        nonlinear: It is not linear: the shift acts before it, and s is recentred after it.
+        symmetric: It does the same to p and to n.
+        is_relu: It is ReLU.
+        moves: Each output is one of the inputs, or one plus a constant, so that its gradient
+            conserves relevance.
     """
 
     weighted = False
@@ -71,51 +71,51 @@ class Rule:
     def sums(
         self, call: Call, u: Sequence[Tensor], out: Tensor, s: Sequence[Tensor], unit: float
     ) -> Tensor:
-        """Return the sum stream that comes out.
+        """Return the sum stream of the output.
 
         Args:
             call: The operation.
-            u: Original activations that go in.
-            out: The one that comes out.
-            s: Sum streams that go in, in units of a power of two.
-            unit: What 1 is in these units; constants are multiplied by it.
+            u: Original activations, the inputs.
+            out: Original activation, the output.
+            s: Sum streams of the inputs, in units of a power of two.
+            unit: The number 1 in these units; constants are multiplied by it.
         """
         return call(*s)
 
     def back(self, call: Call, q: Tensor | None, a: Tensor | None) -> tuple[Signals, Signals]:
-        """Bring a signal back.
+        """Propagate a signal back.
 
         Args:
             call: The operation, recorded.
             q: Half the difference of the sensitivities to p and n; None for zero.
-            a: Half their sum, shifted where the operation is bent; None for zero.
+            a: Half their sum, shifted if the operation is not linear; None for zero.
         """
         return None if q is None else call.vjp(q), None if a is None else self.sum_back(call, a)
 
     def p_back(self, call: Call, q: Tensor) -> list[Tensor]:
-        """Bring back half of p's sensitivity, where n has none and none is wanted."""
+        """Propagate half of p's sensitivity back, where n has none on either side."""
         if self.symmetric:
             return call.vjp(q)
         pairs = zip(call.vjp(q), self.sum_back(call, q), strict=True)
         return [(from_difference + from_sum) / 2 for from_difference, from_sum in pairs]
 
     def sum_back(self, call: Call, a: Tensor) -> list[Tensor]:
-        """Bring back a, by the transposed of what `sums` does to s."""
+        """Propagate a back, by the transpose of what `sums` does to s."""
         return call.vjp(a)
 
 
 class Move(Rule):
-    """An operation that moves numbers and changes none: shapes, slices, concatenation."""
+    """An operation that moves numbers without changing them: shapes, slices, concatenation."""
 
     moves = True
 
 
 class Absolute(Rule):
-    """An affine operation: s feels the absolute values of its weights and of its constants.
+    """An affine operation: it acts on s by the absolute values of its weights and constants.
 
     Args:
-        linear: What it does to s but for the constants, given the call and the streams.
-        constant: Whether there are constants, which are what it makes of zeros.
+        linear: What it does to s except for the constants, given the call and the streams.
+        constant: Whether there are constants; they are its output for zeros.
         moves: Whether it only moves numbers and adds constants.
     """
 
@@ -137,13 +137,13 @@ class Absolute(Rule):
 
 
 class Linear(Rule):
-    """A convolution, a linear layer, or a module of one's own that is linear in its input.
+    """A convolution, a linear layer, or your own module that is linear in its input.
 
-    Every parameter of the module must enter linearly, and those named "bias" as constants.
+    The module must be linear in every parameter, and parameters named "bias" must be constants.
 
     Args:
-        transposed: Brings a back by the absolute weight without running forward, given the call,
-            that weight and a; may return None where it cannot.
+        transposed: Propagates a back by the absolute weight without running forward, given the
+            call, that weight and a; may return None where it cannot.
     """
 
     weighted = True
@@ -168,7 +168,7 @@ class Linear(Rule):
     def _without_forward(
         self, call: Call, part: Callable[[Tensor, Tensor | None], Tensor], signal: Tensor
     ) -> list[Tensor] | None:
-        """Bring a signal back by a part of the weight, if that can be done without forward."""
+        """Propagate a signal back by a part of the weight, if possible without running forward."""
         if self.transposed is None:
             return None
         weight = part(call.option("weight", 1), call.option("weight" + SLACK, 99))
@@ -214,13 +214,13 @@ class ChannelAffine(Rule):
 
 
 class Activation(Rule):
-    """A function of each number alone, with -c <= slope <= C.
+    """An elementwise function with slopes in [-c, C].
 
     Args:
-        slopes: c and C, both >= 0, or what finds them, given the call.
-        convex: Whether the function is, or what finds out.
+        slopes: c and C, both >= 0, or a function that returns them, given the call.
+        convex: Whether the function is convex, or a function that returns this, given the call.
         at_zero: Whether its value at 0 may differ from 0.
-        gate: Whether it returns each number or 0.
+        is_relu: Whether it is ReLU.
     """
 
     nonlinear = True
@@ -264,10 +264,10 @@ class Activation(Rule):
 
 
 class WinnerPool(Rule):
-    """Max pooling that takes both streams from where u is largest; not monotone in them.
+    """Max pooling that takes both streams from the position of the largest u; not monotone.
 
     Args:
-        indexed: The pooling function that also returns where, given the call and u.
+        indexed: Returns the maxima and their indices, given the call and u.
     """
 
     moves = True
@@ -286,7 +286,7 @@ class WinnerPool(Rule):
 
 
 class ConvexPool(Rule):
-    """Max pooling of p + the others' n: monotone and convex in the streams, but growing.
+    """Max pooling of p + the others' n: monotone and convex in the streams, but it grows.
 
     Args:
         window_sum: Sums over each window, given the call, a tensor and the shape that comes out.
@@ -311,7 +311,7 @@ class ConvexPool(Rule):
 
 
 class MaxPool(WinnerPool):
-    """Max pooling in the winner form, and by `under` in the convex one."""
+    """Max pooling in both forms: `WinnerPool`, and `ConvexPool` by `for_pool`."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""One operation of a graph, bound to its arguments, and its transposed."""
+"""One operation of a graph, bound to its arguments, and its transpose."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Slot:
 
 
 class Call:
-    """An operation with its arguments; those that are streams are left open.
+    """An operation with its arguments, except for the streams, which each call supplies.
 
     Attributes:
-        module: What is called, if that is a module.
-        shapes: Of the streams that go in.
-        u: The streams that went in; kept where relevance is read only.
-        out: What came out; likewise.
-        s: The sum stream of what came out, before recentring; likewise.
-        out_shape: Shape of what came out.
+        module: The module that is called; None for a function or a method.
+        shapes: Shapes of the input streams.
+        u: The original activations, the inputs; set only where relevance is read.
+        out: The original activation, the output; set only where relevance is read.
+        s: The sum stream of the output, before recentring; set only where relevance is read.
+        out_shape: Shape of the output.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Call:
         return result
 
     def option(self, name: str, position: int, default: Any = None) -> Any:
-        """Return an attribute of the module or, of a function, an argument."""
+        """Return an attribute of a module, or an argument of a function."""
         if self.module is not None:
             return getattr(self.module, name, default)
         if len(self.args) > position:
@@ -86,18 +86,18 @@ class Call:
         return self.kwargs.get(name, default)
 
     def record(self, streams: Sequence[Tensor]) -> Tensor:
-        """Run the operation on streams, ready to be transposed; returns a tensor without graph."""
+        """Run the operation on streams and record it for `vjp`; returns a tensor without graph."""
         inputs, out = _cut_off(self, streams)
         self._edges = get_gradient_edge(out), [get_gradient_edge(cut) for cut in inputs]
         return out.detach()
 
     def vjp(self, sensitivity: Tensor) -> list[Tensor]:
-        """Pull a sensitivity back by the derivative at the recorded streams, as autograd does."""
+        """Propagate a sensitivity back by the derivative at the recorded streams, by autograd."""
         assert self._edges is not None, "recorded before it is pulled back"
         return self._pull(*self._edges, sensitivity)
 
     def transposed(self, linear: Callable[..., Tensor], sensitivity: Tensor) -> list[Tensor]:
-        """Pull a sensitivity back by a function linear in the streams."""
+        """Propagate a sensitivity back by a function that is linear in the streams."""
         zeros = [sensitivity.new_zeros(()).expand(shape) for shape in self.shapes]
         inputs, out = _cut_off(linear, zeros)
         edges = [get_gradient_edge(cut) for cut in inputs]
@@ -106,7 +106,7 @@ class Call:
     def _pull(
         self, out: GradientEdge, inputs: list[GradientEdge], sensitivity: Tensor
     ) -> list[Tensor]:
-        """Go back by autograd; a stream that only lends its shape gets zeros."""
+        """Go back by autograd; a stream of which only the shape is used gets zeros."""
         pulled = torch.autograd.grad(
             [out],
             inputs,

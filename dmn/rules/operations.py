@@ -16,7 +16,7 @@ from dmn.rules.call import Call, Slot
 
 
 class Operation(NamedTuple):
-    """What is known of an operation before anything runs.
+    """What is known about an operation before anything runs.
 
     Attributes:
         target: Its module, its function, or its method's name.
@@ -50,7 +50,7 @@ RuleEntry = Rule | Callable[[Operation], Rule | str]  # a string says why there 
 
 
 def convolution(dimensions: int, transposed: bool, order: Sequence[str]) -> Linear:
-    """Return the rule of convolutions, which pulls back without running forward."""
+    """Return the rule of convolutions, which goes back without running forward."""
 
     def back(call: Call, weight: Tensor, a: Tensor) -> Tensor | None:
         options: dict[str, Any] = {
@@ -90,7 +90,7 @@ def _per_axis(size: Any, dimensions: int) -> list[int]:
 
 
 def matrix(call: Call, weight: Tensor, a: Tensor) -> Tensor:
-    """Bring a back through a linear layer."""
+    """Propagate a back through a linear layer."""
     return a @ weight
 
 
@@ -109,7 +109,7 @@ def batch_norm(operation: Operation) -> Rule | str:
 
 
 def _constant(call: Call) -> Any:
-    """Return the operand that is no stream."""
+    """Return the operand that is not a stream."""
     constants = [argument for argument in call.args if not isinstance(argument, Slot)]
     return constants[0] if constants else call.kwargs["other"]
 
@@ -148,14 +148,14 @@ def _operands(operation: Operation) -> list[bool]:
 
 
 def join(operation: Operation) -> Rule:
-    """Tell streams joined with constants from streams alone."""
+    """Distinguish streams joined with constants from streams only."""
     parts = operation.args[0] if operation.args else operation.kwargs["tensors"]
     only_streams = isinstance(parts, fx.Node) or all(map(operation.is_stream, parts))
     return MOVE if only_streams else JOINED
 
 
 def sum_or_shift(operation: Operation) -> Rule | str:
-    """Tell two streams from a stream and a constant."""
+    """Distinguish the sum of two streams from that of a stream and a constant."""
     if operation.kwargs.get("alpha", 1) != 1:
         return "a sum with `alpha`: write it as a product and a sum"
     return SUM if all(_operands(operation)) else SHIFT
@@ -206,7 +206,7 @@ def _gelu(call: Call) -> tuple[float, float]:
 
 
 def if_positive(rule: Rule, option: str, position: int) -> Callable[[Operation], Rule | str]:
-    """Hold a rule's slopes true only for a positive option."""
+    """Restrict a rule to positive values of an option, for which its slopes hold."""
 
     def entry(operation: Operation) -> Rule | str:
         value = operation.option(option, position, 1.0)
@@ -262,7 +262,7 @@ def max_pool(dimensions: int) -> Callable[[Operation], Rule | str]:
         return pool(u, **_windows(call, dimensions), ceil_mode=ceil_mode, return_indices=True)  # type: ignore[no-any-return]
 
     def window_sum(call: Call, x: Tensor) -> Tensor:
-        """Pad by just what the windows reach, then convolve with ones."""
+        """Pad to exactly what the windows cover, then convolve with ones."""
         window = _windows(call, dimensions)
         reach = [
             (before, (count - 1) * step + gap * (size - 1) + 1 - length - before)
@@ -312,7 +312,7 @@ def _unless_indices(operation: Operation, rule: Rule) -> Rule | str:
 
 
 def pad(operation: Operation) -> Rule:
-    """Tell padding by a constant from padding by what is there."""
+    """Distinguish padding by a constant from padding by values of the image."""
     constant = operation.option("mode", 2, "constant") == "constant"
     return CONSTANT_PAD if constant and operation.option("value", 3) else MOVE
 
@@ -323,7 +323,7 @@ def _zero_pad(call: Call, s: Tensor) -> Tensor:
 
 
 def interpolate(operation: Operation) -> Rule | str:
-    """Allow what repeats or averages."""
+    """Allow modes that repeat or average."""
     mode = operation.option("mode", 3, "nearest")
     if mode == "bicubic":
         return "bicubic interpolation has negative weights: use bilinear"
@@ -331,7 +331,7 @@ def interpolate(operation: Operation) -> Rule | str:
 
 
 def unless_training(operation: Operation) -> Rule | str:
-    """Allow what is random in training only."""
+    """Allow operations that are random in training only."""
     position = 3 if operation.target is stochastic_depth else 2
     training = operation.option("training", position, operation.target is not stochastic_depth)
     return "random in training mode: pass training=self.training" if training else MOVE

@@ -25,7 +25,7 @@ class Scaled(NamedTuple):
 
     @property
     def unit(self) -> float:
-        """What the number 1 is in this unit."""
+        """The number 1 in this unit."""
         return power(-self.exponent)
 
     def to(self, exponent: int) -> Scaled:
@@ -35,7 +35,7 @@ class Scaled(NamedTuple):
         return Scaled(self.tensor * power(self.exponent - exponent), exponent)
 
     def rescaled(self) -> Scaled:
-        """Bring the largest magnitude near 1, where one layer more might overflow or vanish."""
+        """Bring the largest magnitude near 1 if one more layer might overflow or vanish."""
         return self.to(rescaling([self.tensor], self.exponent))
 
 
@@ -45,7 +45,7 @@ def power(exponent: int) -> float:
 
 
 def rescaling(tensors: Sequence[Tensor], exponent: int) -> int:
-    """Return the exponent at which tensors that share one are safe for a layer more."""
+    """Return an exponent, shared by the tensors, at which one more layer is safe."""
     size = max(map(magnitude, tensors))
     limit = power(3 * _exponents(tensors[0]) // 8)
     if 1 / limit < size < limit or size == 0 or not math.isfinite(size):
@@ -54,9 +54,9 @@ def rescaling(tensors: Sequence[Tensor], exponent: int) -> int:
 
 
 def settle(parts: Sequence[Scaled]) -> list[Tensor]:
-    """Return tensors as they are or, if one does not fit, all in units of a power of two.
+    """Return the tensors in units of 1 or, if one does not fit, all in units of a power of two.
 
-    What is returned is at most 2 to the power of 2/5 of the exponents there are, so that sums of
+    The values are at most 2 to the power of 2/5 of the dtype's largest exponent, so that sums of
     products of two such tensors fit.
     """
     exponent = 0
@@ -69,7 +69,7 @@ def settle(parts: Sequence[Scaled]) -> list[Tensor]:
 
 
 def aligned(parts: Sequence[Scaled]) -> tuple[list[Tensor], int]:
-    """Return tensors in one unit, the largest that any of them has, and its exponent."""
+    """Return tensors in one unit, the largest among theirs, and its exponent."""
     exponent = max(part.exponent for part in parts)
     return [part.to(exponent).tensor for part in parts], exponent
 
@@ -85,12 +85,12 @@ def magnitude(tensor: Tensor) -> float:
 def blockwise(
     function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor, size: int = BLOCK
 ) -> tuple[Tensor, ...]:
-    """Apply a chain of elementwise operations piece by piece, so that each stays in the cache.
+    """Apply elementwise operations piece by piece, so that each piece stays in the cache.
 
     Args:
         function: Takes and returns tensors of one shape.
         *tensors: Of one shape.
-        size: Numbers in a piece.
+        size: Numbers per piece.
     """
     in_one_piece = tensors[0].device.type != "cpu" or tensors[0].numel() <= size
     if in_one_piece or any(tensor.requires_grad for tensor in tensors):

@@ -32,8 +32,8 @@ _ATTENTION = _no_rule(
 _STATISTICS = _no_rule("divides by statistics of the image: not monotone in the streams")
 _SOFTMAX = _no_rule("softmax divides by a sum of activations: leave it out, and explain the logits")
 
-# Each word stands for all its spellings: in torch.nn, torch.nn.functional, torch, operator, and as
-# a method of tensors.
+# Each name stands for everything of that name in torch.nn, torch.nn.functional, torch and operator,
+# and for the method of tensors.
 _ROWS: tuple[tuple[RuleEntry, str], ...] = (
     (Linear(of.matrix), "Linear linear"),
     (of.batch_norm, "BatchNorm1d BatchNorm2d BatchNorm3d SyncBatchNorm batch_norm"),
@@ -86,7 +86,7 @@ _NAMESPACES = (nn, F, torch, operator)
 
 
 def spellings(name: str) -> Iterator[Any]:
-    """Walk what a name stands for: modules, functions, and the method of tensors."""
+    """Yield everything of a name: modules, functions, and the method of tensors."""
     yield from (getattr(namespace, name) for namespace in _NAMESPACES if hasattr(namespace, name))
     if hasattr(Tensor, name):
         yield name
@@ -114,14 +114,15 @@ RULES[stochastic_depth] = of.unless_training
 
 
 def add_rule(target: Any, rule: Rule) -> None:
-    """Say how a module, function or method of your own acts on the streams.
+    """Register how your own module, function or method acts on the streams.
 
     Args:
-        target: The module's class, the function, or the method's name. Modules are kept whole, with
-            all that is in them; functions need `torch.fx.wrap`.
-        rule: `Activation((c, C))` for a function of each number with slopes in [-c, C],
-            `Linear()` for one linear in its input and parameters, `Rule()` for one that does to
-            the sum stream what it does to the activation (shapes, averages).
+        target: The module's class, the function, or the method's name. A module is kept whole, with
+            its submodules; a function needs `torch.fx.wrap`.
+        rule: `Activation((c, C))` for an elementwise function with slopes in [-c, C], `Linear()`
+            for a module that is linear in its input and in its parameters, `Rule()` for an
+            operation that does to the sum stream what it does to the activation (shapes,
+            averages).
 
     Example:
         >>> class Snake(nn.Module):  # x + sin(x)^2 has slopes in [0, 2]
@@ -133,12 +134,12 @@ def add_rule(target: Any, rule: Rule) -> None:
 
 
 def is_known(module: nn.Module) -> bool:
-    """Return whether a module's own class has a rule, so that it is kept whole."""
+    """Return whether the class of a module has a rule, so that the module is kept whole."""
     return type(module) in RULES
 
 
 def find_rules(network: fx.GraphModule) -> dict[fx.Node, Rule | str]:
-    """Return the rule of every node that depends on the image, or what stands in the way of one."""
+    """Return the rule of every node that depends on the image, or why it has none."""
     streams: set[fx.Node] = set()
     rules: dict[fx.Node, Rule | str] = {}
     for node in network.graph.nodes:
@@ -153,7 +154,7 @@ def find_rules(network: fx.GraphModule) -> dict[fx.Node, Rule | str]:
 
 
 def find_rule(operation: Operation) -> Rule | str:
-    """Return the rule of an operation, or what stands in the way of one."""
+    """Return the rule of an operation, or why it has none."""
     target = operation.target
     keys = type(target).__mro__ if isinstance(target, nn.Module) else (target,)
     entry = next((RULES[key] for key in keys if key in RULES), None)

@@ -1,4 +1,4 @@
-"""Go back through a split network, once for every map that is asked of the same images."""
+"""The backward pass of a split network, one for all maps of the same images."""
 
 from __future__ import annotations
 
@@ -25,15 +25,14 @@ from dmn.split.relevance import (
 
 @dataclass(frozen=True)
 class StreamGradient:
-    """A signal on its way back, in units of 2**exponent; None for zeros.
+    """A signal (q, a) in the backward pass, in units of 2**exponent; None for zeros.
 
     Attributes:
-        q: Half the difference of the sensitivities to p and to n; a track without a is the plain
-            gradient, and nothing but autograd touches it.
+        q: Half the difference of the sensitivities to p and to n. Where a is None, it is the plain
+            gradient, computed by autograd only.
         a: Half their sum.
-        exponent: Of the unit.
-        p_only: Whether n has no sensitivity, so that q and a are equal; a is q then, and computed
-            once.
+        exponent: Exponent of the unit.
+        p_only: Whether n has no sensitivity. Then a is q, and is computed once.
     """
 
     q: Tensor | None
@@ -53,42 +52,42 @@ class StreamGradient:
         return self.times(power(self.exponent - exponent), exponent)
 
     def times(self, factor: float, exponent: int | None = None) -> StreamGradient:
-        """Multiply, and say in which unit the result is if not in the same."""
+        """Multiply by a factor, and set the exponent if one is given."""
         exponent = self.exponent if exponent is None else exponent
         q = _times(self.q, factor)
         a = q if self.p_only else _times(self.a, factor)
         return StreamGradient(q, a, exponent, self.p_only)
 
     def rescaled(self) -> StreamGradient:
-        """Bring the largest magnitude near 1, where it is far from it."""
+        """Bring the largest magnitude near 1 if it is far from it."""
         if self.a is None:
             return self
         parts = [part for part in (self.q, self.a) if part is not None]
         return self.to(rescaling(parts, self.exponent))
 
     def sensitivities(self) -> tuple[Tensor, Tensor]:
-        """Return the sensitivities to p and to n, in the unit of the track."""
+        """Return the sensitivities to p and to n, in the unit of this signal."""
         q, a = self.q, self.a
         if q is None:
-            assert a is not None, "a track carries something"
+            assert a is not None, "a signal has q or a"
             return a, a
         return (q, -q) if a is None else (a + q, a - q)
 
 
 class Layout(NamedTuple):
-    """Which tracks are carried, and how streams are read from them.
+    """Which signals go back, and how the streams' sensitivities are combined from them.
 
     Attributes:
-        starts: For each track, the multiple of the seed that q, and that a, starts from.
-        streams: For each stream, the tracks' factors in it.
+        starts: For each signal, q and a at the output, as multiples of the logits' weights.
+        streams: For each stream, the factor of each signal.
     """
 
     starts: tuple[tuple[float, float], ...]
     streams: Mapping[Stream, tuple[float, ...]]
 
 
-# The plain gradient F is carried by itself wherever it can be told apart: in deep networks it
-# drowns in what g and h share.
+# The plain gradient F goes back by itself wherever it can be separated: in deep networks it is lost
+# in what g and h have in common.
 _SINGLE_STREAM: dict[Stream, Layout] = {
     "g": Layout(((0.5, 0.5),), {"g": (1,)}),
     "h": Layout(((-0.5, 0.5),), {"h": (1,)}),
@@ -105,14 +104,14 @@ def backward(
     streams: Collection[Stream],
     alpha: Callable[[fx.Node], float],
 ) -> dict[fx.Node, dict[Stream, Reading]]:
-    """Carry sensitivities from the chosen logits back to the nodes to be read.
+    """Propagate sensitivities from the chosen logits back to the nodes to be read.
 
     Args:
-        plan: What was run forward.
-        values: What it kept; the operations are used up.
+        plan: The plan of the forward pass.
+        values: What the forward pass stored; the recorded operations are consumed.
         target: Class indices (B,).
         streams: Which sides to read.
-        alpha: The shift before each bent operation; not asked where it is balanced.
+        alpha: The shift before each nonlinear operation; not called if alpha is "balanced".
     """
     weights = select_output(values.u[plan.output], target, plan.config.output)
     layout = _layout(plan, streams)
@@ -152,7 +151,7 @@ def _step(
     gradients: list[StreamGradient],
     alpha: Callable[[fx.Node], float],
 ) -> list[tuple[fx.Node, list[StreamGradient]]]:
-    """Bring tracks back through one operation; returns them for each node that goes into it."""
+    """Propagate signals back through one operation; returns them for each input node."""
     rule = plan.rules[node]
     if rule.nonlinear and not plan.relevance:
         gradients = _shifted(plan, gradients, alpha(node))
@@ -173,7 +172,7 @@ def _step(
 def _step_relevance(
     plan: ForwardPlan, node: fx.Node, call: Call, gradient: StreamGradient
 ) -> tuple[Signals, Signals, bool]:
-    """Bring relevance back through one operation; returns q, a, and whether n has none below."""
+    """Propagate relevance back through one operation; returns q, a, and whether n has none."""
     rule, q, a, p_only = plan.rules[node], gradient.q, gradient.a, gradient.p_only
     if q is None or a is None:
         return *rule.back(call, q, a), False
@@ -191,7 +190,7 @@ def _step_relevance(
         q, a = keep_whole(call, q, a, plan.recentring)
         p_only = False
     if p_only and plan.without_n.issuperset(call.slots):
-        # There is no n below, so only p's sensitivity, q + a, is wanted.
+        # The inputs have no n, so only p's sensitivity, q + a, is needed.
         halves_p = rule.p_back(call, q)
         return halves_p, halves_p, True
     return *rule.back(call, q, a), False
@@ -243,7 +242,7 @@ def _read_node(
     for stream in streams:
         parts = [t.times(f) for t, f in zip(gradients, layout.streams[stream], strict=True) if f]
         gradient = sum(parts[1:], parts[0])
-        # What p and n are too large by, their sensitivities are too small by.
+        # The factor by which p and n are too large is missing in their sensitivities.
         exponent = gradient.exponent + s.exponent
         sensitivities[stream] = [Scaled(part, exponent) for part in gradient.sensitivities()]
     sides = [stream for stream in sensitivities if stream != "g-h"]

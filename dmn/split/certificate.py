@@ -1,4 +1,4 @@
-"""What was proved of a split network on given images, as a table that is saved with it."""
+"""What was measured about a split network on given images, as a table saved with it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from dmn.rules.base import bounds
 from dmn.rules.scaled import Scaled, aligned, magnitude
 
 NOT_CLAIMED = "not claimed"
-SMALLEST = 1e-300  # of magnitudes, which are written as logarithms
+SMALLEST = 1e-300  # magnitude, as they are stored as logarithms
 SAMPLES = 4
 TOLERANCE = 1e-10  # of float64, relative to the largest evidence
 _SHIFTS = (0.0, 0.4)
 
 
 class Splittable(Protocol):
-    """What is measured of a split network; `SplitModel` has it."""
+    """What `certify` needs of a split network; `SplitModel` has it."""
 
     name: str
     options: BackwardConfig
@@ -35,7 +35,7 @@ class Splittable(Protocol):
         """Return the logits, (B, K)."""
 
     def read(self, x: Tensor, target: Tensor, layers: Any, config: Any, streams: Any) -> Any:
-        """Read layers, as of `dmn.nn.Pair`."""
+        """Read layers; see `dmn.nn.Pair`."""
 
     def claims(self, x: Tensor) -> tuple[bool, bool]:
         """Return whether g and h are monotone, and whether convex."""
@@ -52,7 +52,7 @@ Property = Callable[[Any, Tensor, Tensor, torch.Generator], bool]
 
 @dataclass(frozen=True)
 class Certificate:
-    """What holds of a split network, measured on images.
+    """What holds for a split network, measured on images.
 
     Attributes:
         network: Name of the original's class.
@@ -64,7 +64,7 @@ class Certificate:
         gradient: Largest difference of the gradient from autograd's.
         least_weight: Least of the nonnegative weights V + W, V - W, where V = |W| unless loosened.
         monotone: "holds", by sampling in the streams; "fails"; or "not claimed".
-        convex: Likewise.
+        convex: As monotone.
         cosines: Cosine of the SplitGrad maps of g and h at the input, by alpha.
         magnitudes: Largest s, as its binary logarithm, by layer.
     """
@@ -104,18 +104,18 @@ class Certificate:
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
     def to_json(self) -> str:
-        """Write it down."""
+        """Return the certificate as JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Certificate:
-        """Read it back."""
+        """Return the certificate that `to_json` wrote."""
         fields = json.loads(text)
         return cls(**{**fields, "images": tuple(fields["images"])})
 
 
 def certify(model: Splittable, original: nn.Module | None, x: Tensor) -> Certificate:
-    """Measure what holds of a split network on images; see `SplitModel.certificate`."""
+    """Measure what holds for a split network on images; see `SplitModel.certificate`."""
     target = model(x).argmax(dim=1)
     expected = _autograd_gradient(original or model.network, x, target)
     gradient, cosines = 0.0, {}
@@ -173,7 +173,7 @@ def _least_weight(network: nn.Module) -> float:
 
 
 def _check_by_sampling(holds: Property, model: Splittable, x: Tensor) -> str:
-    """Ask in float64 whether something holds of random streams, the images' among them."""
+    """Check a property in float64 on random streams, those of the images first."""
     double: Any = deepcopy(model)
     double, x = double.double(), x.double()
     generator = torch.Generator().manual_seed(0)
@@ -186,7 +186,7 @@ def _check_by_sampling(holds: Property, model: Splittable, x: Tensor) -> str:
 
 
 def _noise(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Return nonnegative noise, zero in half of the places."""
+    """Return nonnegative noise, zero for half of the numbers."""
     noise = torch.randn(x.shape, generator=generator, dtype=x.dtype).clamp(min=0)
     return noise.to(x.device)
 

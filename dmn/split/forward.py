@@ -1,4 +1,4 @@
-"""Run a split network forward: u as the network has it, s where something will read it."""
+"""The forward pass of a split network: u always, s only where it is needed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from dmn.rules.scaled import Scaled, aligned, power, recentred
 
 
 class Values(NamedTuple):
-    """What was kept of a way forward.
+    """What a forward pass stores.
 
     Attributes:
         u: Original activation, of the nodes to be read and of the output.
-        s: Sum stream, recentred, of those that want one.
-        calls: Operations that the way back goes through.
+        s: Sum stream, recentred, of those of these nodes that need one.
+        calls: Recorded operations of the backward pass.
     """
 
     u: dict[fx.Node, Tensor]
@@ -34,9 +34,9 @@ class ForwardPlan:
     Args:
         network: The network as a graph.
         rules: The rule of each node that holds a stream, by the node's name.
-        how: What is carried back; theta, threshold and pool are numbers, not None.
-        read: Nodes to be read on the way back.
-        sums: Nodes whose sum stream is wanted besides.
+        config: The backward pass; theta, threshold and pool must not be None.
+        read: Nodes to be read in the backward pass.
+        sums: Further nodes whose sum stream is needed.
     """
 
     def __init__(
@@ -65,16 +65,16 @@ class ForwardPlan:
 
     @property
     def relevance(self) -> bool:
-        """Whether it is relevance that is carried back."""
+        """Whether the backward pass propagates relevance."""
         return self.config.backward == "relevance"
 
     @property
     def recentring(self) -> tuple[float, float]:
-        """Share that is kept when recentring, and threshold."""
+        """Theta and threshold of recentring."""
         return float(self.config.theta or 0.0), float(self.config.threshold or 0.0)
 
     def forward(self, x: Tensor, s: Tensor | None = None) -> Values:
-        """Run the network on images; returns what reading and going back will need.
+        """Run the network on images; returns what reading and the backward pass need.
 
         Args:
             x: Images, p - n of the input's streams.
@@ -97,9 +97,9 @@ class ForwardPlan:
                 values.u[node] = env[node]
                 if node in sums:
                     values.s[node] = sums[node]
-            for forgotten in self.last_users.get(node, ()):
-                env.pop(forgotten, None)
-                sums.pop(forgotten, None)
+            for freed in self.last_users.get(node, ()):
+                env.pop(freed, None)
+                sums.pop(freed, None)
         return values
 
     def _find_without_n(self) -> set[fx.Node]:
@@ -114,7 +114,7 @@ class ForwardPlan:
 
     def _plan_sums(self) -> tuple[set[fx.Node], set[fx.Node]]:
         """Find the nodes whose sum stream is needed before, and after recentring."""
-        forgets = self.recentring == (0.0, 0.0)  # s after recentring is |u|, whatever it was before
+        forgets = self.recentring == (0.0, 0.0)  # after recentring s is |u|
         before, after = set(), set(self.sums)
         if not forgets or self.relevance:
             after |= self.read
@@ -132,7 +132,7 @@ class ForwardPlan:
         return node in self.rules or (node.op == "placeholder" and not node.args)
 
     def _plan_memory(self) -> dict[fx.Node, list[fx.Node]]:
-        """Find what can be forgotten after each node."""
+        """Find the nodes whose values can be freed after each node."""
         last_users: dict[fx.Node, list[fx.Node]] = {}
         sources: set[fx.Node] = set()
         for node in reversed(self.nodes):
@@ -164,7 +164,7 @@ class ForwardPlan:
         return out
 
     def _constant(self, node: fx.Node, env: dict[fx.Node, Any], x: Tensor) -> Any:
-        """Evaluate what holds no stream: the input, parameters, sizes, and numbers made of them."""
+        """Evaluate a node without a rule: the input, a parameter, a size, or a number."""
         if node.op == "placeholder":
             return node.args[0] if node.args else x
         if node.op == "get_attr":

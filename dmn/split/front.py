@@ -1,4 +1,4 @@
-"""Any network as a pair that can be read at the pixels."""
+"""Turn any network into a pair that can be read at the pixels."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from dmn.split.model import split
 
 
 class FrontAdapter:
-    """A difference network with a front as a pair that can be read at its pixels, too.
+    """A difference network with a front, as a pair that can be read at its pixels too.
 
-    Layer "input" is the image, and is read of the network written out: part p is how the image
-    speaks for a class, part n its negative. All other layers are those of the network itself.
+    Layer "input" is the image. It is read from `unfold_front(model)`: part p is the image, part n
+    its negative. All other layers are those of the network itself.
 
     Args:
-        model: With a front. Its weights are taken as they are when the image is first read.
+        model: A difference network with a front. Its weights are copied when the image is first
+            read.
 
     Raises:
         UnsupportedError: when the image is first read, if the front has no mirror image.
@@ -30,7 +31,7 @@ class FrontAdapter:
         self._model = model
 
     @cached_property
-    def _written(self) -> DifferenceOfMonotone:
+    def _unfolded(self) -> DifferenceOfMonotone:
         return unfold_front(self._model)
 
     @property
@@ -39,7 +40,7 @@ class FrontAdapter:
         return ("input", *self._model.layers)
 
     def modules(self) -> Iterator[nn.Module]:
-        """Walk the network's modules."""
+        """Yield the network's modules."""
         return self._model.modules()
 
     def g(self, x: Tensor) -> Tensor:
@@ -69,12 +70,12 @@ class FrontAdapter:
         above = [layer for layer in layers if layer != "input"]
         read = self._model.read(x, target, above, config, streams) if above else {}
         if "input" in layers:
-            read |= self._written.read(x, target, ["input"], config, streams)
+            read |= self._unfolded.read(x, target, ["input"], config, streams)
         return read
 
 
 def as_pair(model: nn.Module, *example: Tensor) -> Pair:
-    """Return a network as a pair: as it is, read through its front, or split.
+    """Return a network as a pair: unchanged, by a `FrontAdapter`, or split.
 
     Args:
         model: Any network.

@@ -1,7 +1,7 @@
-"""Learn the sum stream's weights V >= |W| for an explanation objective; f stays the teacher's.
+"""Learn the sum stream's weights V >= |W| for an explanation objective; f does not change.
 
-u never sees V, so whatever V becomes, predictions and their gradient are what they were, bit for
-bit, and no weight of g or h is negative. What V changes is how evidence is shared out.
+u does not depend on V. So for any V the predictions and their gradient stay equal bit for bit, and
+no weight of g or h is negative. V changes only how evidence is distributed over the image.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Example(NamedTuple):
 
     Attributes:
         x: (B, C, H, W).
-        target: The classes explained, (B,).
-        clue: What maps are compared with, (B, 1, h, w): masks of 0 and 1 for "mask", what
+        target: Class indices (B,).
+        clue: Reference for the maps, (B, 1, h, w): masks of 0 and 1 for "mask", what
             `patch_logit_drops` returns for "faithfulness"; "sparseness" needs none.
     """
 
@@ -50,9 +50,9 @@ def learn_bounds(
 
     Args:
         explainer: Of a `SplitModel`, with all its options.
-        examples: Batches, gone through once an epoch in their order.
+        examples: Batches, in the same order in each epoch.
         objective: A key of `OBJECTIVES`.
-        epochs: Times through the examples.
+        epochs: Number of passes over the examples.
         learning_rate: Of Adam on V / |W| - 1, which is kept >= 0 by projection after each step.
 
     Returns:
@@ -60,8 +60,8 @@ def learn_bounds(
 
     Raises:
         UnknownNameError: names the objectives that there are.
-        OptionError: if the network is not split, or the maps do not depend on V, as
-            the plain gradient (stream "g-h" or alpha 0.5, with least streams).
+        OptionError: if the network is not split, or the maps do not depend on V, such as the plain
+            gradient (stream "g-h" or alpha 0.5, with the least streams).
     """
     if objective not in OBJECTIVES:
         names = ", ".join(OBJECTIVES)
@@ -95,7 +95,7 @@ def learn_bounds(
 
 @torch.no_grad()
 def patch_logit_drops(model: nn.Module, x: Tensor, target: Tensor, patch: int = 8) -> Tensor:
-    """Return by how much the class's logit falls when a patch is set to 0, (B, 1, h, w).
+    """Return the decrease of the class's logit when a patch is set to 0, (B, 1, h, w).
 
     Args:
         model: Any classifier.
@@ -130,7 +130,7 @@ def _share_inside(maps: Tensor, clue: Tensor) -> Tensor:
 
 
 def _sparseness(maps: Tensor, clue: Tensor | None) -> Tensor:
-    """Return 1 where one pixel holds all, 0 where all are alike (Hoyer 2004)."""
+    """Return Hoyer's sparseness (2004): 1 if one pixel has everything, 0 if all are equal."""
     flat = maps.flatten(1)
     root = math.sqrt(flat.shape[1])
     ratio = flat.abs().sum(1) / torch.linalg.vector_norm(flat, dim=1).clamp(min=TINY)
@@ -138,7 +138,7 @@ def _sparseness(maps: Tensor, clue: Tensor | None) -> Tensor:
 
 
 def _correlation(maps: Tensor, clue: Tensor) -> Tensor:
-    """Return the correlation of patches' evidence with what they are worth to the logit."""
+    """Return the correlation of patches' evidence with their logit drops."""
     evidence = F.adaptive_avg_pool2d(maps, (clue.shape[2], clue.shape[3])).flatten(1)
     centred_evidence, centred_clue = (
         values - values.mean(1, keepdim=True) for values in (evidence, clue.flatten(1))

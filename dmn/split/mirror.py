@@ -1,11 +1,11 @@
 """The mirrored form: an ordinary network written with nonnegative weights, without subtraction.
 
-Beside each activation a, from [x, -x] on, it holds the negative -a: a negative weight on a is then
-a positive one on -a. A layer W becomes [[W+, W-], [W-, W+]], relu(z) is held by a convex unit and
--relu(z) by a concave one, a maximum by a maximum and a minimum. Of [x, -x] it makes [f(x), -f(x)],
-with twice the channels and four times the weights; of [u, -l], where l <= x <= u, the bounds of
-f(x) that interval arithmetic gives. What differs between a and -a but for its sign, be it rounding,
-grows by |W| at each layer, so that deep networks written so are neither exact nor trainable.
+It has each activation v and its negative -v, from [x, -x] on: a negative weight on v is a positive
+one on -v. A layer W becomes [[W+, W-], [W-, W+]]. A convex unit computes relu(z) and a concave one
+-relu(z); a maximum becomes a maximum and a minimum. The network maps [x, -x] to [f(x), -f(x)], with
+twice the channels and four times the weights. It maps [upper, -lower] to the bounds of f(x) by
+interval arithmetic, where lower <= x <= upper. Rounding errors between v and -v grow by |W| at each
+layer, so that deep mirrored networks are neither exact nor trainable.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _UnfoldedFront(Monotone, nn.Sequential):
 
 @torch.inference_mode(False)
 def mirror(model: nn.Module) -> fx.GraphModule:
-    """Write an ordinary network with nonnegative weights: from [x, -x] it makes [f(x), -f(x)].
+    """Write an ordinary network with nonnegative weights, mapping [x, -x] to [f(x), -f(x)].
 
     Args:
         model: Of convolutions without groups, linear layers, batch norm, ReLU, pooling and
@@ -43,7 +43,7 @@ def mirror(model: nn.Module) -> fx.GraphModule:
         UnsupportedError: where the model cannot be written as a graph.
         UnsupportedError: lists every operation that has no mirror image.
 
-    Source: of [u, -l] it is interval bound propagation, Gowal et al. 2018.
+    Source: for [upper, -lower] it is interval bound propagation, Gowal et al. 2018.
     """
     network = canonize(model)
     unknown = [node for node in network.graph.nodes if not _has_mirror(network, node)]
@@ -62,7 +62,7 @@ def mirror(model: nn.Module) -> fx.GraphModule:
 
 @torch.inference_mode(False)
 def unfold_front(model: DifferenceOfMonotone) -> DifferenceOfMonotone:
-    """Write a difference network that has a front as one that has none, of nonnegative weights.
+    """Write a difference network with a front as one without, of nonnegative weights.
 
     Args:
         model: Of inputs "opposed". It is not changed.
@@ -73,8 +73,8 @@ def unfold_front(model: DifferenceOfMonotone) -> DifferenceOfMonotone:
 
     Raises:
         UnsupportedError: where the front cannot be written as a graph.
-        UnsupportedError: lists every operation of the front that has no mirror image, or what of
-            the network sees other inputs.
+        UnsupportedError: lists every operation of the front that has no mirror image, or the views
+            that are not "opposed".
     """
     views = [(f"{name}.input", getattr(model, name).input) for name in ("g", "h")]
     if refused_views := [(path, view) for path, view in views if not isinstance(view, Opposed)]:
@@ -92,7 +92,7 @@ def unfold_front(model: DifferenceOfMonotone) -> DifferenceOfMonotone:
 
 
 def _has_mirror(network: fx.GraphModule, node: fx.Node) -> bool:
-    """Tell whether a node has a mirror image, or is its own."""
+    """Return whether a node has a mirror image, or is its own."""
     if node.op in ("placeholder", "output"):
         return True
     layer = target_of(network, node)
@@ -125,7 +125,7 @@ def _relu(layer: nn.ReLU, channels: int) -> nn.Module:
 
 
 def _max_pool(layer: Any, channels: int) -> nn.Module:
-    """Mirror a max pool behind a convolution of so many channels."""
+    """Mirror a max pool after a convolution of `channels` channels."""
     return MaxMinPool2d(2 * channels, layer.kernel_size, layer.stride, layer.padding)
 
 
@@ -135,11 +135,11 @@ _MIRRORS: dict[type[nn.Module], Callable[[Any, int], nn.Module]] = {
     nn.ReLU: _relu,
     nn.MaxPool2d: _max_pool,
 }
-_REQUIRED_OPTIONS: dict[type[nn.Module], dict[str, Any]] = {  # the only values that are mirrored
+_REQUIRED_OPTIONS: dict[type[nn.Module], dict[str, Any]] = {  # no others are mirrored
     nn.Conv2d: {"groups": 1},
     nn.MaxPool2d: {"ceil_mode": False, "dilation": 1, "return_indices": False},
 }
-_ODD_FUNCTIONS = (  # their own mirror images: of -a they make the negative of what they make of a
+_ODD_FUNCTIONS = (  # odd functions, f(-v) = -f(v), which are their own mirror images
     *(Add, nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d, nn.ZeroPad2d),
     *(nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d),
 )

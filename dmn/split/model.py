@@ -37,14 +37,14 @@ def split(
     """Write a trained network as g - h, both monotone, without changing what it computes.
 
     Args:
-        model: Any classifier that torch.fx can trace, of operations that have a rule. It is copied,
-            never changed, and taken in eval mode.
-        example: Images (B, C, H, W) on which the split network is compared with the original, and
-            which tell which layers hold images.
-        pool: Form of max pooling: "winner" takes both streams from where the activation is largest,
-            "convex" keeps g and h monotone and convex, but grows.
-        theta: Share of min(p, n) kept after each activation, in [0, 1]; 1 for the literal split, of
-            which monotonicity holds, 0 for the smallest streams.
+        model: Any classifier that torch.fx can trace, of operations that have a rule. It is copied
+            in eval mode, never changed.
+        example: Images (B, C, H, W) on which the split network is compared with the original. They
+            also determine which layers are images.
+        pool: Form of max pooling. "winner" takes both streams from the position of the largest
+            activation; "convex" keeps g and h monotone and convex, but grows.
+        theta: Share of min(p, n) kept after each activation, in [0, 1]; 1 for the literal split,
+            which is monotone, 0 for the least streams.
         threshold: Recentre only where p + n exceeds it.
 
     Raises:
@@ -65,15 +65,15 @@ def split(
 
 
 class SplitModel(nn.Module):
-    """A network f = g - h in rotated streams: u = p - n is the original, s = p + n beside it.
+    """A network f = g - h in rotated streams: u = p - n, which is the original, and s = p + n.
 
     Made by `split`. It predicts what the original does, bit for bit, and explains itself:
     `model.explain(x)`, or any explainer of `dmn.explain` on it.
 
     Attributes:
         network: The original's operations, as a graph.
-        name: Of the original's class.
-        options: Form of max pooling, theta and threshold, where a pass names no others.
+        name: Name of the original's class.
+        options: The network's own form of max pooling, theta and threshold.
         certified: The last certificate.
     """
 
@@ -108,17 +108,17 @@ class SplitModel(nn.Module):
         return logits
 
     def train(self, mode: bool = True) -> SplitModel:
-        """Stay in eval mode, which alone is split, whatever is asked."""
+        """Stay in eval mode, the only mode that is split."""
         return super().train(False)
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names a map can be read at; those that hold images, once an example was seen."""
+        """Names of layers to read; only those that are images, if an example was given."""
         return tuple(self._nodes) if self._images is None else self._images
 
     @property
     def bound_slack(self) -> list[nn.Parameter]:
-        """What `relax_bounds` has added, of the shapes of the weights and biases; empty without."""
+        """The slacks, in the shapes of weights and biases; empty before `relax_bounds`."""
         named = self.network.named_parameters()
         return [parameter for name, parameter in named if name.endswith(SLACK)]
 
@@ -126,8 +126,8 @@ class SplitModel(nn.Module):
     def relax_bounds(self) -> None:
         """Carry s by V = |W| (1 + slack) in place of |W|, and freeze W; the slacks start at 0.
 
-        For any slack >= 0 the network predicts what it did, bit for bit, and g and h keep what is
-        claimed of them. Maps can be differentiated by the slacks that require a gradient.
+        For any slack >= 0 the predictions stay equal bit for bit, and the claims about g and h
+        still hold. Maps can be differentiated by the slacks that require a gradient.
         """
         self.network.requires_grad_(False)
         for node in self.network.graph.nodes:
@@ -140,15 +140,15 @@ class SplitModel(nn.Module):
                     module.get_submodule(owner).register_parameter(name + SLACK, parameter)
 
     def g(self, x: Tensor) -> Tensor:
-        """Return the evidence for each class, (B, K); infinite where it does not fit."""
+        """Return the evidence for each class, (B, K); infinite where it overflows."""
         return self._evidence(x, 0)
 
     def h(self, x: Tensor) -> Tensor:
-        """Return the evidence against each class, (B, K); infinite where it does not fit."""
+        """Return the evidence against each class, (B, K); infinite where it overflows."""
         return self._evidence(x, 1)
 
     def find_image_layers(self, example: Tensor) -> None:
-        """Find out which layers hold images."""
+        """Find the layers whose outputs are images."""
         values = self._forward(self._plan(GRADIENT, self._nodes), example)
         shapes = {node.name: value.dim() for node, value in values.u.items()}
         self._images = tuple(name for name, node in self._nodes.items() if shapes[node] == 4)
@@ -174,11 +174,11 @@ class SplitModel(nn.Module):
     def ends(self, p: Tensor, n: Tensor) -> tuple[Scaled, Scaled]:
         """Return g and h, in units of a power of two, as functions of the input's streams.
 
-        In these they are monotone, where the certificate says so, not in the image p - n.
+        They are monotone in the streams, if the certificate says so, not in the image p - n.
 
         Args:
-            p: What speaks for each pixel (B, C, H, W), >= 0.
-            n: What speaks against it, >= 0.
+            p: Positive stream of the image (B, C, H, W), >= 0.
+            n: Negative stream, of the same shape, >= 0.
         """
         plan = self._plan(GRADIENT, (), sums=["output"])
         values = self._forward(plan, p - n, p + n)
@@ -187,11 +187,11 @@ class SplitModel(nn.Module):
         return Scaled(g, s.exponent), Scaled(h, s.exponent)
 
     def certificate(self, x: Tensor, original: nn.Module | None = None) -> Certificate:
-        """Measure what holds of this network on images, and keep it; it prints as a table.
+        """Measure what holds for this network on images; the result prints as a table.
 
         Args:
-            x: Images (B, C, H, W); a few will do.
-            original: What was split; None for the very object, where it still lives.
+            x: Images (B, C, H, W); a few are enough.
+            original: The network that was split; by default the object itself, if it still exists.
         """
         self.certified = certify(self, original or self._original(), x)
         return self.certified
@@ -206,8 +206,8 @@ class SplitModel(nn.Module):
     ) -> dict[str, dict[Stream, Reading]]:
         """Read layers by one pass forward and one back; see `dmn.nn.Pair`.
 
-        Where streams or sensitivities do not fit the dtype, they are given in units of a power of
-        two, one for the batch, and a map is right up to that power.
+        Streams or sensitivities that overflow the dtype are given in units of a power of two, one
+        per batch. A map is then right up to that power.
         """
         plan = self._plan(config, layers)
         values = self._forward(plan, x)
@@ -276,7 +276,7 @@ class SplitModel(nn.Module):
         return config
 
     def _alpha(self, config: BackwardConfig) -> Any:
-        """Return the shift of each node: of the layer of its name, where there are several."""
+        """Return a function from a node to its shift, the one of the layer of that name."""
         if not isinstance(config.alpha, tuple):
             return lambda node: config.alpha
         alphas = dict(config.alpha)
@@ -286,11 +286,11 @@ class SplitModel(nn.Module):
 
 
 def _no_original() -> None:
-    """Stand for an original that is not known."""
+    """Return None, for an original that is unknown."""
 
 
 def _find_rules(traced: Traced) -> dict[str, Rule]:
-    """Find the rule of every node that holds a stream, or all that have none."""
+    """Return the rule of every node with streams; raise for all nodes without a rule."""
     network, rules = traced.network, find_rules(traced.network)
     without_rule = [(node, needs) for node, needs in rules.items() if isinstance(needs, str)]
     refused = [Unsupported(describe(network, node), needs) for node, needs in without_rule]

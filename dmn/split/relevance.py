@@ -1,7 +1,7 @@
-"""What relevance needs beside the derivative: stabilised weights, secants, whole recentring.
+"""What relevance needs besides derivatives: stabilisation, secants, and recentring.
 
-A track then carries relevance by activation, for which a linear operation does what it does to
-sensitivities. All here is elementwise, and done in pieces that fit the cache.
+A signal (q, a) is then relevance divided by activation: linear operations treat it as they treat
+sensitivities. All functions here are elementwise, and run in pieces that fit the cache.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ def stabilise_p(call: Call, q: Tensor, epsilon: float) -> Tensor:
     """Stabilise as `stabilise` does, where n has no relevance and a is equal to q.
 
     Args:
-        call: The operation with weights, and what came out of it.
-        q: Half of p's relevance by activation.
-        epsilon: Of z, as it would be without units.
+        call: The operation with weights, and its output.
+        q: Half of p's relevance divided by activation.
+        epsilon: Added to z, in units of 1.
     """
     exponent = call.s.exponent
     epsilon = _stabiliser(epsilon, exponent, q)
@@ -37,13 +37,13 @@ def stabilise_p(call: Call, q: Tensor, epsilon: float) -> Tensor:
 
 
 def stabilise(call: Call, q: Tensor, a: Tensor, epsilon: float) -> Signal:
-    """Divide relevance by z + epsilon rather than by z, where z comes out of weights.
+    """Divide relevance by z + epsilon rather than by z, for an output z of weights.
 
     Args:
-        call: The operation with weights, and what came out of it.
-        q: Half the difference of relevance by activation, of p and of n.
+        call: The operation with weights, and its output.
+        q: Half the difference of relevance divided by activation, of p and of n.
         a: Half the sum.
-        epsilon: Of z, as it would be without units.
+        epsilon: Added to z, in units of 1.
     """
     exponent = call.s.exponent
     epsilon = _stabiliser(epsilon, exponent, q)
@@ -58,7 +58,7 @@ def stabilise(call: Call, q: Tensor, a: Tensor, epsilon: float) -> Signal:
 
 
 def keep_whole(call: Call, q: Tensor, a: Tensor, recentring: Recentring) -> Signal:
-    """Take relevance back through recentring, which leaves it as it is."""
+    """Propagate relevance back through recentring, which does not change it."""
 
     def piece(q: Tensor, a: Tensor, s: Tensor, u: Tensor) -> Signal:
         p, n = _undo_recentring(q, a, Scaled(s, call.s.exponent), u, recentring)
@@ -71,7 +71,7 @@ def keep_whole(call: Call, q: Tensor, a: Tensor, recentring: Recentring) -> Sign
 def through_activation(
     rule: Activation, call: Call, q: Tensor, a: Tensor, recentring: Recentring
 ) -> Signal:
-    """Take relevance back through recentring and, by the secant, through an activation."""
+    """Propagate relevance back through recentring and, by the secant, through an activation."""
     low, high = rule.bounds(call)
     at_zero = rule.value_at_zero(call, call.out) if rule.at_zero else 0.0
 
@@ -83,16 +83,16 @@ def through_activation(
         return p.mul_(slope) + (low - high) * a, a * (low + high)
 
     by_channel = any(isinstance(value, Tensor) and value.dim() for value in (low, high, at_zero))
-    if by_channel:  # not to be cut up
+    if by_channel:  # cannot be cut into pieces
         return piece(q, a, call.s.tensor, call.u[0], call.out)
     q, a = blockwise(piece, q, a, call.s.tensor, call.u[0], call.out)
     return q, a
 
 
 def through_relu(call: Call, q: Tensor, a: Tensor) -> Tensor:
-    """Take relevance back through a ReLU after which there is no n; returns half of p's.
+    """Propagate relevance back through a ReLU whose output has no n; returns half of p's.
 
-    What is let through has its relevance, and n has none.
+    All relevance goes to p, and n has none.
     """
     exponent = call.s.exponent
     unit = power(-exponent)
@@ -107,12 +107,12 @@ def through_relu(call: Call, q: Tensor, a: Tensor) -> Tensor:
 
 
 def _stabiliser(epsilon: float, exponent: int, signal: Tensor) -> float:
-    """Return what is added to twice a stream, in units of 2**exponent; never 0."""
+    """Return what is added to a doubled stream, in units of 2**exponent; never 0."""
     return max(2 * epsilon * power(-exponent), torch.finfo(signal.dtype).tiny)
 
 
 def _undo_recentring(q: Tensor, a: Tensor, s: Scaled, u: Tensor, recentring: Recentring) -> Signal:
-    """Return relevance by activation of p and of n, of the activation before recentring."""
+    """Return relevance divided by activation, of p and of n before recentring."""
     p, n = a + q, a - q
     recentred_s = recentred(s, u, *recentring)
     if recentred_s is s:

@@ -1,4 +1,4 @@
-"""Explain a network that is still training by the pair that it is at the moment."""
+"""Explain a network during training by the pair that it is at the moment."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from dmn.split.front import as_pair
 
 
 class ResplitExplainer:
-    """Split the network for each call, as its weights may have changed, and explain the pair.
+    """Split the network at each call, as its weights may have changed, and explain the pair.
 
-    One that is a difference with a front is written out for each call; see `FrontAdapter`.
+    A difference network with a front is read by a new `FrontAdapter` at each call.
 
     Args:
         net: A network; see `dmn.split.model` for which.
