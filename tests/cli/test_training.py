@@ -1,6 +1,7 @@
 """The `dmn` command as its users meet it."""
 
 import csv
+import json
 import os
 import shlex
 import signal
@@ -68,6 +69,8 @@ def test_fit_test_and_finetune_from_another_folder(folder):
     assert ">= 0, projected" in fit.stdout
     assert "epoch 1/1  train/loss" in fit.stdout
     assert "\r" not in fit.stdout  # a log, not a terminal
+    summary = json.loads((folder / "runs/debug/version_0/summary.json").read_text())
+    assert summary["command"] == "dmn fit --config debug"
     test = shell("test", "--config", "debug", "--ckpt_path", "best", cwd=folder)
     assert test.returncode == 0, test.stderr
     assert "test/acc" in test.stdout
