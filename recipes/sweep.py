@@ -56,7 +56,7 @@ def dmn(*args: str) -> bool:
 def summary(runs: Path) -> dict[str, Any]:
     """Read what the newest run in a folder has left of itself."""
     newest = max(runs.glob("version_*"), key=lambda run: int(run.name.removeprefix("version_")))
-    found: dict[str, Any] = json.loads(regular(newest / "summary.json").read_text("utf-8"))
+    found: dict[str, Any] = json.loads(regular(newest / "summary.json").read_text(encoding="utf-8"))
     return found
 
 
