@@ -7,7 +7,8 @@ CONSTRAINTS ?= .ci/constraints.txt
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # A process a core, of one thread each: threads of small networks would only wait for each other.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
+# Tests that share a training are of one group, which stays in one process.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 
 .DEFAULT_GOAL := help
 
@@ -50,13 +51,23 @@ startup: $(INSTALLED)  ## Measure how long importing and every `--help` take
 browser: $(INSTALLED)  ## Find or install the Chromium that the report's tests drive
 	$(BIN)/python tests/browser.py
 
-.PHONY: test
-test: browser lint types  ## Lint, types and tests, with coverage
-	$(PYTEST) --cov --cov-report=term --cov-fail-under=90
+.PHONY: tests
+tests: browser  ## Tests: of each kind enough to trust a change; no coverage, no slow ones
+	$(PYTEST)
 
+.PHONY: test
+test: $(INSTALLED)  ## Lint, types and tests, side by side: what has to pass
+	+@$(MAKE) --no-print-directory --keep-going --jobs=3 lint types tests
+
+# Counting lines makes tests a third slower, and does not show what changed: so it is done here.
 .PHONY: test-all
-test-all: browser  ## Every test, those of large networks included
-	$(PYTEST) -m 'slow or not slow'
+test-all: browser lint types  ## Every test at full length, with coverage, which has a floor
+	$(PYTEST) --thorough --cov --cov-report=term --cov-fail-under=90
+
+.PHONY: hooks
+hooks: $(INSTALLED)  ## Check style and types before each commit, by pre-commit
+	$(BIN)/uv tool install --quiet pre-commit
+	"$$($(BIN)/uv tool dir --bin)/pre-commit" install
 
 .PHONY: test-oldest
 test-oldest: browser  ## Tests with the oldest versions that pyproject.toml allows

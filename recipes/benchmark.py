@@ -48,6 +48,7 @@ from dmn.split import split
 Call = Callable[[Tensor, Tensor], object]  # explains images (B, 3, H, W) for classes (B,)
 Case = tuple[str, int, int]  # network, side of its images, number of them
 Rows = dict[tuple[Case, str], dict[str, Any]]  # what was measured of a method
+Job = tuple[Callable[..., Rows], Case, list[str]]  # what measures, of what, which methods
 
 
 def epsilon_plus(model: nn.Module) -> Call:
@@ -63,51 +64,97 @@ def epsilon_plus(model: nn.Module) -> Call:
 
 def literal(model: nn.Module, x: Tensor, target: Tensor) -> object:
     """Go by the definition, four convolutions a layer, in float64; for g, as the others."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+    tests = Path(__file__).resolve().parents[1] / "tests"
+    sys.path.insert(0, str(tests))
     streams = import_module("literal_split").Literal(model, x.double(), alpha=0.4)
     return streams.back(one_hot(target, 1000).to(streams.p), torch.zeros_like(streams.p))
 
 
+def gradient(model: nn.Module) -> Call:
+    """Return the plain gradient of the class's logit."""
+
+    def explain(x: Tensor, target: Tensor) -> object:
+        logits = model(x).gather(1, target[:, None])
+        return torch.autograd.grad(logits.sum(), x)
+
+    return explain
+
+
+def grad_cam(model: nn.Module, layer: str) -> Call:
+    """Return captum's Grad-CAM at a layer."""
+    attr = import_module("captum.attr")
+    explain: Call = attr.LayerGradCam(model, model.get_submodule(layer)).attribute
+    return explain
+
+
+# Each makes a method of a network, given the names of a middle layer and of the last one.
 SPLITS: dict[str, Callable[[nn.Module, str, str], Call]] = {
-    "gradient": lambda model, middle, last: (
-        lambda x, target: torch.autograd.grad(model(x).gather(1, target[:, None]).sum(), x)
-    ),
+    "gradient": lambda model, middle, last: gradient(model),
     "SplitGrad": lambda model, middle, last: SplitGrad(split(model), "input", "g", "p", alpha=0.4),
     "SplitCAM": lambda model, middle, last: SplitCAM(split(model), middle, "g", "p", alpha=0.4),
     "SplitLRP": lambda model, middle, last: SplitLRP(split(model), "input", "g", "p"),
 }
 LITERAL = "literal float64"
-METHODS = SPLITS | {
+METHODS: dict[str, Callable[[nn.Module, str, str], Call]] = {
+    **SPLITS,
     "zennit EpsilonPlus": lambda model, middle, last: epsilon_plus(model),
-    "captum Grad-CAM": lambda model, middle, last: (
-        import_module("captum.attr").LayerGradCam(model, model.get_submodule(last)).attribute
-    ),
+    "captum Grad-CAM": lambda model, middle, last: grad_cam(model, last),
     LITERAL: lambda model, middle, last: partial(literal, deepcopy(model).double()),
 }
 LAYERS = {"resnet": ("layer2", "layer4"), "vgg": ("features.16", "features")}  # middle, last
 NETWORKS = [name for name in list_models() if name.startswith(tuple(LAYERS))]
 EXTRA = ("zennit", "captum")
 MISSING = [package for package in EXTRA if not util.find_spec(package)]
-TABLES = ("main", "growth by network", "growth by pixels a side", "growth by images")
+GROWS = {"growth by network": 0, "growth by pixels a side": 1, "growth by images": 2}  # of a case
 UNITS = {"seconds": "seconds", "above_mib": "MiB above", "peak_mib": "MiB at the peak"}
-MEMORY: dict[str, tuple[Callable[[], Any], ...]] = {  # held now, forget the peak, peak since
-    "cpu": (
-        lambda: (
-            int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
-            * resource.getpagesize()
-        ),
-        lambda: Path("/proc/self/clear_refs").write_text("5", encoding="utf-8"),
-        lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    ),
-    "cuda": (cuda.memory_allocated, cuda.reset_peak_memory_stats, cuda.max_memory_allocated),
-}
-label, say = "{}, {} px, batch {}".format, partial(print, flush=True)
+
+
+class ProcessMemory:
+    """Resident memory of this process, as Linux counts it, in bytes."""
+
+    @staticmethod
+    def current() -> int:
+        """Return what the process has now."""
+        pages = Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]
+        return int(pages) * resource.getpagesize()
+
+    @staticmethod
+    def reset_peak() -> None:
+        """Start to look for the highest value anew."""
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+
+    @staticmethod
+    def peak() -> int:
+        """Return the highest value since then."""
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class CudaMemory:
+    """Memory that torch has allocated on the GPU, in bytes."""
+
+    current = staticmethod(cuda.memory_allocated)
+    reset_peak = staticmethod(cuda.reset_peak_memory_stats)
+    peak = staticmethod(cuda.max_memory_allocated)
+
+
+MEMORY: dict[str, Any] = {"cpu": ProcessMemory, "cuda": CudaMemory}
+
+
+def say(text: str) -> None:
+    """Print a line at once, as a measurement takes long."""
+    print(text, flush=True)
+
+
+def label(case: Case) -> str:
+    """Name a case, for people."""
+    network, size, batch = case
+    return f"{network}, {size} px, batch {batch}"
 
 
 def prepare(case: Case, device: str) -> tuple[tuple[nn.Module, str, str], Tensor, Tensor]:
     """Make a network, with the names of its middle and last layer, images and classes."""
     name, size, batch = case
-    (layers,) = (pair for family, pair in LAYERS.items() if name.startswith(family))
+    (layers,) = [layers for family, layers in LAYERS.items() if name.startswith(family)]
     model = load(name).model.requires_grad_(False).to(device)
     x = torch.rand(batch, 3, size, size, device=device, requires_grad=True)
     return (model, *layers), x, torch.zeros(batch, dtype=torch.long, device=device)
@@ -129,74 +176,101 @@ def seconds(case: Case, methods: Sequence[str], device: str, repeats: int) -> Ro
                 cuda.synchronize()
             rounds[method].append(time.perf_counter() - start)
     rows: Rows = {}
-    for method, own in rounds.items():
-        ratio = median(map(truediv, own, rounds["gradient"]))
-        rows[case, method] = {"seconds": median(own), "seconds_ratio": ratio, "rounds": own}
-        rows[case, method]["gradient_rounds"] = rounds["gradient"]
+    for method, own_seconds in rounds.items():
+        rows[case, method] = {
+            "seconds": median(own_seconds),
+            "seconds_ratio": median(map(truediv, own_seconds, rounds["gradient"])),
+            "rounds": own_seconds,
+            "gradient_rounds": rounds["gradient"],
+        }
     return rows
 
 
 def memory(case: Case, methods: Sequence[str], device: str, repeats: int) -> Rows:
     """Measure the memory of one call of one method."""
-    (method,), (held, forget, highest) = methods, MEMORY[device]
+    (method,) = methods
+    counter = MEMORY[device]
     ctypes.CDLL(None).mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD: give freed memory back
-    for each in (("resnet18", 32, 1), case):  # the first loads and compiles what any call needs
+    warm_up = ("resnet18", 32, 1)  # loads and compiles what any call needs
+    for current_case in (warm_up, case):
         call: Any = None
-        network, x, target = prepare(each, device)
+        network, x, target = prepare(current_case, device)
         gc.collect()
-        before = held()
+        before = counter.current()
         call = METHODS[method](*network)
         del network  # a split one has its own copy
         gc.collect()
-        forget()
+        counter.reset_peak()
         call(x, target)
-        peak = highest()
+        peak = counter.peak()
     return {(case, method): {"above_mib": (peak - before) / 2**20, "peak_mib": peak / 2**20}}
+
+
+def list_jobs(options: argparse.Namespace) -> list[Job]:
+    """List what to measure: of the main cases all methods, of the others split ones only."""
+    installed = [name for name in METHODS if name != LITERAL and name.split()[0] not in MISSING]
+    main_cases = options.tables.get("main", [])
+    jobs: list[Job] = []
+    for case in dict.fromkeys(chain(*options.tables.values())):
+        fast, slow = list(SPLITS), []
+        if case in main_cases:
+            fast = installed
+            if case[2] in options.literal:
+                slow = [LITERAL]
+        if "seconds" in options.units:
+            jobs.append((seconds, case, fast))
+            jobs += [(seconds, case, ["gradient", method]) for method in slow]
+        if "peak_mib" in options.units:
+            jobs += [(memory, case, [method]) for method in fast + slow]
+    return jobs
 
 
 def measure(options: argparse.Namespace) -> Rows:
     """Measure what is asked for, each job in a fresh process; leave out what fails."""
-    every = [name for name in METHODS if name != LITERAL and name.split()[0] not in MISSING]
-    jobs: list[tuple[Callable[..., Rows], Case, list[str]]] = []
-    for case in dict.fromkeys(chain(*options.tables.values())):
-        main = case in options.tables.get("main", [])
-        fast, slow = every if main else [*SPLITS], [LITERAL] * (main and case[2] in options.literal)
-        if "seconds" in options.units:
-            jobs += [(seconds, case, fast), *((seconds, case, ["gradient", it]) for it in slow)]
-        if "peak_mib" in options.units:
-            jobs += [(memory, case, [method]) for method in fast + slow]
+    jobs = list_jobs(options)
     rows: Rows = defaultdict(lambda: defaultdict(lambda: torch.nan))
     context = get_context("forkserver")
     context.set_forkserver_preload(["dmn.split"])
     for number, (job, case, methods) in enumerate(jobs, 1):
-        say(f"[{number}/{len(jobs)}] {job.__name__}, {label(*case)}: {', '.join(methods)}")
+        say(f"[{number}/{len(jobs)}] {job.__name__}, {label(case)}: {', '.join(methods)}")
         try:
-            with ProcessPoolExecutor(1, context, gc.freeze) as pool:  # for quick collections
+            # freezing what was imported makes collections of garbage quick
+            with ProcessPoolExecutor(1, context, gc.freeze) as pool:
                 found = pool.submit(job, case, methods, options.device, options.repeats).result()
         except (RuntimeError, OSError) as error:
             say(f"left out, perhaps for want of memory: {error}")
             continue
         for key, row in found.items():
-            rows[key] |= row | rows[key]  # of two gradients, not the one beside the literal form
+            # The gradient is timed twice; the first time counts, not that beside the literal form.
+            rows[key] |= row | rows[key]
     for (case, _), row in list(rows.items()):
         for unit in {"above_mib", "peak_mib"} & row.keys():
             row[f"{unit}_ratio"] = row[unit] / rows[case, "gradient"][unit]
     return rows
 
 
+def versions() -> str:
+    """Say when, and with what, this runs."""
+    packages = [package for package in ("torch", *EXTRA) if package not in MISSING]
+    found = [f"{package} {metadata.version(package)}" for package in packages]
+    return ", ".join([time.strftime("%F"), f"Python {sys.version.split()[0]}", *found])
+
+
 def report(rows: Rows, options: argparse.Namespace) -> str:
     """Print tables of what was measured; returns them in Markdown."""
     console = Console(record=True, width=120)
-    found = [f"{it} {metadata.version(it)}" for it in ("torch", *EXTRA) if it not in MISSING]
     where = f"{options.device}, {cpu_count()} cores, {torch.get_num_threads()} threads"
-    about = ", ".join([time.strftime("%F"), f"Python {sys.version.split()[0]}", *found, where])
+    about = f"{versions()}, {where}"
     console.print(f"    python {' '.join(sys.argv)}\n\n{about}", soft_wrap=True)
     for title, cases in options.tables.items():
         table = Table(title, "method", *(UNITS[unit] for unit in options.units), box=MARKDOWN)
         for case, method in product(cases, METHODS if title == "main" else SPLITS):
-            if row := rows.get((case, method)):
-                cells = (f"{row[it]:.4g} (x {row[f'{it}_ratio']:.2f})" for it in options.units)
-                table.add_row(label(*case), method, *cells)
+            row = rows.get((case, method))
+            if row:
+                cells = [
+                    f"{row[unit]:.4g} (x {row[f'{unit}_ratio']:.2f})" for unit in options.units
+                ]
+                table.add_row(label(case), method, *cells)
         console.print("", table)
     return console.export_text()
 
@@ -214,13 +288,13 @@ def plot(rows: Rows, options: argparse.Namespace) -> None:
             for number, case in enumerate(cases):
                 ratios = [rows[case, method][f"{unit}_ratio"] for method in METHODS]
                 places = [-place - 0.2 * number for place in range(len(METHODS))]
-                axis.bar_label(axis.barh(places, ratios, 0.18, label=label(*case)), fmt="%.1f")
+                axis.bar_label(axis.barh(places, ratios, 0.18, label=label(case)), fmt="%.1f")
             axis.set_yticks(range(0, -len(METHODS), -1), METHODS)
             axis.axvline(1, color="black")
             axis.set(xscale="log", xmargin=0.1)
             axis.set_xlabel(f"{UNITS[unit]}, as a multiple of the gradient's")
         else:
-            places = [case[TABLES.index(title) - 1] for case in cases]
+            places = [case[GROWS[title]] for case in cases]
             for method in SPLITS:
                 axis.plot(places, [rows[case, method][unit] for case in cases], "o-", label=method)
             axis.set(xlabel=title.split(" by ")[1], ylabel=UNITS[unit], ylim=(0, None))
@@ -228,36 +302,95 @@ def plot(rows: Rows, options: argparse.Namespace) -> None:
     figure.savefig(options.out / "benchmark.png")
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Show the text above as it is, and the default of each option."""
+
+
 def parse(args: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line, and list the cases of each table."""
-    bases = argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter
-    form: Any = type("Form", bases, {})
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
-    add, many = parser.add_argument, partial(parser.add_argument, nargs="+", metavar="VALUE")
-    parts, deep = ["main", "growth", "memory"], [f"resnet{n}" for n in (18, 34, 50, 101, 152)]
-    many("--only", choices=parts, default=parts, help="of main, growth and memory (of both)")
-    many("--models", choices=NETWORKS, default=["vgg16", "resnet18"], help="main: networks")
-    many("--batches", type=int, default=[1, 8], help="main: numbers of images")
-    many("--literal", type=int, default=[1, 8], help="of these, for the literal form")
-    add("--no-literal", action="store_true", help="leave the literal form out")
-    many("--depths", choices=NETWORKS, default=deep, help="growth: networks")
-    many("--sizes", type=int, default=[64, 128, 224, 320], help="growth: pixels, of the first one")
-    many("--growth-batches", type=int, default=[1, 2, 4, 8], help="growth: images, for that")
-    add("--size", type=int, default=224, help="pixels a side wherever else")
-    add("--repeats", type=int, default=7, help="rounds")
-    add("--device", choices=list(MEMORY), default="cpu", help="where to run")
-    add("--out", type=Path, default="runs/benchmark", help="folder for what is left")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=["main", "growth", "memory"],
+        default=["main", "growth", "memory"],
+        help="tables: all methods on some networks (main), how costs grow (growth); memory is "
+        "that of both, and by itself leaves seconds out",
+    )
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        metavar="NAME",
+        choices=NETWORKS,
+        default=["vgg16", "resnet18"],
+        help="main: networks, a VGG or ResNet of torchvision's",
+    )
+    parser.add_argument(
+        "--batches", nargs="+", metavar="N", type=int, default=[1, 8], help="main: images at once"
+    )
+    parser.add_argument(
+        "--literal",
+        nargs="+",
+        metavar="N",
+        type=int,
+        default=[1, 8],
+        help="main: those of --batches at which the literal form is measured, too",
+    )
+    parser.add_argument("--no-literal", action="store_true", help="leave the literal form out")
+    parser.add_argument(
+        "--depths",
+        nargs="+",
+        metavar="NAME",
+        choices=NETWORKS,
+        default=["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"],
+        help="growth: networks; of pixels and of images, that of the first one",
+    )
+    parser.add_argument(
+        "--sizes",
+        nargs="+",
+        metavar="PIXELS",
+        type=int,
+        default=[64, 128, 224, 320],
+        help="growth: sides of the images",
+    )
+    parser.add_argument(
+        "--growth-batches",
+        nargs="+",
+        metavar="N",
+        type=int,
+        default=[1, 2, 4, 8],
+        help="growth: images at once",
+    )
+    parser.add_argument(
+        "--size", metavar="PIXELS", type=int, default=224, help="side of the images elsewhere"
+    )
+    parser.add_argument("--repeats", metavar="N", type=int, default=7, help="rounds of timing")
+    parser.add_argument("--device", choices=list(MEMORY), default="cpu", help="where to compute")
+    parser.add_argument("--out", type=Path, default="runs/benchmark", help="folder to write to")
     options = parser.parse_args(args)
-    options.literal *= not options.no_literal
-    first, size = options.depths[:1], [options.size]
-    cases = [(options.models, size, options.batches), (options.depths, size, [1])]
-    cases += [(first, options.sizes, [1]), (first, size, options.growth_batches)]
-    wanted = {*options.only} - {"memory"} or {"main", "growth"}
-    tables = {title: [*product(*them)] for title, them in zip(TABLES, cases, strict=True)}
-    options.tables = {title: tables[title] for title in TABLES if title.split()[0] in wanted}
-    options.units = ["seconds"] * (options.only != ["memory"])
-    options.units += ["above_mib", "peak_mib"] * ("memory" in options.only)
+    if options.no_literal:
+        options.literal = []
+    options.tables = list_tables(options)
+    options.units = []
+    if options.only != ["memory"]:
+        options.units.append("seconds")
+    if "memory" in options.only:
+        options.units += ["above_mib", "peak_mib"]
     return options
+
+
+def list_tables(options: argparse.Namespace) -> dict[str, list[Case]]:
+    """List the cases of each table that is asked for, by its title."""
+    first = options.depths[:1]
+    size = [options.size]
+    cases = {
+        "main": product(options.models, size, options.batches),
+        "growth by network": product(options.depths, size, [1]),
+        "growth by pixels a side": product(first, options.sizes, [1]),
+        "growth by images": product(first, size, options.growth_batches),
+    }
+    wanted = set(options.only) - {"memory"} or {"main", "growth"}
+    return {title: list(listed) for title, listed in cases.items() if title.split()[0] in wanted}
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -265,7 +398,8 @@ def main(args: Sequence[str] | None = None) -> None:
     options = parse(args)
     for package in MISSING:
         say(f"{package} is not installed, and left out; pip install -e '.[compare]'")
-    if not (rows := measure(options)):
+    rows = measure(options)
+    if not rows:
         sys.exit("nothing could be measured")
     fields = list(dict.fromkeys(field for row in rows.values() for field in row))
     options.out.mkdir(parents=True, exist_ok=True)

@@ -20,10 +20,21 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument
-    add("--images", type=int, default=20, help="test images scored")
-    add("--metrics", nargs="+", default=["PixelFlipping", "RelevanceRankAccuracy", "Sparseness"])
-    add("--root", default="runs", help="folder of all runs")
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=20,
+        help="number of test images to explain and score (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--metrics",
+        nargs="+",
+        default=["PixelFlipping", "RelevanceRankAccuracy", "Sparseness"],
+        help="names of Quantus' metrics to score by (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--root", default="runs", help="folder in which the run gets its own (default: %(default)s)"
+    )
     return parser.parse_args(args)
 
 

@@ -26,11 +26,22 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("images", nargs="+", help="picture files")
-    parser.add_argument("--model", required=True, help="a run's folder, or torchvision's name")
-    parser.add_argument("--weights", help="of torchvision's: DEFAULT or a file; else random")
-    parser.add_argument("--layer", help="where SplitCAM reads; the last stage by default")
-    parser.add_argument("--out", default="explained.png", help="picture to save")
+    parser.add_argument("images", nargs="+", help="picture files to explain")
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="what to explain: the folder of a run, a shipped network, or a name of torchvision's",
+    )
+    parser.add_argument(
+        "--weights",
+        help="for a name of torchvision's: DEFAULT, or a file of weights (default: random weights)",
+    )
+    parser.add_argument(
+        "--layer", help="layer at which SplitCAM reads (default: the last stage before the pooling)"
+    )
+    parser.add_argument(
+        "--out", default="explained.png", help="PNG file to write (default: %(default)s)"
+    )
     return parser.parse_args(args)
 
 
@@ -41,8 +52,11 @@ def main(args: Sequence[str] | None = None) -> None:
     network = load_network(options.model, options.weights)
     x = torch.stack([network.transform(read_picture(file)) for file in options.images])
     with torch.no_grad():
-        shares, predicted = probabilities(network.model(x)).max(dim=1)
-    rows = [f"{network.classes[k]}\n{p:.0%}" for k, p in zip(predicted, shares, strict=True)]
+        confidence, predicted = probabilities(network.model(x)).max(dim=1)
+    row_titles = [
+        f"{network.classes[label]}\n{probability:.0%}"
+        for label, probability in zip(predicted, confidence, strict=True)
+    ]
 
     # A trained difference of monotone networks is a pair; any other network is split into one.
     pair = as_pair(network.model, x[:1])
@@ -60,7 +74,7 @@ def main(args: Sequence[str] | None = None) -> None:
         maps = explainer(x, predicted)  # (B, 1, H, W); positive speaks for the class
         pictures[name] = overlay(images, maps, against=name == "counter-evidence")
     caption = "Red speaks for the class, blue against it."
-    panel(pictures, rows, caption, cell=224).save(options.out)
+    panel(pictures, row_titles, caption, cell=224).save(options.out)
     print(f"see {options.out}")
 
 

@@ -24,41 +24,57 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", help="folder runs/NAME/version_K, or any network with a card")
-    parser.add_argument("name", help="of the checkpoint")
-    parser.add_argument("--folder", default="checkpoints", help="where to")
-    parser.add_argument("--command", help="what trained it, if not the config of the run's name")
-    parser.add_argument("--note", help="what else the card is to say, as where it ran")
-    parser.add_argument("--images", type=int, default=100, help="whose explanations are scored")
+    parser.add_argument(
+        "run", help="folder of the run, such as runs/mnist/version_0, or any network with a card"
+    )
+    parser.add_argument("name", help="name of the checkpoint, and of its two files")
+    parser.add_argument(
+        "--folder", default="checkpoints", help="folder to write to (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--command",
+        help="command that trained the network, for the card "
+        "(default: that of the config with the run's name)",
+    )
+    parser.add_argument(
+        "--note", help="anything else for the card, such as the machine (default: the note it has)"
+    )
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=100,
+        help="number of test images whose explanations are scored (default: %(default)s)",
+    )
     return parser.parse_args(args)
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Load, test, save."""
+    """Load the network, test it and its explanations, and save it with its card."""
     options = parse(args)
     network = load_network(options.run)
-    told = network.card["data"]
-    module = getattr(data, told["class_path"].removeprefix("dmn.data."))(**told["init_args"])
+    data_config = network.card["data"]
+    data_class = getattr(data, data_config["class_path"].removeprefix("dmn.data."))
+    module = data_class(**data_config["init_args"])
     module.prepare_data()
     module.setup("test")
-    image = next(iter(module.test_dataloader())).image[0]
+    images, *_ = next(iter(module.test_dataloader()))
     network = replace(
         network,
         name=options.name,
         classes=tuple(module.classes),
-        size=tuple(image.shape),
+        size=tuple(images[0].shape),
     )
     card = {"command": COMMAND.format(**network.card), "note": "", **network.card}
-    result = accuracy(network, module.test_dataloader())
+    test_accuracy = accuracy(network, module.test_dataloader())
     facts = {
-        "accuracy": result,
+        "accuracy": test_accuracy,
         "quantus": explanations(network, module.test_dataloader(), options.images),
         "command": options.command or card["command"],
         "note": card["note"] if options.note is None else options.note,
     }
     path = save_network(network, options.folder, **facts)
-    low, high = result["interval"]
-    print(f"saved {path}: test accuracy {result['test']:.4f} [{low:.4f}, {high:.4f}]")
+    low, high = test_accuracy["interval"]
+    print(f"saved {path}: test accuracy {test_accuracy['test']:.4f} [{low:.4f}, {high:.4f}]")
 
 
 if __name__ == "__main__":

@@ -35,13 +35,40 @@ from dmn.train import (
 
 def parse(args: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", help="file of weights, or a shipped network's name")
-    parser.add_argument("--per-class", type=int, default=30, help="training images of a letter")
-    parser.add_argument("--epochs", type=int, default=24)
-    parser.add_argument("--learning-rate", type=float, default=0.01)
-    parser.add_argument("--batches", type=float, default=1.0, help="share or number of an epoch's")
-    parser.add_argument("--root", default="runs", help="folder of all runs")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "checkpoint", help="weights to start from: a file, or the name of a shipped network"
+    )
+    parser.add_argument(
+        "--per-class",
+        type=int,
+        default=30,
+        help="number of training images of each letter (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        default=24,
+        help="how often to go through the training letters (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        default=0.01,
+        help="the head's highest one; each layer below gets 0.7 of the one above it "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--batches",
+        type=float,
+        default=1.0,
+        help="share of an epoch's batches, or, from 2 on, their number (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--root", default="runs", help="folder in which the run gets its own (default: %(default)s)"
+    )
     return parser.parse_args(args)
 
 
@@ -49,10 +76,18 @@ def main(args: Sequence[str] | None = None) -> None:
     """Start from the checkpoint's weights, train on, and check that it is still monotone."""
     options = parse(args)
     pl.seed_everything(0)
-    network = partial(MonotoneConvNet, 2, residual=True, units=1, kernel=7)
-    g, h = (network(activation="convex_concave", pool="max_min") for _ in range(2))
-    net = DifferenceOfMonotone(g, h, "paired", margin=3)
-    print(initialise(net, options.checkpoint, fresh_head=True))  # as many classes, but others
+    make_network = partial(
+        MonotoneConvNet,
+        in_channels=2,
+        residual=True,
+        units=1,
+        kernel=7,
+        activation="convex_concave",
+        pool="max_min",
+    )
+    net = DifferenceOfMonotone(g=make_network(), h=make_network(), inputs="paired", margin=3)
+    # Letters have ten classes as digits have, but other ones: the head starts anew.
+    print(initialise(net, options.checkpoint, fresh_head=True))
     task = ClassificationTask(
         net,
         optimizer=partial(torch.optim.Adam, lr=options.learning_rate),
@@ -60,13 +95,20 @@ def main(args: Sequence[str] | None = None) -> None:
         explainers={"splitcam": partial(SplitCAM, layer="stage2_1", stream="g")},
         layer_decay=0.7,
     )
-    best = ModelCheckpoint(filename="best", monitor="val/acc", mode="max", save_last=True)
-    callbacks = [ProjectNonnegative(), Unfreeze(head_epochs=1), HeatmapLogger(), QuantusLogger()]
+    callbacks = [
+        ProjectNonnegative(),  # after each step, so that the network stays monotone
+        Unfreeze(head_epochs=1),
+        HeatmapLogger(),
+        QuantusLogger(),
+        ModelCheckpoint(filename="best", monitor="val/acc", mode="max", save_last=True),
+        RunSummary(),
+        progress_bar(),
+    ]
     with tracking(Run(name="recipe", root=options.root), job="finetune") as loggers:
         trainer = Trainer(
             max_epochs=options.epochs,
             logger=loggers,
-            callbacks=[*callbacks, best, RunSummary(), progress_bar()],
+            callbacks=callbacks,
             gradient_clip_val=1.0,
             limit_train_batches=options.batches,
             limit_val_batches=options.batches,

@@ -1,6 +1,7 @@
-"""Does a split network explain better with V >= |W| learned? Learnt on validation, told on test.
+"""Does a split network explain better with bounds V >= |W| that are learned?
 
-The network predicts what it did, bit for bit; only how its evidence is shared out changes:
+They are learned on validation images; the table has scores of test images. The network predicts
+what it did before, bit for bit; only how its evidence is shared out changes:
 
     python recipes/learn_bounds.py
     python recipes/learn_bounds.py scenes_vgg16 --objectives sparseness --contrast
@@ -20,6 +21,7 @@ from dmn.hub.networks import load_network
 from dmn.split import Example, learn_bounds, patch_logit_drops, split
 from dmn.split.learned_bounds import OBJECTIVES
 
+BATCH_SIZE = 16
 METRICS = ["RelevanceRankAccuracy", "RelevanceMassAccuracy", "PixelFlipping", "Sparseness"]
 
 
@@ -28,12 +30,36 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument
-    add("network", nargs="?", default="scenes_resnet18", help="of dmn.load_network")
-    add("--objectives", nargs="+", default=list(OBJECTIVES), choices=list(OBJECTIVES))
-    add("--contrast", action="store_true", help="of SplitLRP of g, which is what is learnt")
-    add("--images", type=int, default=60, help="validation images, and as many test images")
-    add("--epochs", type=int, default=6)
+    parser.add_argument(
+        "network",
+        nargs="?",
+        default="scenes_resnet18",
+        help="a network trained on scenes, by name or folder (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--objectives",
+        nargs="+",
+        default=list(OBJECTIVES),
+        choices=list(OBJECTIVES),
+        help="what to learn the bounds for, one after the other (default: all)",
+    )
+    parser.add_argument(
+        "--contrast",
+        action="store_true",
+        help="explain the class in contrast to the others, by SplitLRP of g",
+    )
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=60,
+        help="number of validation images, and of test images (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        default=6,
+        help="how often to go through the validation images (default: %(default)s)",
+    )
     return parser.parse_args(args)
 
 
@@ -43,32 +69,42 @@ def main(args: Sequence[str] | None = None) -> None:
     net = load_network(options.network).model
     data = Scenes()
     data.setup("test")
-    own, test = (
-        part.__getitems__(list(range(options.images))) for part in (data.validation, data.test)
-    )
-    assert own.mask is not None, "scenes have masks"
-    masks = own.mask
-    clues = {"faithfulness": lambda: patch_logit_drops(net, own.image, own.label)}
+    indices = list(range(options.images))
+    validation = data.validation.__getitems__(indices)
+    x, y, masks = data.test.__getitems__(indices)
 
-    def explained() -> SplitLRP:
-        return SplitLRP(split(net, test.image[:2]), stream="g", contrast=options.contrast)
+    def make_explainer() -> SplitLRP:
+        return SplitLRP(split(net, x[:2]), stream="g", contrast=options.contrast)
 
-    before = score(METRICS, net, explained(), *test)
+    before = score(METRICS, net, make_explainer(), x, y, masks)
     print("| objective | metric | V = abs(W) | V learned | difference, 95 % |")
     print("|---|---|---|---|---|")
     for objective in options.objectives:
-        explainer = explained()
-        clue = clues.get(objective, lambda: masks)()
-        parts = (torch.split(part, 16) for part in (own.image, own.label, clue))
-        examples = [Example(*batch) for batch in zip(*parts, strict=True)]
+        explainer = make_explainer()
+        if objective == "faithfulness":
+            clue = patch_logit_drops(net, validation.image, validation.label)
+        else:
+            clue = validation.mask
+        batches = zip(
+            torch.split(validation.image, BATCH_SIZE),
+            torch.split(validation.label, BATCH_SIZE),
+            torch.split(clue, BATCH_SIZE),
+            strict=True,
+        )
+        examples = [Example(*batch) for batch in batches]
         learn_bounds(explainer, examples, objective, epochs=options.epochs)
         assert torch.equal(explainer.pair(test.image), net(test.image))
         for metric, after in score(METRICS, net, explainer, *test).items():
             gain = after.values - before[metric].values
             low, high = interval(gain)
-            ends = f"{np.nanmean(gain):+.4f} [{low:+.4f}, {high:+.4f}]"
-            means = f"{before[metric].mean:.4f} | {after.mean:.4f}"
-            print(f"| {objective} | {metric} | {means} | {ends} |", flush=True)
+            cells = [
+                objective,
+                metric,
+                f"{before[metric].mean:.4f}",
+                f"{after.mean:.4f}",
+                f"{np.nanmean(gain):+.4f} [{low:+.4f}, {high:+.4f}]",
+            ]
+            print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python recipes/pictures.py --out docs
 
-They are the first test images; without --out the pictures go to runs/pictures.
+They are the first test images. Without --out, the pictures go to runs/pictures.
 """
 
 import argparse
@@ -21,46 +21,71 @@ from dmn.nn import Pair, Stream
 from dmn.split import as_pair
 from dmn.viz.panels import overlay, panel, png
 
-SIDES: dict[str, Stream] = {"g: for": "g", "h: against": "h", "g - h": "g-h"}
+STREAMS: dict[str, Stream] = {"g: for": "g", "h: against": "h", "g - h": "g-h"}  # by title
 
 
 def parse(args: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("--out", type=Path, default=Path("runs/pictures"), help="folder")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/pictures"),
+        help="folder to write to (default: %(default)s)",
+    )
     return parser.parse_args(args)
 
 
-def shown(name: str, data: MNIST, count: int) -> tuple[Pair, Tensor, Tensor]:
-    """Return a shipped network, the first test images, and their classes, which take turns."""
+def load_with_images(name: str, data: MNIST, count: int) -> tuple[Pair, Tensor, Tensor]:
+    """Return a shipped network, and the first test images with their classes, which take turns."""
     data.setup("test")
     batch = next(iter(data.test_dataloader())).take(slice(count))
     return as_pair(load_network(name).model, batch.image[:1]), batch.image, batch.label
 
 
+def evidence(
+    pair: Pair, x: Tensor, target: Tensor, layer: str, contrast: bool
+) -> dict[str, Tensor]:
+    """Colour what g, h and their difference say for classes at a layer; pictures by title."""
+    pictures = {}
+    for title, stream in STREAMS.items():
+        maps = SplitCAM(pair, layer, stream, "p", contrast=contrast)(x, target)
+        pictures[title] = overlay(x, maps, against=stream == "h")
+    return pictures
+
+
 def digits() -> Image.Image:
-    """Draw what g, h and both say of four digits: of the ink, and at the last stage in contrast."""
-    pair, x, labels = shown("mnist_paired", MNIST(), 4)
+    """Draw the evidence for four digits: of the ink, and of the last stage in contrast."""
+    pair, x, labels = load_with_images("mnist_paired", MNIST(), 4)
     with torch.no_grad():
-        said = pair(x).argmax(dim=1)
-    columns = {"image": 1 - x}
-    for layer, contrast in (("input", False), ("stage3_1", True)):
-        gap = " " * contrast
-        columns |= {gap: torch.ones_like(x)} if gap else {}
-        for title, stream in SIDES.items():
-            maps = SplitCAM(pair, layer, stream, "p", contrast=contrast)(x, said)
-            columns[title + gap] = overlay(x, maps, against=stream == "h")
-    rows = [f"true {true}\nsaid {said}" for true, said in zip(labels, said, strict=True)]
+        predicted = pair(x).argmax(dim=1)
+    at_the_ink = evidence(pair, x, predicted, "input", contrast=False)
+    at_the_last_stage = evidence(pair, x, predicted, "stage3_1", contrast=True)
+    columns = {
+        "image": 1 - x,
+        **at_the_ink,
+        " ": torch.ones_like(x),  # an empty column sets the two groups apart
+        # Titles of columns are distinct: these end in a space, which is not drawn.
+        **{f"{title} ": pictures for title, pictures in at_the_last_stage.items()},
+    }
+    rows = [
+        f"true {label}\nsaid {prediction}"
+        for label, prediction in zip(labels, predicted, strict=True)
+    ]
     return panel(columns, rows)
 
 
 def scenes() -> Image.Image:
     """Draw what speaks for the class in seven scenes, at the pixels, through the front."""
-    pair, x, labels = shown("scenes_front", Scenes(), 7)
+    pair, x, labels = load_with_images("scenes_front", Scenes(), 7)
     maps = SplitCAM(pair, "input", stream="g", part="p", contrast=True)(x)
-    pictures = torch.stack([x, overlay(x, maps)], dim=1)
-    columns = {str(int(label)): each for label, each in zip(labels, pictures, strict=True)}
+    pictures = torch.stack([x, overlay(x, maps)], dim=1)  # (B, 2, 3, H, W)
+    columns = {
+        str(int(label)): scene_and_evidence
+        for label, scene_and_evidence in zip(labels, pictures, strict=True)
+    }
     return panel(columns, ["scene", "evidence"], "Red speaks for the class, blue against it.", 160)
 
 

@@ -26,12 +26,32 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--out", type=Path, default=Path("runs/split"), help="folder")
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        default=6,
+        help="how often to go through the training digits (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/split"),
+        help="folder for the split network and the picture (default: %(default)s)",
+    )
     return parser.parse_args(args)
 
 
-def train(net: nn.Module, digits: MNIST, epochs: int) -> nn.Module:
+def conv_block(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Return a convolution, batch norm, ReLU and a pooling that halves the image."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+    )
+
+
+def train(net: nn.Module, digits: MNIST, epochs: int) -> None:
     """Train by Adam on cross-entropy, printing each epoch's last loss."""
     optimizer = torch.optim.Adam(net.parameters(), lr=0.001)
     for epoch in range(epochs):
@@ -41,21 +61,23 @@ def train(net: nn.Module, digits: MNIST, epochs: int) -> nn.Module:
             torch.autograd.backward(loss)
             optimizer.step()
         print(f"epoch {epoch + 1}/{epochs}  loss {loss.item():.3f}")
-    return net.eval()
+    net.eval()
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Train, split, certify, explain."""
+    """Train, split, certify, explain, and save both the split network and the picture."""
     options = parse(args)
     torch.manual_seed(0)
     digits = MNIST()
     digits.setup("fit")
-    widths = [(1, 16), (16, 32), (32, 64)]
-    units = [
-        nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(), nn.MaxPool2d(2))
-        for a, b in widths
-    ]
-    net = train(nn.Sequential(*units, nn.Flatten(), nn.Linear(64 * 9, 10)), digits, options.epochs)
+    net = nn.Sequential(
+        conv_block(1, 16),
+        conv_block(16, 32),
+        conv_block(32, 64),
+        nn.Flatten(),
+        nn.Linear(64 * 3 * 3, 10),
+    )
+    train(net, digits, options.epochs)
 
     x, y = digits.validation.images[:8], digits.validation.labels[:8]
     model = split(net, x)
@@ -68,12 +90,14 @@ def main(args: Sequence[str] | None = None) -> None:
         "LRP of g": SplitLRP(model, stream="g", part="p"),
         "its contrast": SplitLRP(model, stream="g", contrast=True),
     }
-    maps = zip(explainers, explain_together(list(explainers.values()), x, y), strict=True)
-    pictures = {name: overlay(x, values, against=name == "CAM of h") for name, values in maps}
+    all_maps = explain_together(list(explainers.values()), x, y)  # (8, 1, 28, 28) each
+    pictures = {"image": 1 - x}
+    for name, maps in zip(explainers, all_maps, strict=True):
+        pictures[name] = overlay(x, maps, against=name == "CAM of h")
     save_converted(model, options.out / "split.safetensors")
     caption = "Red speaks for the class, blue against it."
     rows = [str(int(label)) for label in y]
-    panel({"image": 1 - x, **pictures}, rows, caption).save(options.out / "maps.png")
+    panel(pictures, rows, caption).save(options.out / "maps.png")
     print(f"see {options.out / 'maps.png'}")
 
 

@@ -39,7 +39,7 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("sweep", type=Path)
+    parser.add_argument("sweep", type=Path, help="YAML file of the sweep, as W&B has them")
     parser.add_argument("--table", type=Path, required=True, help="CSV of results, added to")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, of a thread each")
     parser.add_argument("--root", default="runs/sweeps", help="folder of the runs")

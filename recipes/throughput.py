@@ -12,15 +12,15 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import median
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from dmn.models import DifferenceOfMonotone, MonotoneConvNet, MonotoneResNet, MonotoneVGG
 from dmn.nn import Paired, project
 
+WARM_UP = 3  # steps that are not counted
 NETWORKS: dict[str, tuple[Callable[..., nn.Module], tuple[int, int, int]]] = {
     "conv": (partial(MonotoneConvNet, 2, units=1, residual=True), (1, 28, 28)),
     "resnet": (partial(MonotoneResNet, 6, 16, stem="small", grid=4), (3, 64, 64)),
@@ -30,20 +30,41 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Module], tuple[int, int, int]]] = {
 
 def parse(args: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("--model", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--bf16", action="store_true", help="mixed precision, channels-last")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        choices=NETWORKS,
+        default=list(NETWORKS),
+        help="networks to time, one after the other (default: all)",
+    )
+    parser.add_argument(
+        "--batch", type=int, default=32, help="images in a step (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=30, help="steps to take medians of (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=torch.get_num_threads(),
+        help="threads to compute in (default: %(default)s, as torch chooses)",
+    )
+    parser.add_argument(
+        "--bf16", action="store_true", help="compute in mixed precision, channels last"
+    )
     return parser.parse_args(args)
 
 
-def stepper(net: nn.Module, x: Any, y: Any, bf16: bool) -> Callable[[], Any]:
-    """Return a training step: its seconds, and those of the projection within it."""
+def training_step(
+    net: nn.Module, x: Tensor, y: Tensor, bf16: bool
+) -> Callable[[], tuple[float, float]]:
+    """Return a training step, which returns its seconds, and those of the projection within it."""
     if bf16:
-        net, x = (each.to(memory_format=torch.channels_last) for each in (net, x))
+        net = net.to(memory_format=torch.channels_last)
+        x = x.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(net.parameters(), 1e-3)
 
     def step() -> tuple[float, float]:
@@ -69,18 +90,21 @@ def main(args: Sequence[str] | None = None) -> None:
     for name in options.model:
         make, shape = NETWORKS[name]
         x, y = torch.rand(options.batch, *shape), torch.arange(options.batch) % 10
-        alone = nn.Sequential(Paired(1), make(constraint="none"))
-        steps = [
-            stepper(net, x, y, options.bf16)
-            for net in (alone, DifferenceOfMonotone(make(), make()))
-        ]
-        timed = [[step() for step in steps] for _ in range(options.steps + 3)][3:]  # warmed up
-        one, two = (median(row[k][0] for row in timed) for k in (0, 1))
-        ratio = median(row[1][0] / row[0][0] for row in timed)
-        share = median(row[1][1] / row[1][0] for row in timed)
+        unconstrained = nn.Sequential(Paired(1), make(constraint="none"))
+        difference = DifferenceOfMonotone(make(), make())
+        step_alone = training_step(unconstrained, x, y, options.bf16)
+        step_difference = training_step(difference, x, y, options.bf16)
+        rounds = [(step_alone(), step_difference()) for _ in range(WARM_UP + options.steps)]
+        alone, both, ratios, shares = [], [], [], []
+        for (seconds_alone, _), (seconds, projection) in rounds[WARM_UP:]:
+            alone.append(seconds_alone)
+            both.append(seconds)
+            ratios.append(seconds / seconds_alone)
+            shares.append(projection / seconds)
         print(
-            f"{name}: alone {1e3 * one:.1f} ms, difference {1e3 * two:.1f} ms, "
-            f"{ratio:.2f} times; projection {share:.1%} of it",
+            f"{name}: alone {1e3 * median(alone):.1f} ms, "
+            f"difference {1e3 * median(both):.1f} ms, {median(ratios):.2f} times; "
+            f"projection {median(shares):.1%} of it",
             flush=True,
         )
 

@@ -34,12 +34,36 @@ from dmn.train import (
 
 def parse(args: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--inputs", choices=["paired", "inverted", "plain"], default="paired")
-    parser.add_argument("--epochs", type=int, default=24)
-    parser.add_argument("--learning-rate", type=float, default=0.01)
-    parser.add_argument("--batches", type=float, default=1.0, help="share or number of an epoch's")
-    parser.add_argument("--root", default="runs", help="folder of all runs")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--inputs",
+        choices=["paired", "inverted", "plain"],
+        default="paired",
+        help="what g and h see: both [x, 1 - x]; g x and h 1 - x; or both x (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        default=24,
+        help="how often to go through the training digits (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        default=0.01,
+        help="the highest one of the one-cycle schedule, for Adam (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--batches",
+        type=float,
+        default=1.0,
+        help="share of an epoch's batches, or, from 2 on, their number (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--root", default="runs", help="folder in which the run gets its own (default: %(default)s)"
+    )
     return parser.parse_args(args)
 
 
@@ -47,24 +71,40 @@ def main(args: Sequence[str] | None = None) -> None:
     """Train, and check that what was trained is monotone."""
     options = parse(args)
     pl.seed_everything(0)
-    network = partial(MonotoneConvNet, 2 if options.inputs == "paired" else 1, residual=True)
-    network = partial(network, units=1, kernel=7, activation="convex_concave", pool="max_min")
-    net = DifferenceOfMonotone(network(), network(), options.inputs, margin=3)
-    maps = {each.__name__.lower(): partial(each, stream="g") for each in (SplitGrad, SplitLRP)}
+    make_network = partial(
+        MonotoneConvNet,
+        in_channels=2 if options.inputs == "paired" else 1,
+        residual=True,
+        units=1,
+        kernel=7,
+        activation="convex_concave",  # half of the units are concave
+        pool="max_min",
+    )
+    net = DifferenceOfMonotone(g=make_network(), h=make_network(), inputs=options.inputs, margin=3)
     task = ClassificationTask(
         net,
         optimizer=partial(torch.optim.Adam, lr=options.learning_rate),
         lr_scheduler=OneCycle,
-        explainers={"splitcam": partial(SplitCAM, layer="stage2_1", stream="g"), **maps},
+        explainers={
+            "splitcam": partial(SplitCAM, layer="stage2_1", stream="g"),
+            "splitgrad": partial(SplitGrad, stream="g"),
+            "splitlrp": partial(SplitLRP, stream="g"),
+        },
         label_smoothing=0.1,
     )
-    best = ModelCheckpoint(filename="best", monitor="val/acc", mode="max", save_last=True)
-    callbacks = [ProjectNonnegative(), HeatmapLogger(), QuantusLogger(), best, RunSummary()]
+    callbacks = [
+        ProjectNonnegative(),  # after each step, so that the network stays monotone
+        HeatmapLogger(),
+        QuantusLogger(),
+        ModelCheckpoint(filename="best", monitor="val/acc", mode="max", save_last=True),
+        RunSummary(),
+        progress_bar(),
+    ]
     with tracking(Run(name="recipe", root=options.root)) as loggers:
         trainer = Trainer(
             max_epochs=options.epochs,
             logger=loggers,
-            callbacks=[*callbacks, progress_bar()],
+            callbacks=callbacks,
             gradient_clip_val=1.0,
             limit_train_batches=options.batches,
             limit_val_batches=options.batches,

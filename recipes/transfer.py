@@ -22,27 +22,63 @@ from dmn.train import ClassificationTask, OneCycle, ProjectNonnegative, Trainer,
 
 def parse(args: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", help="file of weights, or a shipped network's name")
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--per-class", type=int, default=30, help="training images of a letter")
-    parser.add_argument("--rates", type=float, nargs="+", default=[0.0003, 0.001, 0.003, 0.01])
-    parser.add_argument("--seeds", type=int, default=3, help="at least 2")
-    parser.add_argument("--precision", default="32-true", help="e.g. bf16-mixed, where it is fast")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "checkpoint", help="weights to start from: a file, or the name of a shipped network"
+    )
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        default=5,
+        help="how often each training goes through its letters (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--per-class",
+        type=int,
+        default=30,
+        help="number of training images of each letter (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--rates",
+        type=float,
+        nargs="+",
+        default=[0.0003, 0.001, 0.003, 0.01],
+        help="learning rates to choose from (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=3,
+        help="number of trainings with the chosen rate, at least 2 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--precision",
+        default="32-true",
+        help="Lightning's; bf16-mixed where the processor computes in it (default: %(default)s)",
+    )
     return parser.parse_args(args)
 
 
 def train(start: str | None, rate: float, seed: int, options: argparse.Namespace) -> Trainer:
     """Train on letters, from a checkpoint or from scratch; returns the trainer, done."""
     pl.seed_everything(seed, verbose=False)
-    network = partial(MonotoneConvNet, 2, residual=True, units=1, kernel=7)
-    g, h = (network(activation="convex_concave", pool="max_min") for _ in range(2))
-    net = DifferenceOfMonotone(g, h, "paired", margin=3)
+    make_network = partial(
+        MonotoneConvNet,
+        in_channels=2,
+        residual=True,
+        units=1,
+        kernel=7,
+        activation="convex_concave",
+        pool="max_min",
+    )
+    net = DifferenceOfMonotone(g=make_network(), h=make_network(), inputs="paired", margin=3)
     if start:
         initialise(net, start, fresh_head=True)
     trainer = Trainer(
         max_epochs=options.epochs,
-        check_val_every_n_epoch=options.epochs,  # the last alone counts
+        check_val_every_n_epoch=options.epochs,  # only the last epoch counts
         precision=options.precision,
         callbacks=[ProjectNonnegative()],
         gradient_clip_val=1.0,
@@ -57,26 +93,33 @@ def train(start: str | None, rate: float, seed: int, options: argparse.Namespace
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Choose each start's rate on validation letters, then test it, and print the table."""
+    """Choose the rate of each start on validation letters, test it, and print the table."""
     options = parse(args)
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    columns = ["start", *(f"val, {rate:g}" for rate in options.rates), "steps", "test, mean", "sd"]
+    rate_columns = [f"val, {rate:g}" for rate in options.rates]
+    columns = ["start", *rate_columns, "steps", "test, mean", "sd"]
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for name, start in {"scratch": None, "digits": options.checkpoint}.items():
-        runs = [train(start, rate, 0, options) for rate in options.rates]
-        validated = [float(run.callback_metrics["val/acc"]) for run in runs]
-        best = validated.index(max(validated))
-        seeds = range(1, options.seeds)
+        first_seed = [train(start, rate, 0, options) for rate in options.rates]
+        accuracies = [float(trainer.callback_metrics["val/acc"]) for trainer in first_seed]
+        best = accuracies.index(max(accuracies))
+        other_seeds = range(1, options.seeds)
         chosen = [
-            runs[best],
-            *(train(start, options.rates[best], s, options) for s in seeds),
+            first_seed[best],
+            *(train(start, options.rates[best], seed, options) for seed in other_seeds),
         ]
-        scores = [
-            run.test(run.lightning_module, Letters(seed=seed), verbose=False)[0]["test/acc"]
-            for seed, run in enumerate(chosen)
+        test_accuracies = []
+        for seed, trainer in enumerate(chosen):
+            (metrics,) = trainer.test(trainer.lightning_module, Letters(seed=seed), verbose=False)
+            test_accuracies.append(metrics["test/acc"])
+        cells = [
+            name,
+            *(f"{accuracy:.3f}" for accuracy in accuracies),
+            str(chosen[0].global_step),
+            f"{mean(test_accuracies):.4f}",
+            f"{stdev(test_accuracies):.4f}",
         ]
-        cells = [name, *(f"{value:.3f}" for value in validated), str(chosen[0].global_step)]
-        print(f"| {' | '.join(cells)} | {mean(scores):.4f} | {stdev(scores):.4f} |", flush=True)
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,16 @@
 Tests that break something say so by `@pytest.mark.torture(done, expected)`, where both may name
 parameters of the test in braces, and may say what happened by the fixture `happened`. `make
 torture` runs these alone, at full length, and prints a line for each.
+
+Tests that are slow, and others like which are quick enough to stand for them, are marked by
+`@pytest.mark.slow`; `effort.py` does so for parts of a grid, and counts examples. `--thorough`, or
+`make test-all`, runs everything at full length.
 """
 
 import logging
 import socket
 
+import effort
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -21,6 +26,13 @@ LOCAL = ("127.", "::1", "localhost")
 
 def pytest_addoption(parser):
     parser.addoption("--torture", action="store_true", help="tests of `torture` at full length")
+    parser.addoption("--thorough", action="store_true", help="all tests, `slow` ones too")
+
+
+def pytest_configure(config):
+    if config.getoption("--thorough"):
+        config.option.markexpr = ""
+        effort.thorough = True
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,6 +1,7 @@
 """The layout shows the architecture: imports go one way, and each library has its place."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,7 @@ ONLY_IN = {
 }
 
 
+@cache
 def imports(path):
     """Return every module that a file imports, within functions too."""
     names = set()
@@ -149,3 +151,23 @@ def test_text_is_utf_8_whatever_the_locale(path):
 def test_files_are_one_idea():
     for path in FILES:
         assert len(path.read_text().splitlines()) <= 350, path
+
+
+FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def lines_of_code(function):
+    """Count a function's lines without its decorators and its docstring."""
+    count = function.end_lineno - function.lineno + 1
+    first = function.body[0]
+    if ast.get_docstring(function, clean=False) is not None:
+        count -= first.end_lineno - first.lineno + 1
+    return count
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_functions_have_at_most_50_lines_without_the_docstring(path):
+    """Of recipes, all but what reads the command line, which is a list."""
+    for function in ast.walk(ast.parse(path.read_text())):
+        if isinstance(function, FUNCTIONS) and (function.name != "parse" or path in FILES):
+            assert lines_of_code(function) <= 50, function.name

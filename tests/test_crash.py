@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import effort
 import pytest
 import torch
 from small_disks import run_on_disk
@@ -97,7 +98,7 @@ def equal(one, other):
     "weights, optimizer and metrics bit-equal to an undisturbed run",
 )
 def test_a_training_that_is_killed_again_and_again(tmp_path, full, happened):
-    kills = 20 if full else 2
+    kills = 20 if full else effort.examples(1, 2)
     length = f"--trainer.max_epochs={8 * kills}"
     root, whole = tmp_path / "killed", tmp_path / "whole"
     moment = random.Random(0)
@@ -145,7 +146,7 @@ def wandb_records(root):
 @pytest.mark.torture(
     "{name} to a training and all its processes", "it says how to resume, and closes W&B"
 )
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.slow)])
 def test_a_training_that_is_interrupted_can_be_resumed(name, tmp_path, happened):
     training = Training(tmp_path, "--trainer.max_epochs=500")
     training.wait_for_epochs(2)
@@ -173,7 +174,7 @@ WITHOUT = {
     "Weights & Biases {what} when a training starts",
     "it trains on, says why once, and keeps the run offline",
 )
-@pytest.mark.parametrize("what", WITHOUT)
+@pytest.mark.parametrize("what", effort.slow_except({"knows no login"}, WITHOUT))
 def test_a_training_starts_without_weights_and_biases(what, tmp_path, happened):
     options = ("--run.online", "true", "--trainer.max_epochs=2")
     training = Training(tmp_path, *options, **WITHOUT[what])
@@ -229,7 +230,11 @@ assert len(list(csv.DictReader(open(path / "metrics.csv")))) >= 1
     "an error that names the checkpoint; the last good one can be read",
 )
 @pytest.mark.parametrize(
-    ("state", "how"), [("full", "fill()"), ("read-only", "make_read_only(path / 'checkpoints')")]
+    ("state", "how"),
+    [
+        ("full", "fill()"),
+        pytest.param("read-only", "make_read_only(path / 'checkpoints')", marks=pytest.mark.slow),
+    ],
 )
 def test_a_training_whose_disk_gives_out(state, how, tmp_path, happened):
     code = f"FIT = {FIT!r}\n" + TRAIN_ON_A_DISK.replace("HOW", how)
@@ -239,7 +244,13 @@ def test_a_training_whose_disk_gives_out(state, how, tmp_path, happened):
 
 
 @pytest.mark.torture("a training is started on a {state} disk", "an error before anything is done")
-@pytest.mark.parametrize(("state", "how"), [("full", "fill()"), ("read-only", "make_read_only()")])
+@pytest.mark.parametrize(
+    ("state", "how"),
+    [
+        pytest.param("full", "fill()", marks=pytest.mark.slow),
+        ("read-only", "make_read_only()"),
+    ],
+)
 def test_a_training_on_a_disk_that_takes_nothing(state, how, tmp_path, happened):
     code = f"""
 from dmn.cli.main import main

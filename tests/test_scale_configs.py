@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import effort
 import fabricated_data
 import pytest
 import torch
@@ -52,7 +53,7 @@ def last(name):
     return torch.load(f"runs/{name}/version_0/checkpoints/last.ckpt", weights_only=True)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", effort.slow_except({"imagenet"}, SMALL))
 def test_a_few_batches_train_and_explain(name, folder):
     main(command(name, ALONE))
     run = folder / "runs" / name / "version_0"
@@ -81,6 +82,7 @@ def test_batch_norm_in_step_is_constrained_and_explained_as_any():
     assert_monotone(synced)
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work(folder):
     """DDP as the config has it, by gloo; batch norm in step is for GPUs only."""
     args = command("imagenet", PAIR)

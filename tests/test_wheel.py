@@ -12,6 +12,7 @@ import pytest
 from dmn.cli.main import COMMANDS
 from dmn.io.resources import checkpoint_names, config_names
 
+pytestmark = pytest.mark.xdist_group("wheel")  # which is built once
 ROOT = Path(__file__).parents[1]
 
 
@@ -35,21 +36,39 @@ def test_the_wheel_holds_the_package_configs_and_checkpoints_only(wheel):
     assert {name.split("/")[0].split("-")[0] for name in names} == {"dmn"}
 
 
-def test_the_installed_wheel_trains_from_any_folder(wheel, tmp_path):
-    target = tmp_path / "site"
+@pytest.fixture(scope="module")
+def run_installed(wheel, tmp_path_factory):
+    """Install the wheel; return what runs a script with it, in another folder."""
+    target, elsewhere = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("elsewhere")
     pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet"]
     subprocess.run([*pip, "--target", str(target), str(wheel)], check=True, timeout=300)
-    (tmp_path / "elsewhere").mkdir()
     environment = {**os.environ, "PYTHONPATH": str(target), "WANDB_SILENT": "true"}
-    script = "import dmn.cli.main; print(dmn.cli.main.__file__); dmn.cli.main.main()"
-    result = subprocess.run(
-        [sys.executable, "-c", script, "fit", "--config", "debug"],
-        cwd=tmp_path / "elsewhere",
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
+
+    def run(script, *args):
+        result = subprocess.run(
+            [sys.executable, "-c", script, *args],
+            cwd=elsewhere,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.startswith(str(target))
+        return elsewhere
+
+    return run
+
+
+def test_the_installed_wheel_loads_what_is_shipped(run_installed):
+    run_installed(
+        "import dmn; print(dmn.__file__); network = dmn.load('mnist_paired'); "
+        "import torch; assert network.model(torch.rand(2, 1, 28, 28)).shape == (2, 10)"
     )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith(str(target))
-    assert (tmp_path / "elsewhere/runs/debug/version_0/checkpoints/last.ckpt").is_file()
+
+
+@pytest.mark.slow
+def test_the_installed_wheel_trains_from_any_folder(run_installed):
+    script = "import dmn.cli.training; print(dmn.cli.training.__file__); dmn.cli.training.main()"
+    elsewhere = run_installed(script, "fit", "--config", "debug")
+    assert (elsewhere / "runs/debug/version_0/checkpoints/last.ckpt").is_file()
