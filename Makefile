@@ -7,8 +7,8 @@ CONSTRAINTS ?= .ci/constraints.txt
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # A process a core, of one thread each: threads of small networks would only wait for each other.
-# Tests that share a training are of one group, which stays in one process.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup
+# A file of tests stays in one process, where what its tests share is made once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 .DEFAULT_GOAL := help
 

@@ -13,7 +13,6 @@ from PIL import Image
 from dmn.cli.main import main
 from dmn.hub.networks import load_network
 
-pytestmark = pytest.mark.xdist_group("explain_recipes")  # of one training
 FIT = "fit --config debug --trainer.max_epochs 1 --trainer.num_sanity_val_steps 0 "
 FIT += "--quantus.every_n_epochs 0 --heatmaps.every_n_epochs 0 --seed_everything 3"
 

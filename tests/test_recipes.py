@@ -20,8 +20,6 @@ import torch
 from dmn import load
 from dmn.cli.main import main
 
-# Shared: a training, and a process in which other methods' libraries are imported.
-pytestmark = pytest.mark.xdist_group("recipes")
 RECIPES = Path(__file__).parents[1] / "recipes"
 NAMES = sorted(path.name for path in RECIPES.glob("*.py"))
 

@@ -12,7 +12,6 @@ import pytest
 from dmn.cli.main import COMMANDS
 from dmn.io.resources import checkpoint_names, config_names
 
-pytestmark = pytest.mark.xdist_group("wheel")  # which is built once
 ROOT = Path(__file__).parents[1]
 
 

@@ -1,5 +1,6 @@
 from collections import Counter
 
+import effort
 import pytest
 import torch
 from hostile_files import PAYLOADS, Payload
@@ -84,6 +85,7 @@ def test_the_trainer_writes_whole_files_unless_a_plugin_says_otherwise():
     assert type(own.strategy.checkpoint_io) is Own
 
 
+@pytest.mark.slow  # a training whose disk gets full is in test_crash.py
 @pytest.mark.torture(
     "a checkpoint for which a disk has no room", "an error, the last good one as it was"
 )
@@ -199,7 +201,9 @@ def test_resuming_changes_nothing_outside_the_runs_folder(
     places = st.sampled_from(ELSEWHERE) | st.text("./:a~*", max_size=6).map("{{own}}/{}".format)
     score = st.sampled_from([-torch.inf, torch.inf]).map(torch.tensor)
 
-    @settings(max_examples=150 if full else 20, deadline=None, derandomize=not full, database=None)
+    count = 150 if full else effort.examples(6, 20)
+
+    @settings(max_examples=count, deadline=None, derandomize=not full, database=None)
     @given(
         st.fixed_dictionaries(dict.fromkeys(PATHS, places)),
         score,

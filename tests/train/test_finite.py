@@ -129,6 +129,7 @@ trainer.fit(make_task(), Halves())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.torture(
     "the loss of one of two processes is NaN", "both stop at once, and the batch is named"
 )
