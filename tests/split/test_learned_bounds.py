@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 
+import effort
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
@@ -68,7 +69,7 @@ def close(one, other, size=0.0):
 
 
 @settings(
-    max_examples=20,
+    max_examples=effort.examples(10, 20),
     deadline=None,
     derandomize=True,
     phases=(Phase.explicit, Phase.generate),
