@@ -125,6 +125,7 @@ def test_nothing_is_scored_again(folder, config, capsys, monkeypatch):
     assert f"see {folder / 'report.html'}" in capsys.readouterr().out
 
 
+@pytest.mark.slow  # compare/test_processes.py starts several, too
 @pytest.mark.torture(
     "`dmn compare --devices 2`",
     "the entries are scored by two processes, each score bit-equal to those of one process",

@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -61,22 +62,29 @@ def test_help_reads_like_documentation(args, capsys):
         assert "Validation images scored a process" in out
 
 
-def test_fit_test_and_finetune_from_another_folder(folder):
-    """The newcomer's path, by the installed command."""
+def in_this_process(*args, cwd, capsys):
+    """Run a command here, as `shell` does in a process of its own."""
+    capsys.readouterr()
+    main(args)
+    return subprocess.CompletedProcess(args, 0, *capsys.readouterr())
+
+
+@pytest.mark.parametrize("alone", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_fit_test_and_finetune_from_another_folder(alone, folder, capsys):
+    """The newcomer's path, by the installed command; what follows on the fit is in this process."""
+    go_on = shell if alone else partial(in_this_process, capsys=capsys)
     fit = shell("fit", "--config", "debug", cwd=folder)
     assert fit.returncode == 0, fit.stderr
     assert "wandb sync runs/debug/version_0/wandb/offline-run-" in fit.stdout
     assert ">= 0, projected" in fit.stdout
     assert "epoch 1/1  train/loss" in fit.stdout
     assert "\r" not in fit.stdout  # a log, not a terminal
-    summary = json.loads((folder / "runs/debug/version_0/summary.json").read_text())
-    assert summary["command"] == "dmn fit --config debug"
-    test = shell("test", "--config", "debug", "--ckpt_path", "best", cwd=folder)
+    test = go_on("test", "--config", "debug", "--ckpt_path", "best", cwd=folder)
     assert test.returncode == 0, test.stderr
     assert "test/acc" in test.stdout
     with open(folder / "runs/debug/test/version_0/metrics.csv") as file:
         assert float(next(csv.DictReader(file))["test/acc"]) > 0
-    tune = shell("finetune", "--config", "debug", "--init_from", "last", cwd=folder)
+    tune = go_on("finetune", "--config", "debug", "--init_from", "last", cwd=folder)
     assert tune.returncode == 0, tune.stderr
     assert "checkpoints/last.ckpt: loaded 40 tensors" in tune.stderr
     assert (folder / "runs/debug/version_1/checkpoints/last.ckpt").exists()
@@ -136,6 +144,7 @@ def test_the_saved_config_repeats_the_run(folder):
     assert not all(torch.equal(value, first[key]) for key, value in weights(third).items())
 
 
+@pytest.mark.slow  # train/test_two_processes.py trains by two, too
 def test_two_processes_train_one_run(folder):
     """DDP on the CPU: weights, scores and files of one run, and one line an epoch."""
     devices = shlex.split("--trainer.accelerator cpu --trainer.devices 2 --trainer.strategy ddp")
@@ -281,6 +290,7 @@ def test_names_that_are_too_long_are_refused(command, folder, happened):
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
+@pytest.mark.slow  # test_architecture.py finds files that are opened without an encoding
 @pytest.mark.torture(
     "a terminal or a locale of ASCII only", "configs are UTF-8; what cannot be shown is escaped"
 )

@@ -84,6 +84,7 @@ def test_unknown_metrics_are_refused_by_the_meter():
         ExplanationMeter(["Truth"])
 
 
+@pytest.mark.slow  # train/test_two_processes.py scores by two, too
 def test_two_processes_score_as_one(tmp_path, request):
     """Lightning's DDP on the CPU, each process with half of the images."""
     script = tmp_path / "ddp.py"

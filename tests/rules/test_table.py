@@ -6,6 +6,7 @@ What is compared with: the operation itself, autograd, and finite differences of
 import operator
 import re
 
+import effort
 import pytest
 import torch
 import torch.nn.functional as F
@@ -405,13 +406,13 @@ def test_an_operation_splits_exactly(name):
         u, s = values.u[node], s.to(0).tensor
         assert float((s - u.abs()).min()) >= -1e-12 * float(s.max()), f"p or n < 0 at {node}"
 
-    for _ in range(3):
+    for _ in range(effort.examples(1, 3)):
         more = [torch.randn(x.shape, generator=random).double().clamp(min=0) for _ in "pn"]
         raised = whole(ours.ends(p + more[0], n + more[1]))
         assert all(float((r - e).min()) >= -1e-12 * size for r, e in zip(raised, ends, strict=True))
 
     step = 1e-6
-    for _ in range(3):
+    for _ in range(effort.examples(1, 3)):
         dp, dn = (torch.randn(x.shape, generator=random).double() for _ in "pn")
         high = whole(ours.ends(p + step * dp, n + step * dn))
         low = whole(ours.ends(p - step * dp, n - step * dn))

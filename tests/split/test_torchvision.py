@@ -1,5 +1,6 @@
 """Every classifier of torchvision: split bit for bit, or refused with a complete list."""
 
+import effort
 import pytest
 import torch
 import torchvision
@@ -21,10 +22,12 @@ REFUSED = {
     "swin": {"LayerNorm", "shifted_window_attention"},
     "vit": {"LayerNorm", "MultiheadAttention"},
 }
-QUICK = {
-    *("alexnet", "vgg11_bn", "resnet18", "resnext50_32x4d", "densenet121", "googlenet"),
-    *("inception_v3", "squeezenet1_1", "shufflenet_v2_x0_5", "mobilenet_v2", "mnasnet0_5"),
-    *("regnet_x_400mf", "vit_b_16", "swin_t", "swin_v2_t", "maxvit_t", "convnext_tiny"),
+QUICK = {  # a family each, at its smallest
+    *("alexnet", "resnet18", "densenet121", "googlenet", "inception_v3", "squeezenet1_1"),
+    *("shufflenet_v2_x0_5", "mobilenet_v2", "mnasnet0_5", "regnet_x_400mf"),
+}
+QUICK_REFUSED = {
+    *("vit_b_16", "swin_t", "swin_v2_t", "maxvit_t", "convnext_tiny"),
     *("efficientnet_b0", "efficientnet_v2_s", "mobilenet_v3_small", "regnet_y_400mf"),
 }
 TARGET = torch.tensor([3, 5])
@@ -34,8 +37,8 @@ def family(name):
     return next((family for family in REFUSED if name.startswith(family)), None)
 
 
-def models(names):
-    return [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in names]
+SPLIT = [name for name in NAMES if not family(name)]
+NOT_SPLIT = [name for name in NAMES if family(name)]
 
 
 def build(name):
@@ -55,7 +58,7 @@ def gradient(model, x):
     return result
 
 
-@pytest.mark.parametrize("name", models(name for name in NAMES if not family(name)))
+@pytest.mark.parametrize("name", effort.slow_except(QUICK, SPLIT))
 def test_split_equals_the_original_bit_for_bit(name):
     """Predictions, and the plain gradient at every shift; every map is finite in float32."""
     model, x = randomise(build(name)), images(name)
@@ -71,7 +74,7 @@ def test_split_equals_the_original_bit_for_bit(name):
             assert torch.equal(readings["g-h"].delta_p, truth)
 
 
-@pytest.mark.parametrize("name", models(name for name in NAMES if family(name)))
+@pytest.mark.parametrize("name", effort.slow_except(QUICK_REFUSED, NOT_SPLIT))
 def test_the_others_are_refused_with_complete_lists(name):
     try:
         with torch.device("meta"):
@@ -139,7 +142,10 @@ def test_float32_maps_of_vgg16_are_as_exact_as_the_gradient():
                 assert error(cam, true) <= 3 * plain, (how, layer, side)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "densenet121", "mobilenet_v2"])
+CANONIZED = ["resnet18", "densenet121", "mobilenet_v2"]
+
+
+@pytest.mark.parametrize("name", effort.slow_except({"resnet18", "mobilenet_v2"}, CANONIZED))
 def test_canonized_networks_split_too(name):
     model, x = randomise(build(name)).double(), images(name).double()
     canonical = canonize(model)
