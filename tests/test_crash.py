@@ -186,6 +186,7 @@ def test_a_training_starts_without_weights_and_biases(what, tmp_path, happened):
     assert "wandb sync" in training.told
 
 
+@pytest.mark.slow  # above, it is not there from the start
 @pytest.mark.torture(
     "SIGKILL to Weights & Biases' process while training", "it trains on, says why once, and counts"
 )
@@ -243,11 +244,12 @@ def test_a_training_whose_disk_gives_out(state, how, tmp_path, happened):
     assert re.match(r"dmn: .*/checkpoints/(last|best).ckpt: cannot be written, ", error)
 
 
+@pytest.mark.slow  # above, it gets full in the midst
 @pytest.mark.torture("a training is started on a {state} disk", "an error before anything is done")
 @pytest.mark.parametrize(
     ("state", "how"),
     [
-        pytest.param("full", "fill()", marks=pytest.mark.slow),
+        ("full", "fill()"),
         ("read-only", "make_read_only()"),
     ],
 )

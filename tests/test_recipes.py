@@ -13,7 +13,6 @@ from math import isfinite
 from pathlib import Path
 from statistics import median
 
-import effort
 import pytest
 import torch
 
@@ -67,6 +66,7 @@ def test_finetune(trained, monkeypatch, capsys):
     assert (folder / "runs/recipe/version_1/checkpoints/best.ckpt").is_file()
 
 
+@pytest.mark.slow
 def test_transfer(trained, monkeypatch, capsys):
     folder, _ = trained
     monkeypatch.chdir(folder)
@@ -83,6 +83,7 @@ def test_transfer(trained, monkeypatch, capsys):
         assert float(spread) >= 0
 
 
+@pytest.mark.slow
 def test_benchmark(tmp_path):
     tiny = ["--models", "resnet18", "--size", "32", "--batches", "1", "--repeats", "2"]
     tiny += ["--depths", "resnet18", "--sizes", "32", "--growth-batches", "1"]
@@ -140,13 +141,15 @@ def test_recipes_explain_themselves(recipe, monkeypatch, capsys):
         assert action.help, f"{action.dest} is not described"
 
 
-@pytest.mark.parametrize("recipe", effort.slow_except({"sweep.py"}, NAMES))
+@pytest.mark.slow  # train.py is run as a program above
+@pytest.mark.parametrize("recipe", NAMES)
 def test_recipes_are_programs(recipe, tmp_path):
     result = program(recipe, "--help", folder=tmp_path)
     assert result.returncode == 0, result.stderr
     assert f"python recipes/{recipe}" in result.stdout
 
 
+@pytest.mark.slow  # cli/test_compare_command.py compares, too
 def test_compare(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     args = ["--images", "2", "--metrics", "Sparseness", "PointingGame"]

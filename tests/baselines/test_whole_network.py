@@ -6,6 +6,7 @@ torch's own modules. Gradients, a rescaled copy and the plain form say what the 
 
 from copy import deepcopy
 
+import effort
 import pytest
 import torch
 import torch.nn.functional as F
@@ -262,7 +263,7 @@ def makers(model, seed):
     return made
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", effort.slow_except({1}, [1, 2]))
 @pytest.mark.parametrize("name", [*FRONT, *MIDST])
 def test_every_map_is_that_of_the_plain_form(name, seed):
     x = images(seed)
@@ -300,7 +301,7 @@ def test_maps_are_those_of_the_whole_network_by_gradients(name, seed):
         assert_close(POST_HOC["LRPEpsilon"](model, 1e-12)(x, TARGET), product, 2e-3)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", effort.slow_except({1}, [1, 2]))
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_has_no_rule_is_refused_by_all_that_need_one(name, seed):
     model, x = Network(nn.Identity(), REFUSED[name](), seed), images(seed)

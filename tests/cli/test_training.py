@@ -90,6 +90,7 @@ def test_fit_test_and_finetune_from_another_folder(alone, folder, capsys):
     assert (folder / "runs/debug/version_1/checkpoints/last.ckpt").exists()
 
 
+@pytest.mark.slow  # test_crash.py kills a run, and resumes it to the same weights
 def test_an_interrupted_run_resumes_to_the_same_weights(folder):
     """Ctrl-C inside an epoch, then `--ckpt_path last`, against a run that was left alone."""
     args = shlex.split("fit --config debug --trainer.max_epochs 4 --trainer.limit_train_batches 12")
