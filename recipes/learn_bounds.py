@@ -71,12 +71,12 @@ def main(args: Sequence[str] | None = None) -> None:
     data.setup("test")
     indices = list(range(options.images))
     validation = data.validation.__getitems__(indices)
-    x, y, masks = data.test.__getitems__(indices)
+    test = data.test.__getitems__(indices)
 
     def make_explainer() -> SplitLRP:
-        return SplitLRP(split(net, x[:2]), stream="g", contrast=options.contrast)
+        return SplitLRP(split(net, test.image[:2]), stream="g", contrast=options.contrast)
 
-    before = score(METRICS, net, make_explainer(), x, y, masks)
+    before = score(METRICS, net, make_explainer(), *test)
     print("| objective | metric | V = abs(W) | V learned | difference, 95 % |")
     print("|---|---|---|---|---|")
     for objective in options.objectives:
@@ -84,6 +84,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if objective == "faithfulness":
             clue = patch_logit_drops(net, validation.image, validation.label)
         else:
+            assert validation.mask is not None, "scenes have masks"
             clue = validation.mask
         batches = zip(
             torch.split(validation.image, BATCH_SIZE),

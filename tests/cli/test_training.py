@@ -1,7 +1,6 @@
 """The `dmn` command as its users meet it."""
 
 import csv
-import json
 import os
 import shlex
 import signal
