@@ -18,7 +18,8 @@ from dmn.cli.main import main
 from dmn.cli.training import LEAST, check_options, find_checkpoint
 from dmn.errors import CheckpointError, OptionError
 from dmn.nn import assert_monotone
-from dmn.train import Run, initialise
+from dmn.tracking import Run
+from dmn.train import initialise
 
 FAST = shlex.split("--quantus.every_n_epochs 0 --heatmaps.every_n_epochs 0")
 
@@ -58,7 +59,7 @@ def test_help_reads_like_documentation(args, capsys):
     if args:
         assert len(out[: out.index("options:")].splitlines()) < 20  # no wall of usage
         assert "--quantus.images IMAGES" in out
-        assert "Validation images scored a process" in out
+        assert "Validation images scored per process" in out
 
 
 def in_this_process(*args, cwd, capsys):
