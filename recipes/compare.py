@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from dmn.compare import Budget, Comparison, Source
 from dmn.data import Scenes
-from dmn.train import Run
+from dmn.tracking import Run
 
 
 def parse(args: Sequence[str] | None) -> argparse.Namespace:

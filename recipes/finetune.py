@@ -17,19 +17,18 @@ from dmn.data import Letters
 from dmn.explain import SplitCAM
 from dmn.models import DifferenceOfMonotone, MonotoneConvNet
 from dmn.nn import assert_monotone
+from dmn.tracking import Run, tracking
 from dmn.train import (
     ClassificationTask,
     HeatmapLogger,
     OneCycle,
     ProjectNonnegative,
     QuantusLogger,
-    Run,
     RunSummary,
     Trainer,
     Unfreeze,
     initialise,
     progress_bar,
-    tracking,
 )
 
 

@@ -17,7 +17,7 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from dmn.cli.main import COMMANDS
+from dmn.cli.commands import COMMANDS
 
 
 def seconds(command: Sequence[str], runs: int) -> float:

@@ -18,17 +18,16 @@ from dmn.data import MNIST
 from dmn.explain import SplitCAM, SplitGrad, SplitLRP
 from dmn.models import DifferenceOfMonotone, MonotoneConvNet
 from dmn.nn import assert_monotone
+from dmn.tracking import Run, tracking
 from dmn.train import (
     ClassificationTask,
     HeatmapLogger,
     OneCycle,
     ProjectNonnegative,
     QuantusLogger,
-    Run,
     RunSummary,
     Trainer,
     progress_bar,
-    tracking,
 )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dmn.cli.main import COMMANDS
+from dmn.cli.commands import COMMANDS
 from dmn.io.resources import checkpoint_names, config_names
 
 ROOT = Path(__file__).parents[1]

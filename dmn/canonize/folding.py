@@ -43,8 +43,8 @@ def hookable(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
         The same function, in eval mode and without trainable parameters.
 
     Raises:
-        UnsupportedError: where the model cannot be written as a graph.
-        UnsupportedError: lists what cannot be made out of place, and why.
+        UnsupportedError: where the model cannot be written as a graph; and lists what cannot be
+            made out of place, and why.
     """
     return _rewrite(model, example, lambda network, layers: [], "rewrite")
 
@@ -65,8 +65,8 @@ def canonize(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
         The same function, in eval mode and without trainable parameters.
 
     Raises:
-        UnsupportedError: where the model cannot be written as a graph.
-        UnsupportedError: lists every BatchNorm that cannot be folded, and why.
+        UnsupportedError: where the model cannot be written as a graph; and lists every BatchNorm
+            that cannot be folded, and why.
 
     Source: Motzkus, Weber & Lapuschkin 2022, Measurably Stronger ... via Model Canonization.
     """

@@ -115,9 +115,8 @@ def explain(
 
     Raises:
         UnreadableImageError: names the file.
-        UnknownNameError: names the methods that there are.
-        UnknownNameError: names classes that are close.
-        UnknownNameError: if a class activation map has no layer to be read at.
+        UnknownNameError: names the methods that there are, or the classes that are close; and if
+            a class activation map has no layer to be read at.
         OptionError: names the option that cannot be as it is, and says what can.
     """
     require("--top", top, 1)

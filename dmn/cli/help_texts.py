@@ -15,6 +15,7 @@ from contextlib import redirect_stdout, suppress
 from importlib import import_module
 from pathlib import Path
 
+from dmn.cli.commands import COMMANDS
 from dmn.io.writing import write_whole
 
 FOLDER = Path(__file__).with_name("help")
@@ -55,8 +56,6 @@ def main(folder: str) -> None:
     Args:
         folder: Where to; `dmn/cli/help` is what is shipped.
     """
-    from dmn.cli.main import COMMANDS  # which imports this module
-
     os.environ["COLUMNS"] = COLUMNS
     for name, command in COMMANDS.items():
         write_whole(Path(folder, f"{name}.txt"), full_help(name, command.module))

@@ -1,4 +1,4 @@
-"""The `dmn` command: which commands there are, and the module that each is imported from."""
+"""The `dmn` command: its help, and the start of the command that is asked for."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from textwrap import fill
-from typing import NamedTuple
 
 from dmn import __version__
+from dmn.cli.commands import COMMANDS, Command
 from dmn.cli.config import configs_looked_through
 from dmn.cli.help_texts import shipped_help
 from dmn.cli.messages import choose_messages, refusals_in_one_line
@@ -31,31 +31,6 @@ Configs are files or, from any folder, these names:
 A file without a suffix is ./NAME; a bare name is always of what is shipped.
 Later configs and dotted options override earlier ones:
   dmn fit --config mnist --config mine.yaml --trainer.max_epochs 5 --quantus.images 32"""
-
-
-class Command(NamedTuple):
-    """A command of `dmn`.
-
-    Args:
-        summary: One line of `dmn --help`.
-        module: Whose `main` runs it.
-        configs: Folder of the shipped configs that it takes by name.
-    """
-
-    summary: str
-    module: str
-    configs: str = ""
-
-
-COMMANDS = {
-    "fit": Command("Train a network, watched by heatmaps and scores.", "dmn.cli.training"),
-    "finetune": Command("Train from the weights of a checkpoint.", "dmn.cli.training"),
-    "validate": Command("Report metrics on the validation set.", "dmn.cli.training"),
-    "test": Command("Report metrics on the test set.", "dmn.cli.training"),
-    "convert": Command("Split a trained classifier, or canonize it.", "dmn.cli.convert"),
-    "explain": Command("Show what in a picture speaks for a class.", "dmn.cli.explain"),
-    "compare": Command("Score explanations by Quantus' metrics.", "dmn.cli.compare", "compare"),
-}
 
 
 def main(

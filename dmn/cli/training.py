@@ -17,6 +17,7 @@ from dmn.errors import CheckpointError
 from dmn.io.options import SEEDS, require, require_below
 from dmn.io.resources import checkpoint_names, offer
 from dmn.io.writing import write_whole
+from dmn.tracking import Run, log_config, tracking
 from dmn.train import (
     ClassificationTask,
     EpochCheckpoint,
@@ -25,16 +26,13 @@ from dmn.train import (
     ProjectNonnegative,
     QuantusLogger,
     RankLogger,
-    Run,
     RunSummary,
     StopAtNonFinite,
     Trainer,
     Unfreeze,
     check_same_run,
     load_shipped_weights,
-    log_config,
     progress_bar,
-    tracking,
 )
 
 DESCRIPTIONS = {

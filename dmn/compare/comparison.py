@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import platform
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +31,9 @@ from dmn.errors import DataError, UnknownNameError
 from dmn.evaluate import METRICS, metric_specs
 from dmn.io.options import SEEDS, require
 from dmn.io.text import cell, plain
+from dmn.io.versions import package_versions
 from dmn.io.writing import write_whole
-from dmn.train import EpochWandbLogger, Run, wandb_folders, wandb_logger
+from dmn.tracking import EpochWandbLogger, Run, wandb_folders, wandb_logger
 
 PACKAGES = ("dmn", "torch", "torchvision", "quantus", "captum", "torchcam", "zennit", "numpy")
 SECONDS_PER_LINE = 15.0  # of progress, where the output is not a terminal
@@ -135,7 +134,7 @@ class Comparison:
             settings=suite.chosen,
             gallery=gallery,
             curves=suite.curves(),
-            versions={"python": platform.python_version(), **_versions()},
+            versions=package_versions(PACKAGES),
             config=config,
             notes=self._notes(suite, time.perf_counter() - start),
             seed=self.seed,
@@ -277,7 +276,3 @@ def _log_results(logger: EpochWandbLogger, summary: pd.DataFrame, folder: Path) 
     for picture in sorted((folder / "figures").glob("*.png")):
         logger.log_image(f"figures/{picture.stem}", [str(picture)])
     logger.flush()
-
-
-def _versions() -> dict[str, str]:
-    return {package: version(package) for package in PACKAGES}

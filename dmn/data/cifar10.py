@@ -13,6 +13,7 @@ from dmn.data.files import Sample, divide, interleave_classes
 from dmn.data.images import Channels, ImageModule
 from dmn.errors import DataError
 from dmn.io.pictures import Picture
+from dmn.io.text import one_line
 
 VALIDATION = 0.1  # of the 50,000 training images
 
@@ -83,7 +84,7 @@ def _torchvision_cifar10(root: str, train: bool, download: bool) -> Any:
     try:
         return datasets.CIFAR10(root, train=train, download=download)
     except (RuntimeError, urllib.error.URLError, OSError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise DataError(
             f"CIFAR-10 is not in {Path(root).resolve()} and could not be downloaded ({reason}). "
             f"Put {datasets.CIFAR10.filename} there and unpack it, which gives the folder "

@@ -16,6 +16,7 @@ from dmn.data.batch import ImageBatch, keep_batch
 from dmn.data.files import interleave_classes
 from dmn.data.sampling import EpochSampler, RandomAffine, require_loading
 from dmn.errors import DataError, OptionError
+from dmn.io.text import one_line
 
 Fold = Literal[0, 1, 2, 3, 4]
 FOLDS = len(get_args(Fold))
@@ -188,7 +189,7 @@ def _torchvision_mnist(root: str, train: bool, download: bool) -> LabelledDigits
     try:
         digits = datasets.MNIST(root, train=train, download=download)
     except (RuntimeError, urllib.error.URLError, OSError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise DataError(
             f"MNIST is not in {Path(root).resolve()} and could not be downloaded ({reason}). "
             "Put its four IDX files into MNIST/raw there, go online once, "

@@ -67,8 +67,8 @@ class SplitExplainer:
 
     Raises:
         UnknownNameError: names the layers that there are; if called, for a layer that is no image.
-        OptionError: when called for a part "n" that the layer does not have.
-        OptionError: when called with an option that is not for this kind of pair.
+        OptionError: when called for a part "n" that the layer does not have, or with an option that
+            is not for this kind of pair.
         TargetError: when called for a class that does not exist, or for contrast with one class.
     """
 
@@ -201,8 +201,7 @@ def explain(
         Maps (B, 1, H, W), float32; positive values are for the target.
 
     Raises:
-        UnknownNameError: names the methods that there are.
-        UnknownNameError: names the layers that there are.
+        UnknownNameError: names the methods, or the layers, that there are.
     """
     return find_method(method, "split").factory(pair, **options)(x, target)
 

@@ -11,11 +11,9 @@ import hashlib
 import json
 import math
 import os
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ from dmn.errors import CheckpointError, UnknownNameError
 from dmn.hub.cards import LARGEST_IMAGE, check_card, content_of, count_of_classes, read_card
 from dmn.hub.pretrained import load
 from dmn.io.resources import CHECKPOINTS, checkpoint_names, is_path, offer
+from dmn.io.versions import package_versions
 from dmn.io.weights import format_mismatches, limit_allocation, read_weights, state_dict_mismatches
 from dmn.io.writing import write_whole
 from dmn.nn import is_pair
@@ -133,7 +132,7 @@ def save_network(network: Network, folder: str | Path, **facts: Any) -> Path:
     state = {key: value.detach().clone() for key, value in network.model.state_dict().items()}
     content = safetensors.torch.save({key: value.contiguous() for key, value in state.items()})
     known = {each: getattr(network, each) for each in ("name", "classes", "size", "mean", "std")}
-    versions = {"python": platform.python_version(), **{each: version(each) for each in PACKAGES}}
+    versions = package_versions(PACKAGES)
     digest = hashlib.sha256(content).hexdigest()
     card = {**network.card, **known, **facts, "versions": versions, "sha256": digest}
     path = Path(folder, f"{network.name}.safetensors")

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from dmn.errors import UnreadableImageError
 from dmn.io.reading import regular
+from dmn.io.text import one_line
 
 Picture = Image.Image
 Result = TypeVar("Result")
@@ -54,7 +55,7 @@ def decode(path: str | Path, convert: Callable[[Picture], Result], upright: bool
                     ImageOps.exif_transpose(picture, in_place=True)
                 return convert(picture)
         except Exception as error:  # decoders raise any kind for broken files
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = one_line(error)
             raise UnreadableImageError(f"{path}: cannot be read as an image ({reason})") from error
 
 

@@ -24,6 +24,11 @@ def plain_lines(text: str) -> str:
     return "\n".join(map(plain, text.split("\n")))
 
 
+def one_line(error: Exception) -> str:
+    """Return the message of an error in one line, or the name of its type if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def cell(text: str) -> str:
     """Mark text in a CSV table that a spreadsheet would compute as a formula, by a leading `'`.
 

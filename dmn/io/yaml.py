@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from dmn.io.text import one_line
+
 LARGEST = 100_000  # bytes
 DEEPEST = 50  # nested values
 MOST = 10_000  # values, counting repetitions by aliases
@@ -68,4 +70,4 @@ def _error_line(error: Exception) -> str:
     """Return an error as one line."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"line {error.problem_mark.line + 1}: {error.problem}"
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)

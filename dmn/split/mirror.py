@@ -40,8 +40,8 @@ def mirror(model: nn.Module) -> fx.GraphModule:
         The network, in eval mode and without BatchNorm; its layers keep their names.
 
     Raises:
-        UnsupportedError: where the model cannot be written as a graph.
-        UnsupportedError: lists every operation that has no mirror image.
+        UnsupportedError: where the model cannot be written as a graph; and lists every operation
+            that has no mirror image.
 
     Source: for [upper, -lower] it is interval bound propagation, Gowal et al. 2018.
     """
@@ -72,9 +72,8 @@ def unfold_front(model: DifferenceOfMonotone) -> DifferenceOfMonotone:
         `[x, -x]`, and are monotone in it.
 
     Raises:
-        UnsupportedError: where the front cannot be written as a graph.
-        UnsupportedError: lists every operation of the front that has no mirror image, or the views
-            that are not "opposed".
+        UnsupportedError: where the front cannot be written as a graph; and lists every operation of
+            the front that has no mirror image, or the views that are not "opposed".
     """
     views = [(f"{name}.input", getattr(model, name).input) for name in ("g", "h")]
     if refused_views := [(path, view) for path, view in views if not isinstance(view, Opposed)]:

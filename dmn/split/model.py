@@ -48,8 +48,8 @@ def split(
         threshold: Recentre only where p + n exceeds it.
 
     Raises:
-        UnsupportedError: if the network cannot be written as a graph.
-        UnsupportedError: lists every operation without a rule, before anything runs.
+        UnsupportedError: if the network cannot be written as a graph; and lists every operation
+            without a rule, before anything runs.
         NotEqualError: if it does not predict what the original does, bit for bit, on the example.
 
     Source: Zimmermann & Loho, Hidden Monotonicity, CVPR 2026; the rotated form is docs/split.md.

@@ -2,7 +2,8 @@
 
 from dmn.tracking.csv import EpochCSVLogger
 from dmn.tracking.failures import Failures, log_and_continue
-from dmn.tracking.run import Run, tracking
+from dmn.tracking.open import tracking
+from dmn.tracking.run import Run
 from dmn.tracking.wandb import EpochWandbLogger, log_config, wandb_folders, wandb_logger
 
 __all__ = [

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment  # type: ignore[attr-defined]
@@ -15,9 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from dmn.tracking.epoch import EpochLogger
 from dmn.tracking.failures import log_and_continue
-
-if TYPE_CHECKING:
-    from dmn.tracking.run import Run
+from dmn.tracking.run import Run
 
 FALLBACKS: dict[str, dict[str, str]] = {  # if Weights & Biases does not work as asked for
     "starting a run": {},

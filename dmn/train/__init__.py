@@ -1,14 +1,5 @@
-"""Training: the task, its callbacks, and the loggers of runs."""
+"""Training: the task, its callbacks, and starting from trained weights."""
 
-from dmn.tracking import (
-    EpochCSVLogger,
-    EpochWandbLogger,
-    Run,
-    log_config,
-    tracking,
-    wandb_folders,
-    wandb_logger,
-)
 from dmn.train.checkpoint import CheckpointFiles, EpochCheckpoint
 from dmn.train.constraint import ParameterSummary, ProjectNonnegative, parameter_table
 from dmn.train.finite import StopAtNonFinite
@@ -30,10 +21,8 @@ __all__ = [
     "CheckpointFiles",
     "ClassificationTask",
     "Distillation",
-    "EpochCSVLogger",
     "EpochCheckpoint",
     "EpochLines",
-    "EpochWandbLogger",
     "ExplanationPenalty",
     "HeatmapLogger",
     "LoadReport",
@@ -43,7 +32,6 @@ __all__ = [
     "ProjectNonnegative",
     "QuantusLogger",
     "RankLogger",
-    "Run",
     "RunSummary",
     "StopAtNonFinite",
     "Term",
@@ -54,10 +42,6 @@ __all__ = [
     "layer_names",
     "layerwise",
     "load_shipped_weights",
-    "log_config",
     "parameter_table",
     "progress_bar",
-    "tracking",
-    "wandb_folders",
-    "wandb_logger",
 ]

@@ -111,6 +111,12 @@ class CheckpointFiles(TorchCheckpointIO):
             os.unlink(path)  # the link, not its target
 
 
+def model_checkpoints(trainer: pl.Trainer) -> list[ModelCheckpoint]:
+    """Return the checkpoint callbacks of a trainer that say which files they have written."""
+    callbacks: list[Any] = trainer.checkpoint_callbacks
+    return [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+
+
 def _is_url(path: Any) -> bool:
     return "://" in str(path) or "::" in str(path)  # as in fsspec
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from dmn.data import as_batch
 from dmn.errors import RunError
 from dmn.io.weights import truncate
+from dmn.train.checkpoint import model_checkpoints
 
 
 class StopAtNonFinite(pl.Callback):
@@ -66,12 +66,7 @@ class StopAtNonFinite(pl.Callback):
 
 
 def _last_checkpoint(trainer: pl.Trainer) -> str:
-    checkpoints: list[Any] = trainer.checkpoint_callbacks
-    paths = [
-        callback.last_model_path
-        for callback in checkpoints
-        if isinstance(callback, ModelCheckpoint)
-    ]
+    paths = [callback.last_model_path for callback in model_checkpoints(trainer)]
     path = next(filter(None, paths), None)
     if path is None:
         return "There is no checkpoint yet"

@@ -68,8 +68,8 @@ def initialise(net: nn.Module, checkpoint: str | Path, fresh_head: bool = False)
 
     Raises:
         CheckpointError: if the file cannot be read without executing code, if none of its keys
-            fits, or if a weight is of another type or, other than the head's, of another shape.
-        CheckpointError: if a shipped network is damaged.
+            fits, or if a weight is of another type or, other than the head's, of another shape;
+            and if a shipped network is damaged.
     """
     given = _read(checkpoint)
     own = net.state_dict()

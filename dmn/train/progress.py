@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-import platform
 import shlex
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
+from pytorch_lightning.callbacks import ProgressBar, RichProgressBar
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from dmn.io.text import plain
+from dmn.io.versions import package_versions
 from dmn.io.writing import write_whole
 from dmn.tracking import Failures, wandb_folders
+from dmn.train.checkpoint import model_checkpoints
 from dmn.train.probe_callbacks import ProbeCallback
 
 SUMMARY = "summary.json"  # in a run's folder
@@ -99,7 +99,7 @@ class RunSummary(pl.Callback):
 
     @rank_zero_only
     def _print_how_to_resume(self, trainer: pl.Trainer) -> None:
-        last = [c.last_model_path for c in _checkpoints(trainer) if c.last_model_path]
+        last = [c.last_model_path for c in model_checkpoints(trainer) if c.last_model_path]
         hint = f"the last whole epoch is {last[0]}; resume with --ckpt_path last" if last else ""
         print(
             f"\ninterrupted; {plain(hint) or 'no epoch was whole yet, there is nothing to resume'}"
@@ -130,7 +130,7 @@ def summarise_run(trainer: pl.Trainer, folder: Path, seconds: float) -> dict[str
         metrics that are not finite are None.
     """
     watchers = [c for c in trainer.callbacks if isinstance(c, ProbeCallback)]  # type: ignore[attr-defined]
-    best = {c.monitor: c for c in _checkpoints(trainer) if c.best_model_path}
+    best = {c.monitor: c for c in model_checkpoints(trainer) if c.best_model_path}
     return {
         "job": str(trainer.state.fn.value) if trainer.state.fn else "",
         "command": shlex.join(
@@ -152,10 +152,7 @@ def summarise_run(trainer: pl.Trainer, folder: Path, seconds: float) -> dict[str
         },
         "seconds": {"total": seconds, "watching": sum(watcher.seconds for watcher in watchers)},
         "wandb": [str(path) for path in wandb_folders(folder)],
-        "versions": {
-            "python": platform.python_version(),
-            **{package: version(package) for package in PACKAGES},
-        },
+        "versions": package_versions(PACKAGES),
     }
 
 
@@ -182,11 +179,6 @@ def _print_summary(summary: dict[str, Any]) -> None:
 
 def _best_as_text(checkpoint: str, score: float | None) -> str:
     return checkpoint + ("" if score is None else f" ({score:.4f})")
-
-
-def _checkpoints(trainer: pl.Trainer) -> list[ModelCheckpoint]:
-    callbacks: list[Any] = trainer.checkpoint_callbacks
-    return [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
 
 
 def _finite_number(value: Tensor | None) -> float | None:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from dmn.cli.commands import COMMANDS
 from dmn.cli.help_texts import FOLDER, shipped_help
-from dmn.cli.main import COMMANDS, main
+from dmn.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 MAKERS = ("jsonargparse", "pytorch-lightning", "torch")  # which write parts of the help

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytorch_lightning.utilities import rank_zero_only
 
-from dmn.train import EpochCSVLogger, QuantusLogger
+from dmn.tracking import EpochCSVLogger
+from dmn.train import QuantusLogger
 
 
 def rows(path):

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from dmn.tracking import Run, tracking
 from dmn.tracking.wandb import wandb_id
-from dmn.train import Run, tracking
 
 
 def test_runs_are_numbered_and_tests_lie_apart(tmp_path):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from train_problem import make_task
 
+from dmn.tracking import Run, tracking
 from dmn.tracking.wandb import wandb_folders, wandb_id, wandb_key
-from dmn.train import HeatmapLogger, QuantusLogger, Run, tracking
+from dmn.train import HeatmapLogger, QuantusLogger
 
 
 def test_weights_and_biases_gets_one_log_call_an_epoch(data, make_trainer, tmp_path, monkeypatch):

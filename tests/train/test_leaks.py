@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from dmn.train import EpochCSVLogger, HeatmapLogger, QuantusLogger
+from dmn.tracking import EpochCSVLogger
+from dmn.train import HeatmapLogger, QuantusLogger
 
 COUNTED = {"tensors": torch.Tensor, "modules": nn.Module, "pictures": Image.Image}
 STATM = Path("/proc/self/statm")  # of Linux; its second number is the memory held, in pages

@@ -14,7 +14,8 @@ from train_problem import Halves, make_task
 from dmn.errors import UnknownNameError
 from dmn.evaluate import METRICS, score
 from dmn.explain import RandomMap, SplitCAM, controls
-from dmn.train import EpochCSVLogger, HeatmapLogger, QuantusLogger
+from dmn.tracking import EpochCSVLogger
+from dmn.train import HeatmapLogger, QuantusLogger
 from dmn.train.probe_callbacks import SCORED
 from dmn.viz.panels import CELL, GAP, LABEL
 

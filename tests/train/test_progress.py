@@ -16,16 +16,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from train_problem import make_task
 
 from dmn.errors import WriteError
-from dmn.tracking import wandb_folders
-from dmn.train import (
-    EpochLines,
-    HeatmapLogger,
-    QuantusLogger,
-    Run,
-    RunSummary,
-    progress_bar,
-    tracking,
-)
+from dmn.tracking import Run, tracking, wandb_folders
+from dmn.train import EpochLines, HeatmapLogger, QuantusLogger, RunSummary, progress_bar
 from dmn.train.progress import summarise_run
 
 

@@ -19,7 +19,8 @@ warnings.simplefilter("ignore")
 from train_problem import Halves, make_task
 from dmn.baselines import GradCAM
 from dmn.explain import SplitCAM
-from dmn.train import (BestExplanation, EpochCSVLogger, ExplanationPenalty, HeatmapLogger,
+from dmn.tracking import EpochCSVLogger
+from dmn.train import (BestExplanation, ExplanationPenalty, HeatmapLogger,
                        ProjectNonnegative, QuantusLogger, RankLogger, Unfreeze)
 
 EPOCHS = {epochs}
