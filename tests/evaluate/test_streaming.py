@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 import quantus  # once, before the processes part
 import torch
 from PIL import Image
+import dmn.cli.training  # likewise: `main` imports it when it is called
 from dmn.cli.main import main
 from dmn.data import Folder
 from dmn.evaluate.meter import ExplanationMeter
