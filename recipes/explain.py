@@ -14,7 +14,7 @@ import torch
 from dmn.explain import Explainer, SplitCAM, SplitLRP
 from dmn.explain.layers import last_stage
 from dmn.explain.target import probabilities
-from dmn.hub.networks import load_network
+from dmn.hub import load
 from dmn.io.options import require_output
 from dmn.io.pictures import read_picture
 from dmn.split import as_pair
@@ -49,7 +49,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Load, classify, explain, draw."""
     options = parse(args)
     require_output("--out", options.out, ".png", options.images)
-    network = load_network(options.model, options.weights)
+    network = load(options.model, options.weights)
     x = torch.stack([network.transform(read_picture(file)) for file in options.images])
     with torch.no_grad():
         confidence, predicted = probabilities(network.model(x)).max(dim=1)

@@ -14,7 +14,8 @@ from dataclasses import replace
 
 from dmn import data
 from dmn.compare.card import accuracy, explanations
-from dmn.hub.networks import load_network, save_network
+from dmn.hub import load, save_network
+from dmn.io.class_paths import class_paths, instantiate
 
 COMMAND = "dmn fit --config {name} --trainer.max_epochs {epochs} --seed_everything {seed}"
 
@@ -51,10 +52,8 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
 def main(args: Sequence[str] | None = None) -> None:
     """Load the network, test it and its explanations, and save it with its card."""
     options = parse(args)
-    network = load_network(options.run)
-    data_config = network.card["data"]
-    data_class = getattr(data, data_config["class_path"].removeprefix("dmn.data."))
-    module = data_class(**data_config["init_args"])
+    network = load(options.run)
+    module = instantiate(network.card["data"], class_paths(data))
     module.prepare_data()
     module.setup("test")
     images, *_ = next(iter(module.test_dataloader()))

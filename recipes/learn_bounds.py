@@ -17,7 +17,7 @@ from dmn.compare.statistics import interval
 from dmn.data import Scenes
 from dmn.evaluate import score
 from dmn.explain import SplitLRP
-from dmn.hub.networks import load_network
+from dmn.hub import load
 from dmn.split import Example, learn_bounds, patch_logit_drops, split
 from dmn.split.learned_bounds import OBJECTIVES
 
@@ -66,7 +66,7 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
 def main(args: Sequence[str] | None = None) -> None:
     """Learn by each objective, and print both scores with the paired differences."""
     options = parse(args)
-    net = load_network(options.network).model
+    net = load(options.network).model
     data = Scenes()
     data.setup("test")
     indices = list(range(options.images))

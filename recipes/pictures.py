@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dmn.data import MNIST, Scenes
 from dmn.explain import SplitCAM
-from dmn.hub.networks import load_network
+from dmn.hub import load
 from dmn.io.writing import write_whole
 from dmn.nn import Pair, Stream
 from dmn.split import as_pair
@@ -42,7 +42,7 @@ def load_with_images(name: str, data: MNIST, count: int) -> tuple[Pair, Tensor, 
     """Return a shipped network, and the first test images with their classes, which take turns."""
     data.setup("test")
     batch = next(iter(data.test_dataloader())).take(slice(count))
-    return as_pair(load_network(name).model, batch.image[:1]), batch.image, batch.label
+    return as_pair(load(name).model, batch.image[:1]), batch.image, batch.label
 
 
 def evidence(

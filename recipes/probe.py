@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d
 
 from dmn import data, load
-from dmn.hub.networks import Network
+from dmn.hub import Network
+from dmn.io.class_paths import class_paths, instantiate
 from dmn.io.text import cell, plain
 from dmn.models import DifferenceOfMonotone
 
@@ -96,9 +97,7 @@ def features(model: nn.Module, batches: Iterable[Any], cells: int) -> dict[str, 
 
 def load_data(card: dict[str, Any]) -> Any:
     """Make the data module that a network was trained on, as its card says."""
-    config = card["data"]
-    data_class = getattr(data, config["class_path"].removeprefix("dmn.data."))
-    module = data_class(**config["init_args"])
+    module = instantiate(card["data"], class_paths(data))
     module.prepare_data()
     module.setup("fit")
     return module

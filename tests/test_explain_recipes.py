@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from dmn.cli.main import main
-from dmn.hub.networks import load_network
+from dmn.hub import load
 
 FIT = "fit --config debug --trainer.max_epochs 1 --trainer.num_sanity_val_steps 0 "
 FIT += "--quantus.every_n_epochs 0 --heatmaps.every_n_epochs 0 --seed_everything 3"
@@ -38,7 +38,7 @@ def test_a_run_becomes_a_checkpoint_with_its_card(run_folder, tmp_path, capsys):
     options = shlex.split(f"digits --folder {tmp_path} --images 2")
     recipe("export").main([str(run_folder), *options])
     card = json.loads((tmp_path / "digits.json").read_text())
-    found = load_network(str(tmp_path / "digits.safetensors"))
+    found = load(str(tmp_path / "digits.safetensors"))
     assert (found.size, found.classes) == ((1, 28, 28), tuple("0123456789"))
     command = "dmn fit --config debug --trainer.max_epochs 1 --seed_everything 3"
     assert (card["name"], card["seed"], card["command"]) == ("digits", 3, command)
@@ -48,7 +48,7 @@ def test_a_run_becomes_a_checkpoint_with_its_card(run_folder, tmp_path, capsys):
     assert 0 <= low <= score["test"] <= high <= 1
     assert f"test accuracy {score['test']:.4f}" in capsys.readouterr().out
     x = torch.rand(2, 1, 28, 28)
-    assert torch.equal(found.model(x), load_network(str(run_folder)).model(x))
+    assert torch.equal(found.model(x), load(str(run_folder)).model(x))
     assert {"splitcam", "splitgrad", "splitlrp", "Random"} <= card["quantus"]["scores"].keys()
     assert card["training"]["optimizer"]["init_args"]["lr"] == 0.01
     recipe("export").main([str(tmp_path / "digits.safetensors"), *options, "--note", "anew"])

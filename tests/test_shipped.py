@@ -16,7 +16,8 @@ from PIL import Image
 import dmn
 from dmn.cli.main import main
 from dmn.data import MNIST
-from dmn.hub.networks import Network, _build, save_network
+from dmn.hub import Network, save_network
+from dmn.hub.building import build
 from dmn.io.resources import CHECKPOINTS, CONFIGS, checkpoint_names
 from dmn.train.probe_callbacks import SCORED
 
@@ -33,9 +34,9 @@ def tiny(tmp_path, monkeypatch):
     net = yaml.safe_load((CONFIGS / "debug.yaml").read_text())["model"]["net"]
     classes = tuple("0123456789")
     card = {"net": net}
-    network = Network("tiny", _build(net), classes, (1, 28, 28), None, None, torch.tensor, card)
+    network = Network("tiny", build(net), classes, (1, 28, 28), None, None, torch.tensor, card)
     path = save_network(network, tmp_path / "shipped")
-    for module in ("dmn.io.resources", "dmn.hub.networks"):
+    for module in ("dmn.io.resources", "dmn.hub.shipped"):
         monkeypatch.setattr(f"{module}.CHECKPOINTS", path.parent)
     return path
 

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from dmn.canonize import canonize
 from dmn.cli.parser import Parser, number
 from dmn.errors import UnsupportedError
-from dmn.hub import Pretrained, load, save_converted
-from dmn.hub.networks import load_network
+from dmn.hub import Network, load, save_converted
+from dmn.hub.converted import refuse_converted
 from dmn.io.options import require, require_output
 from dmn.io.pictures import read_picture
-from dmn.io.resources import CHECKPOINTS, checkpoint_names
+from dmn.io.resources import CHECKPOINTS, is_path
 from dmn.io.text import plain, plain_lines
 from dmn.nn import Pool
 from dmn.split import split
@@ -31,10 +31,12 @@ Convert a trained classifier into equal forms that can be explained better.
   dmn convert densenet121 --form canonized --images cat.jpg dog.jpg
   dmn convert resnet50 --pool convex --theta 1         the literal split, monotone and convex
   dmn convert scenes_resnet18                          an ordinary network that is shipped
+  dmn convert runs/mine/version_0                      one that you have trained
 
 A split network is a difference of two monotone ones and the same function bit for bit; a canonized
 one has no BatchNorm, and is the same but for rounding. What was proved is printed, and saved with
-it. Networks with operations that have no such form are refused, with the list of these."""
+it. `dmn explain --model` and `dmn compare` take either file, `dmn finetune --init_from` a split
+one. Networks with operations that have no such form are refused, with the list of these."""
 
 Form = Literal["split", "canonized", "both"]
 
@@ -81,10 +83,12 @@ def convert(
     """Convert a classifier, and save it.
 
     Args:
-        name: Any classifier of torchvision (vgg16, resnet18, densenet121, ...), or a shipped one.
+        name: A classifier of torchvision (vgg16, resnet18, ...), a shipped network, a run's folder,
+            or a file with its card.
         weights: A name such as DEFAULT, a local .safetensors or .pth file, or nothing for random.
         form: Split, canonized (without BatchNorm), or canonized and then split.
-        out: File to save it in; <name>_<form>.safetensors by default.
+        out: File to save it in; <name>_<form>.safetensors by default, beside the file or folder
+            that is converted.
         pool: Form of max pooling in a split network.
         theta: Share of min(p, n) kept after each activation, in [0, 1].
         threshold: Recentre only where p + n exceeds it.
@@ -92,49 +96,48 @@ def convert(
         num_classes: Outputs, if not as many as the weights have.
 
     Raises:
-        UnsupportedError: if it is a shipped difference network.
+        UnsupportedError: if it is a difference network, or converted already.
         OptionError: names the option that cannot be as it is, and says what can.
     """
     require("--threshold", threshold, 0)
     require("--num_classes", num_classes, 1)
-    shipped = weights is None and name in checkpoint_names()
-    target = Path(out or f"{name}_{form}.safetensors")
-    read = [weights, *(images or ()), str(CHECKPOINTS / f"{name}.safetensors")]
+    target = Path(out or _target(name, form))
+    read = [name, weights, *(images or ()), str(CHECKPOINTS / f"{name}.safetensors")]
     require_output("--out", str(target), ".safetensors", read)
-    pretrained = _shipped(name) if shipped else load(name, weights, num_classes=num_classes)
-    original = pretrained.model
-    x = _images(pretrained, images)
-    network: Any = original if form == "split" else canonize(original, x)
+    original = _load(name, weights, num_classes)
+    x = _images(original, images)
+    network: Any = original.model if form == "split" else canonize(original.model, x)
     if form != "split":
-        print(f"canonized: {_difference(original, x)}")
+        print(f"canonized: {_difference(original.model, x)}")
     if form != "canonized":
         network = split(network, x, pool=pool, theta=theta, threshold=threshold)
         print(plain_lines(str(network.certificate(x))))
     done = "replaced" if os.path.exists(target) else "saved"
-    save_converted(
-        network,
-        target,
-        architecture="" if shipped else name,
-        classes=pretrained.classes,
-        canonized=form != "split",
-    )
-    told = f"{pretrained.source} weights, {len(pretrained.classes)} classes"
-    print(plain(f"{done} {target}: {told}"))
+    save_converted(network, target, original=original, canonized=form != "split")
+    weights_from = f"{original.source} weights, {len(original.classes)} classes"
+    print(plain(f"{done} {target}: {weights_from}"))
 
 
-def _shipped(name: str) -> Pretrained:
-    network = load_network(name)
+def _target(name: str, form: Form) -> str:
+    """Name the file of a network; beside it, if that is a file or folder."""
+    stem = os.path.splitext(os.path.normpath(name))[0] if is_path(name) else name
+    return f"{stem}_{form}.safetensors"
+
+
+def _load(name: str, weights: str | None, num_classes: int | None) -> Network:
+    network = load(name, weights, num_classes=num_classes)
+    refuse_converted(network)
     if network.is_pair:
         raise UnsupportedError(
             f"{name} is a difference g - h as it is; see `dmn explain IMAGE --model {name}`"
         )
-    return Pretrained(name, network.model, network.transform, network.classes, "shipped")
+    return network
 
 
-def _images(pretrained: Pretrained, files: Sequence[str] | None) -> Tensor:
+def _images(network: Network, files: Sequence[str] | None) -> Tensor:
     """Read images as the network wants them, or draw some of their size."""
     pictures: list[Any] = [read_picture(file) for file in files or ()] or _drawn()
-    return torch.stack([pretrained.transform(picture) for picture in pictures])
+    return torch.stack([network.transform(picture) for picture in pictures])
 
 
 def _drawn() -> list[Tensor]:

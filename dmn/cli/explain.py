@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,13 +19,13 @@ from dmn.errors import UnknownNameError
 from dmn.explain import Explainer, MethodSpec, find_method, list_methods
 from dmn.explain.layers import last_stage
 from dmn.explain.target import probabilities
-from dmn.hub.networks import Network, load_network
+from dmn.hub import Network, load
 from dmn.io.options import require, require_output
 from dmn.io.pictures import read_picture
 from dmn.io.text import plain
 from dmn.io.writing import write_whole
 from dmn.nn import Pair, Stream
-from dmn.split import FrontAdapter, as_pair
+from dmn.split import FrontAdapter
 from dmn.viz.panels import overlay, panel, png
 
 DESCRIPTION = """\
@@ -33,6 +34,7 @@ Show what in pictures of your own speaks for a class, and what against it.
   dmn explain cat.jpg --model resnet18 --weights DEFAULT      one of torchvision's classifiers
   dmn explain cat.jpg dog.jpg --model vgg16 --weights vgg16.pth --method SplitCAM LayerCAM
   dmn explain digit.png --model runs/mnist/version_0 --invert a dark digit on white paper
+  dmn explain cat.jpg --model resnet18_split.safetensors      what `dmn convert` has written
   dmn explain cat.jpg --model resnet18 --target "tiger cat"   why not another class?
   dmn explain cat.jpg --model resnet18 --contrast             why this class rather than any other?
 
@@ -66,7 +68,11 @@ def _parser() -> Parser:
     )
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE", help="Picture files of any kind and size.")
-    add("--model", required=True, help="A shipped network, a run's folder, or torchvision's name.")
+    add(
+        "--model",
+        required=True,
+        help="A shipped network, run's folder, file, or torchvision's.",
+    )
     add("--weights", help="Of torchvision's: a name such as DEFAULT, or a file; else random.")
     add("--method", nargs="+", help=f"Any of those below; by default {' '.join(FEATURED)}.")
     add(
@@ -101,7 +107,7 @@ def explain(
 
     Args:
         images: Picture files.
-        model: What `load_network` takes.
+        model: What `dmn.load` takes.
         weights: Likewise.
         method: Names of methods, in any case.
         layer: Where to read the network, of methods that have a choice.
@@ -126,9 +132,9 @@ def explain(
     pictures = [read_picture(file) for file in images]
     if invert:
         pictures = [picture.point(lambda value: 255 - value) for picture in pictures]
-    network = load_network(model, weights)
+    network = load(model, weights)
     wanted = None if target is None else _class(network, target)
-    if network.card.get("weights") == "random":
+    if network.source == "random":
         print(plain(f"{model} has random weights, and knows nothing; give it some by --weights"))
     inputs = [network.transform(picture)[None] for picture in pictures]
     explainers = _explainers(network, inputs[0], specs, layer, stream, alpha, contrast)
@@ -187,15 +193,16 @@ def _explainers(
     contrast: bool,
 ) -> dict[str, Explainer]:
     """Make the explainers, by the title of the column each fills."""
-    own, model = network.is_pair, network.model
+    own, model = network.is_pair and not network.is_split, network.ordinary
     stage = layer or last_stage(model, x).removeprefix("h.net.")
     streams = (stream,) if stream else get_args(Stream) if own else ("g",)
-    pair: Any = as_pair(model, x) if any(spec.kind == "split" for spec in specs) else None
+    pair: Any = network.as_pair(x) if any(spec.kind == "split" for spec in specs) else None
     made: dict[str, Explainer] = {}
     for spec in specs:
         options: dict[str, Any] = {"contrast": contrast}
         if spec.kind == "split":
-            options |= _split_options(spec, pair, own, stage, layer, alpha)
+            read = layer or _last_call(network, pair, stage)
+            options |= _split_options(spec, pair, own, read, layer, alpha)
             for side in streams:
                 made[f"{spec.name} {side}"] = spec.factory(pair, stream=side, **options)
             continue
@@ -222,3 +229,17 @@ def _split_options(
     if alpha is not None and "alpha" in spec.defaults:
         options["alpha"] = alpha
     return options
+
+
+def _last_call(network: Network, pair: Pair, stage: str) -> str:
+    """Name the last call of a module, whose output is what `last_stage` has found.
+
+    A split network of a file has its original's modules, but not the blocks that contained them;
+    one that is called again, as the ReLU of a residual block, is a layer NAME_1 then.
+    """
+    if not network.is_split:
+        return stage
+    modules = {name for name, _ in network.ordinary.named_modules()} - {stage}
+    call = re.compile(rf"{re.escape(stage)}(_\d+)?")
+    calls = [layer for layer in pair.layers if call.fullmatch(layer) and layer not in modules]
+    return calls[-1] if calls else stage

@@ -12,7 +12,7 @@ with required(
 
 from dmn.compare.comparison import Comparison
 from dmn.compare.images import ComparedImages
-from dmn.compare.plan import Entry, Source, Subject, entries
+from dmn.compare.plan import Entry, Source, entries
 from dmn.compare.report import Gallery, write_report
 from dmn.compare.suite import Budget, Suite
 from dmn.compare.summary import ranks, summarise
@@ -24,7 +24,6 @@ __all__ = [
     "Entry",
     "Gallery",
     "Source",
-    "Subject",
     "Suite",
     "entries",
     "ranks",

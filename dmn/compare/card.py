@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
-from importlib import import_module
 from typing import Any
 
 import torch
+from scipy.stats import binomtest
 
 from dmn.compare.images import collect
-from dmn.compare.plan import Subject
 from dmn.compare.statistics import interval
 from dmn.data import as_batch
-from dmn.errors import UnknownNameError
 from dmn.evaluate import score
-from dmn.explain import controls
-from dmn.hub.networks import Network
+from dmn.explain import Explainer, SplitCAM, SplitGrad, SplitLRP, controls
+from dmn.hub import Network
+from dmn.io.class_paths import instantiate
+from dmn.split import ResplitExplainer
 from dmn.train.probe_callbacks import SCORED
 
-Z = 1.96  # of the normal distribution, for 95 %
 DIGITS = 4
-EXPLAINERS = ("dmn.explain", "dmn.split")
+Maker = Callable[..., Callable[[Any], Explainer]]  # from options to what explains a network
+EXPLAINERS: dict[str, Maker] = {
+    "dmn.explain.SplitCAM": partial(partial, SplitCAM),
+    "dmn.explain.SplitGrad": partial(partial, SplitGrad),
+    "dmn.explain.SplitLRP": partial(partial, SplitLRP),
+    "dmn.split.ResplitExplainer": partial(partial, ResplitExplainer),
+}
 
 
 def accuracy(network: Network, batches: Iterable[Any]) -> dict[str, Any]:
@@ -40,12 +45,10 @@ def accuracy(network: Network, batches: Iterable[Any]) -> dict[str, Any]:
     right = n = 0
     with torch.inference_mode():
         for batch in map(as_batch, batches):
-            predicted = network.model(batch.image).argmax(dim=1)
-            right += int((predicted == batch.label).sum())
+            right += int((network.predict(batch.image) == batch.label).sum())
             n += len(batch.label)
-    middle = (right + Z**2 / 2) / (n + Z**2)
-    reach = Z / (n + Z**2) * (right * (n - right) / n + Z**2 / 4) ** 0.5
-    return {"test": right / n, "n": n, "interval": _rounded(middle - reach, middle + reach)}
+    low, high = binomtest(right, n).proportion_ci(method="wilson")
+    return {"test": right / n, "n": n, "interval": _rounded(float(low), float(high))}
 
 
 def explanations(
@@ -58,7 +61,7 @@ def explanations(
     scores have to be read against.
 
     Args:
-        network: With `explainers` on its card, as of `load_network`.
+        network: With `explainers` on its card, as of `dmn.load`.
         batches: Whatever `dmn.data.as_batch` takes.
         count: Images wanted.
         seed: Of the metrics' and the controls' own draws.
@@ -69,38 +72,27 @@ def explanations(
 
     Raises:
         DataError: if no image is classified correctly.
-        UnknownNameError: if the card names an explainer that is none of dmn's.
+        UnknownNameError: if the card names an explainer that is none of `EXPLAINERS`: a card may
+            come from anybody.
+        OptionError: if an explainer's arguments are not names and values.
     """
-    told = network.card.get("explainers") or {}
-    explainers = {name: _factory(each)(network.model) for name, each in told.items()}
-    images = collect(batches, [Subject(network.name, network, torch.empty(0))], count)
+    specs = network.card.get("explainers") or {}
+    explainers = {
+        name: instantiate(spec, EXPLAINERS)(network.model) for name, spec in specs.items()
+    }
+    images = collect(batches, {network.name: network}, count)
     scores = {}
     for method, explainer in {**explainers, **controls(seed)}.items():
         results = score(SCORED, network.model, explainer, images.x, images.y, images.masks, seed)
         scores[method] = {
             metric: {
-                "mean": _rounded(each.mean)[0],
-                "interval": _rounded(*interval(each.values)),
-                "n": each.n,
+                "mean": _rounded(result.mean)[0],
+                "interval": _rounded(*interval(result.values)),
+                "n": result.n,
             }
-            for metric, each in results.items()
+            for metric, result in results.items()
         }
     return {"images": len(images), "seed": seed, "scores": scores}
-
-
-def _factory(told: Any) -> Any:
-    """Return what makes an explainer of a network, from class path and arguments.
-
-    Raises:
-        UnknownNameError: if it is none of dmn's: a card may come from anybody.
-    """
-    if not isinstance(told, dict) or "class_path" not in told:
-        return told
-    module, _, name = str(told["class_path"]).rpartition(".")
-    if module not in EXPLAINERS:
-        raise UnknownNameError(f"{module}.{name} is not used; explainers are of {EXPLAINERS}")
-    options = {key: _factory(value) for key, value in (told.get("init_args") or {}).items()}
-    return partial(getattr(import_module(module), name), **options)
 
 
 def _rounded(*values: float) -> list[float | None]:

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dmn.compare.cells import CellStore
 from dmn.compare.images import ComparedImages, collect
-from dmn.compare.plan import Source, Subject, entries
+from dmn.compare.plan import Source, entries
 from dmn.compare.processes import Processes
 from dmn.compare.report import Gallery, write_report
 from dmn.compare.suite import FORWARDS, Budget, Split, Suite
@@ -29,6 +29,7 @@ from dmn.compare.summary import ranks, summarise
 from dmn.data import as_batch
 from dmn.errors import DataError, UnknownNameError
 from dmn.evaluate import METRICS, metric_specs
+from dmn.hub import Network
 from dmn.io.options import SEEDS, require
 from dmn.io.text import cell, plain
 from dmn.io.versions import package_versions
@@ -163,21 +164,18 @@ class Comparison:
     def _suite(self, store: CellStore, share: slice = slice(None)) -> Suite:
         self.data.setup("validate")
         self.data.setup("test")
-        example = as_batch(next(iter(self.data.val_dataloader()))).image[:1].to(self.device)
-        subjects = {
-            label: Subject.load(label, source, example) for label, source in self.networks.items()
-        }
-        for subject in subjects.values():
-            self._check_normalisation(subject)
-        compared = entries(self.methods, subjects, self.budget.settings)
+        networks = {label: source.load(self.device) for label, source in self.networks.items()}
+        for label, network in networks.items():
+            self._check_normalisation(label, network)
+        compared = entries(self.methods, networks, self.budget.settings)
         images: dict[Split, ComparedImages] = {
             "validation": self._collect(
-                self.data.val_dataloader(), subjects, self.budget.validation
+                self.data.val_dataloader(), networks, self.budget.validation
             ),
-            "test": self._collect(self.data.test_dataloader(), subjects, self.budget.test),
+            "test": self._collect(self.data.test_dataloader(), networks, self.budget.test),
         }
         return Suite(
-            subjects,
+            networks,
             compared[share],
             images,
             self.metrics,
@@ -187,19 +185,18 @@ class Comparison:
             self.seed,
         )
 
-    def _check_normalisation(self, subject: Subject) -> None:
-        network = subject.network
+    def _check_normalisation(self, label: str, network: Network) -> None:
         for name, expected in {"mean": network.mean, "std": network.std}.items():
             actual = getattr(self.data, name, expected)
             if (expected and tuple(expected)) != (actual and tuple(actual)):
                 raise DataError(
-                    f"{subject.label} takes images of {name} {expected}, the data gives {actual}; "
+                    f"{label} takes images of {name} {expected}, the data gives {actual}; "
                     f"set data.init_args.{name}"
                 )
 
-    def _collect(self, loader: Any, subjects: Mapping[str, Subject], count: int) -> ComparedImages:
+    def _collect(self, loader: Any, networks: Mapping[str, Network], count: int) -> ComparedImages:
         batches = (move_data_to_device(as_batch(batch), self.device) for batch in loader)
-        return collect(batches, list(subjects.values()), count)
+        return collect(batches, networks, count)
 
     def _gallery(self, suite: Suite) -> Gallery:
         images = suite.images["test"].first(self.gallery)
@@ -209,7 +206,7 @@ class Comparison:
                 maps[entry.name] = suite.explainer(entry)(images.x, images.y)
             except Exception as error:  # the cells say why; a picture must not stop a comparison
                 log.warning("no heatmaps of %s: %s", entry.name, error)
-        network = next(iter(suite.subjects.values())).network
+        network = next(iter(suite.networks.values()))
         names = [network.classes[label] for label in images.y.tolist()]
         rows = [f"class {name}, said {name}" for name in names]  # all are classified correctly
         shown = network.restore(images.x).clamp(0, 1).cpu()

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dmn.compare.plan import Subject
 from dmn.data import ImageBatch, as_batch, concatenate
 from dmn.errors import DataError
+from dmn.hub import Network
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class ComparedImages:
         return ComparedImages(self.x[:count], self.y[:count], masks, self.seen)
 
 
-def collect(batches: Iterable[Any], subjects: Sequence[Subject], count: int) -> ComparedImages:
+def collect(batches: Iterable[Any], networks: Mapping[str, Network], count: int) -> ComparedImages:
     """Take the first images that every network classifies correctly.
 
     A network that misclassifies an image has no evidence for its true class to explain.
 
     Args:
         batches: Whatever `dmn.data.as_batch` takes, on the device of the networks.
-        subjects: The networks.
+        networks: The networks by label.
         count: Number of images; fewer if the data does not have as many.
 
     Raises:
@@ -56,7 +56,7 @@ def collect(batches: Iterable[Any], subjects: Sequence[Subject], count: int) -> 
     found = seen = 0
     for batch in map(as_batch, batches):
         x, y = batch.image, batch.label
-        correct = torch.stack([subject.predict(x) == y for subject in subjects]).all(dim=0)
+        correct = torch.stack([network.predict(x) == y for network in networks.values()]).all(dim=0)
         rows = correct.nonzero().flatten()[: count - found]
         seen += int(rows[-1]) + 1 if found + len(rows) == count else len(y)
         kept.append(batch.take(rows))
@@ -64,9 +64,8 @@ def collect(batches: Iterable[Any], subjects: Sequence[Subject], count: int) -> 
         if found == count:
             break
     if not found:
-        labels = ", ".join(subject.label for subject in subjects)
         raise DataError(
-            f"of {seen} images none is classified correctly by all of {labels}; are they trained, "
-            "for these classes and with this normalisation?"
+            f"of {seen} images none is classified correctly by all of {', '.join(networks)}; are "
+            "they trained, for these classes and with this normalisation?"
         )
     return ComparedImages(*concatenate(kept), seen)

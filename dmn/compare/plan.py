@@ -6,7 +6,6 @@ import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -15,9 +14,7 @@ from torch import Tensor
 import dmn.baselines  # noqa: F401 - registers the post-hoc methods
 from dmn.errors import OptionError, UnknownNameError
 from dmn.explain import Explainer, MethodSpec, find_method, list_methods
-from dmn.hub.networks import Network, load_network
-from dmn.nn import Pair
-from dmn.split import as_pair
+from dmn.hub import Network, load
 
 Kind = Literal["self", "post-hoc", "control"]
 Setting = dict[str, Any]
@@ -31,44 +28,19 @@ class Source:
     """Where a network comes from.
 
     Args:
-        name: A shipped network, a `.safetensors` file with its card, a run's folder or checkpoint,
-            or a classifier of torchvision's.
+        name: A shipped network, a `.safetensors` file with its card or of `dmn convert`, a run's
+            folder or checkpoint, or a classifier of torchvision's.
         weights: Of torchvision's only: a name such as DEFAULT, or a local file; else random.
     """
 
     name: str
     weights: str | None = None
 
-
-class Subject:
-    """A network that is explained, and the pair it is or is split into.
-
-    Args:
-        label: What it is called in the comparison.
-        network: The network.
-        example: An image (1, C, H, W), on which it is split.
-    """
-
-    def __init__(self, label: str, network: Network, example: Tensor) -> None:
-        self.label, self.network, self._example = label, network, example
-
-    @classmethod
-    def load(cls, label: str, source: Source, example: Tensor) -> Subject:
-        """Load a network, onto the example's device."""
-        network = load_network(source.name, source.weights)
-        network.model.to(example.device)
-        return cls(label, network, example)
-
-    @cached_property
-    def pair(self) -> Pair:
-        """The network as g - h."""
-        return as_pair(self.network.model, self._example)
-
-    @torch.no_grad()
-    def predict(self, x: Tensor) -> Tensor:
-        """Return the predicted classes (B,) of images (B, C, H, W)."""
-        logits: Tensor = self.network.model(x)
-        return logits.argmax(dim=1)
+    def load(self, device: torch.device | str) -> Network:
+        """Load the network, onto a device."""
+        network = load(self.name, self.weights)
+        network.model.to(device)
+        return network
 
 
 @dataclass(frozen=True)
@@ -92,22 +64,30 @@ class Entry:
     kind: Kind
     settings: tuple[Setting, ...]
 
-    def explainer(self, subject: Subject, setting: Setting) -> Explainer:
-        """Return the method's explainer of a network in one setting."""
+    def explainer(
+        self, network: Network, setting: Setting, example: Tensor | None = None
+    ) -> Explainer:
+        """Return the method's explainer of a network in one setting.
+
+        Args:
+            network: The network with this entry's label.
+            setting: One of `settings`.
+            example: An image (1, C, H, W), on which the network is split, once for all entries.
+        """
         spec = find_method(self.method)
         if spec.kind == "control":
             return spec.factory(**setting)
-        network = subject.pair if spec.kind == "split" else subject.network.model
-        return spec.factory(network, **setting)
+        explained = network.as_pair(example) if spec.kind == "split" else network.ordinary
+        return spec.factory(explained, **setting)
 
 
-def entries(methods: MethodTable, subjects: Mapping[str, Subject], budget: int) -> list[Entry]:
+def entries(methods: MethodTable, networks: Mapping[str, Network], budget: int) -> list[Entry]:
     """List the entries of a comparison, controls last.
 
     Args:
         methods: Network → title of a method → its options. Of an option that is a list, the best
             value is chosen; `method` names the method, where the title is another.
-        subjects: The networks by label.
+        networks: The networks by label.
         budget: The most settings that a method is tried in.
 
     Raises:
@@ -118,12 +98,12 @@ def entries(methods: MethodTable, subjects: Mapping[str, Subject], budget: int) 
     for label, titles in methods.items():
         controls: dict[str, Setting] = {spec.name: {} for spec in list_methods("control")}
         for title, options in {**titles, **controls}.items():
-            listed.append(_entry(subjects[label], title, dict(options or {}), budget))
+            listed.append(_entry(label, networks[label], title, dict(options or {}), budget))
     return sorted(listed, key=lambda entry: entry.kind == "control")
 
 
-def _entry(subject: Subject, title: str, options: Setting, budget: int) -> Entry:
-    name = f"{title} ({subject.label})"
+def _entry(label: str, network: Network, title: str, options: Setting, budget: int) -> Entry:
+    name = f"{title} ({label})"
     try:
         spec = find_method(options.pop(METHOD, title))
     except UnknownNameError as error:
@@ -134,13 +114,13 @@ def _entry(subject: Subject, title: str, options: Setting, budget: int) -> Entry
             f"{name}: {len(settings)} settings, but each method has {budget}; list fewer options, "
             "or raise `settings` for all"
         )
-    return Entry(name, subject.label, title, spec.name, _kind(spec, subject), settings)
+    return Entry(name, label, title, spec.name, _kind(spec, network), settings)
 
 
-def _kind(spec: MethodSpec, subject: Subject) -> Kind:
+def _kind(spec: MethodSpec, network: Network) -> Kind:
     """Return the kind of a method on one network: split methods are the pair's own explanation."""
     if spec.kind == "split":
-        return "self" if subject.network.is_pair else "post-hoc"
+        return "self" if network.is_pair and not network.is_split else "post-hoc"
     return spec.kind
 
 

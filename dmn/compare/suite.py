@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -18,11 +19,12 @@ from torch import Tensor
 
 from dmn.compare.cells import Cell, CellStore, fingerprint
 from dmn.compare.images import ComparedImages
-from dmn.compare.plan import Entry, Setting, Subject, as_text
+from dmn.compare.plan import Entry, Setting, as_text
 from dmn.compare.statistics import places
 from dmn.compare.summary import EXPLANATION
 from dmn.evaluate import METRICS, score
 from dmn.explain import Explainer, Target
+from dmn.hub import Network
 from dmn.io.options import ABOVE_ZERO, require
 
 Split = Literal["validation", "test"]
@@ -61,7 +63,7 @@ class Suite:
     """Score entries, and store each score as soon as it is computed.
 
     Args:
-        subjects: The networks by label.
+        networks: The networks by label.
         entries: What is compared.
         images: Of each split.
         metrics: Keys of `dmn.evaluate.METRICS`, in the order of the tables.
@@ -73,7 +75,7 @@ class Suite:
 
     def __init__(
         self,
-        subjects: Mapping[str, Subject],
+        networks: Mapping[str, Network],
         entries: Sequence[Entry],
         images: Mapping[Split, ComparedImages],
         metrics: Sequence[str],
@@ -82,14 +84,14 @@ class Suite:
         store: CellStore,
         seed: int = 0,
     ) -> None:
-        self.subjects, self.entries, self.images = subjects, entries, images
+        self.networks, self.entries, self.images = networks, entries, images
         self.metrics, self.choose_by = list(metrics), list(choose_by)
         self.budget, self.store, self.seed = budget, store, seed
         self.chosen: dict[str, Setting] = {}
         self._cells: list[tuple[Entry, Setting, Split, str, Cell]] = []
         self._weights = {
-            label: fingerprint(subject.network.model.state_dict().values())
-            for label, subject in subjects.items()
+            label: fingerprint(network.model.state_dict().values())
+            for label, network in networks.items()
         }
         self._image_hashes: dict[tuple[Split, int], str] = {}
 
@@ -115,7 +117,7 @@ class Suite:
 
     def explainer(self, entry: Entry) -> Explainer:
         """Make an entry's explainer in the chosen setting."""
-        return entry.explainer(self.subjects[entry.network], self.chosen[entry.name])
+        return self._explainer(entry, self.chosen[entry.name])
 
     def scores(self) -> pd.DataFrame:
         """Return the long table: one row for each entry, setting, split, metric and image."""
@@ -156,16 +158,20 @@ class Suite:
     def _score(
         self, entry: Entry, setting: Setting, split: Split, metrics: Sequence[str]
     ) -> Iterator[tuple[str, Cell]]:
-        explainer_factory = _LazyExplainer(entry, setting, self.subjects[entry.network])
+        explainer_factory = _LazyExplainer(partial(self._explainer, entry, setting))
         for metric in metrics:
             images = self._images(split, metric)
             key = self._key(entry, setting, split, metric, images)
             cell = self.store.get(key)
             if cell is None:
-                cell = self._measure(explainer_factory, metric, images)
+                cell = self._measure(entry, explainer_factory, metric, images)
                 self.store.put(key, cell)
             self._cells.append((entry, setting, split, metric, cell))
             yield metric, cell
+
+    def _explainer(self, entry: Entry, setting: Setting) -> Explainer:
+        example = self.images["validation"].x[:1]
+        return entry.explainer(self.networks[entry.network], setting, example)
 
     def _images(self, split: Split, metric: str) -> ComparedImages:
         images = self.images[split]
@@ -191,7 +197,7 @@ class Suite:
         }
 
     def _measure(
-        self, explainer_factory: _LazyExplainer, metric: str, images: ComparedImages
+        self, entry: Entry, explainer_factory: _LazyExplainer, metric: str, images: ComparedImages
     ) -> Cell:
         """Score one cell; an error becomes the reason for having no score."""
         start = time.perf_counter()
@@ -201,10 +207,9 @@ class Suite:
                 explainer.explain_all(images)
                 seconds = time.perf_counter() - start
                 return Cell([None] * len(images), [""] * len(images), seconds)
-            model = explainer_factory.subject.network.model
             result = score(
                 [metric],
-                model,
+                self.networks[entry.network].model,
                 explainer,
                 images.x,
                 images.y,
@@ -225,9 +230,8 @@ class Suite:
 class _LazyExplainer:
     """Make an explainer once, when the first cell needs it."""
 
-    def __init__(self, entry: Entry, setting: Setting, subject: Subject) -> None:
-        self.subject = subject
-        self._make: Callable[[], Explainer] = lambda: entry.explainer(subject, setting)
+    def __init__(self, make: Callable[[], Explainer]) -> None:
+        self._make = make
         self._explainer: _CachedExplainer | None = None
 
     def __call__(self) -> _CachedExplainer:

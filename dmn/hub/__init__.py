@@ -1,16 +1,8 @@
 """Networks by name or file: shipped ones, runs of one's own, converted ones, torchvision's."""
 
-from dmn.hub.converted import Converted, load_converted, save_converted
-from dmn.hub.networks import Network, load_network, save_network
-from dmn.hub.pretrained import Pretrained, load
+from dmn.hub.converted import save_converted
+from dmn.hub.loading import load
+from dmn.hub.network import Network
+from dmn.hub.shipped import save_network
 
-__all__ = [
-    "Converted",
-    "Network",
-    "Pretrained",
-    "load",
-    "load_converted",
-    "load_network",
-    "save_converted",
-    "save_network",
-]
+__all__ = ["Network", "load", "save_converted", "save_network"]

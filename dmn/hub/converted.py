@@ -1,20 +1,23 @@
-"""Save converted networks, and load them without executing code."""
+"""Canonized and split networks: saved with all that rebuilds them, loaded without running code."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Any, NamedTuple
+from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from dmn.canonize.folding import canonize
-from dmn.errors import CheckpointError
-from dmn.hub.pretrained import load
+from dmn.errors import CheckpointError, UnsupportedError
+from dmn.hub import building, torchvision
+from dmn.hub.cards import ImageCard, validate_card
+from dmn.hub.network import Network
 from dmn.io.weights import (
     format_mismatches,
     limit_allocation,
@@ -27,164 +30,222 @@ from dmn.rules.base import SLACK
 from dmn.split.certificate import Certificate
 from dmn.split.model import SplitModel, split
 
-FORMAT = "dmn.converted/1"
-_ABOUT: dict[str, type | UnionType] = {
-    "canonized": bool,
-    "split": dict | None,
-    "architecture": str,
-    "classes": list,
-    "operations": list,
-    "certificate": str | None,
-}
+FORMAT = "dmn.converted/2"
+SOURCE = "converted"
 
 
-class Converted(NamedTuple):
-    """A converted network, and what was saved with it.
+class Conversion(ImageCard):
+    """What a converted network's file says of it. The descriptions say what a field must be.
 
     Attributes:
-        network: Canonized, split, or both.
-        architecture: torchvision's name of the original, or "".
+        canonized: Whether it has no BatchNorm.
+        split: The options of `split`, where it was split.
+        architecture: torchvision's name of the original, or None.
+        preprocessing: Name of those of torchvision's weights that images are preprocessed for.
+        net: Class path and arguments of the original, of `dmn.models`, or None.
         classes: A name for each output, or none.
+        operations: What the graph calls.
+        certificate: What was proved of it, as JSON.
     """
 
-    network: nn.Module
-    architecture: str
-    classes: tuple[str, ...]
+    canonized: bool = Field(description="true or false")
+    split: dict[str, Any] | None = Field(description="options of split, or null")
+    architecture: str | None = Field(description="a name of torchvision's, or null")
+    preprocessing: str | None = Field(description="a name of torchvision's weights, or null")
+    net: dict[Any, Any] | None = Field(description="a class path and its arguments, or null")
+    classes: list[str] = Field(description="a list of names")
+    operations: list[str] = Field(description="a list of names")
+    certificate: str | None = Field(description="a text, or null")
 
 
 def save_converted(
     network: nn.Module,
     path: str | Path,
     *,
-    architecture: str = "",
+    original: Network | None = None,
     classes: Sequence[str] = (),
     canonized: bool = False,
 ) -> Path:
     """Save a canonized or split network: its weights, how it was made, and its certificate.
 
-    The file is written whole or not at all.
+    The file is written whole or not at all. `dmn.load` and every command take it.
 
     Args:
         network: Of `canonize` or `split`.
         path: A `.safetensors` file.
-        architecture: torchvision's name of the original; without it, loading takes a model.
-        classes: A name for each output.
+        original: The network that was converted, of `dmn.load`; from what is known of it the file
+            can be loaded by itself. Without it, loading takes a model of the same architecture.
+        classes: A name for each output; those of `original` by default.
         canonized: Whether a split network was canonized first.
 
     Raises:
         CheckpointError: if the path is of another kind, as which the file could not be read.
+        UnsupportedError: if the original was converted itself.
         WriteError: if it cannot be written.
     """
     if Path(path).suffix != ".safetensors":
         raise CheckpointError(f"{path}: give a name that ends with .safetensors")
-    is_split = isinstance(network, SplitModel)
-    held = network.network if isinstance(network, SplitModel) else network
+    if original is not None:
+        refuse_converted(original)
+    graph = network.network if isinstance(network, SplitModel) else network
     about = {
-        "canonized": canonized or not is_split,
+        "canonized": canonized or not isinstance(network, SplitModel),
         "split": network.options._asdict() if isinstance(network, SplitModel) else None,
-        "architecture": architecture,
-        "classes": list(classes),
-        "operations": _operations(held),
+        **_origin(original),
+        "classes": list(classes or (original.classes if original else ())),
+        "operations": _operations(graph),
         "certificate": None,
     }
     if isinstance(network, SplitModel) and network.certified:
         about["certificate"] = network.certified.to_json()
     weights = {
         name: value.detach().clone(memory_format=torch.contiguous_format)
-        for name, value in held.state_dict().items()
+        for name, value in graph.state_dict().items()
     }
     metadata = {"format": FORMAT, "about": json.dumps(about)}
     return write_whole(path, safetensors.torch.save(weights, metadata))
 
 
-@torch.inference_mode(False)
-def load_converted(path: str | Path, model: nn.Module | None = None) -> Converted:
-    """Load a converted network.
-
-    Args:
-        path: What `save_converted` has written.
-        model: A network of the original's architecture, whose weights do not matter; None builds it
-            by its name in torchvision.
+def refuse_converted(network: Network) -> None:
+    """Refuse to convert a network again.
 
     Raises:
-        CheckpointError: if the file holds no converted network, or that of another architecture.
+        UnsupportedError: if it is a converted one.
     """
+    if network.source == SOURCE:
+        raise UnsupportedError(
+            f"{network.name} is converted already; convert the network that it was made of"
+        )
+
+
+def is_converted(path: str | Path) -> bool:
+    """Return whether a file is one of `save_converted`, by its metadata."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            found = (file.metadata() or {}).get("format", "")
+    except (OSError, safetensors.SafetensorError):
+        return False
+    return str(found).startswith(FORMAT.partition("/")[0] + "/")
+
+
+def read_original_weights(path: str | Path) -> dict[str, Tensor]:
+    """Return the weights of the network that a split one was made of, from its file.
+
+    Raises:
+        CheckpointError: if it holds no converted network, or a canonized one, of which the original
+            cannot be had back.
+    """
+    about, weights = _read(Path(path))
+    if about.canonized:
+        raise CheckpointError(
+            f"{path}: canonized, its BatchNorm is within other weights; start from the network it "
+            "was made of, or from its split form"
+        )
+    return {key: value for key, value in weights.items() if not key.endswith(SLACK)}
+
+
+def load_converted(path: str | Path, model: nn.Module | None = None) -> Network:
+    """Load a converted network; see `dmn.load`."""
     path = Path(path)
     about, weights = _read(path)
-    if model is None and not about["architecture"]:
+    if model is None and about.architecture is None and about.net is None:
         raise CheckpointError(f"{path} names no architecture; pass a model of the original's")
     try:
         with limit_allocation(path, weights):
-            model, network, held = _built(model, about)
-        if isinstance(network, SplitModel) and any(key.endswith(SLACK) for key in weights):
-            network.relax_bounds()
-        if isinstance(network, SplitModel) and about["certificate"]:
-            network.certified = Certificate.from_json(about["certificate"])
-            network.name = str(network.certified) and network.certified.network
+            original, network, graph = _built(model, about)
+        images = _about_images(about)
+        if isinstance(network, SplitModel):
+            _restore_split(network, about, weights)
     except Exception as error:  # metadata that was tampered with raises anything
-        told = str(error).partition("\n")[0]
-        raise CheckpointError(f"{path} is damaged, or of another model: {told}") from error
-    if faults := state_dict_mismatches(held.state_dict(), weights):
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"{path} is damaged, or of another model: {reason}") from error
+    name = type(original).__name__
+    if faults := state_dict_mismatches(graph.state_dict(), weights):
         raise CheckpointError(
-            f"{path} does not fit {type(model).__name__}: {format_mismatches(faults)}; "
-            "is it of the same architecture?"
+            f"{path} does not fit {name}: {format_mismatches(faults)}; is it of the same "
+            "architecture?"
         )
-    if _operations(held) != about["operations"]:
-        raise CheckpointError(
-            f"{path} does not fit {type(model).__name__}: the same weights, but other operations"
-        )
+    if _operations(graph) != about.operations:
+        raise CheckpointError(f"{path} does not fit {name}: the same weights, but other operations")
     kinds = [value.dtype for value in weights.values() if value.is_floating_point()]
-    held.to(kinds[0] if kinds else None)
-    held.load_state_dict(weights)
-    return Converted(network, about["architecture"], tuple(about["classes"]))
+    graph.to(kinds[0] if kinds else None)
+    graph.load_state_dict(weights)
+    network.eval().requires_grad_(False)
+    card = {"name": path.stem, "converted": about.model_dump()}
+    return Network(path.stem, network, tuple(about.classes), **images, card=card, source=SOURCE)
 
 
-def _built(
-    model: nn.Module | None, about: dict[str, Any]
-) -> tuple[nn.Module, nn.Module, nn.Module]:
-    """Return the original's architecture, its conversion, and the graph that holds the weights."""
+def _origin(original: Network | None) -> dict[str, Any]:
+    """Write down what rebuilds a network, and what its images are like."""
+    card = original.card if original else {}
+    return {
+        **{name: card.get(name) for name in ("architecture", "preprocessing", "net")},
+        **{name: getattr(original, name, None) for name in ("size", "mean", "std")},
+    }
+
+
+def _about_images(about: Conversion) -> dict[str, Any]:
+    if about.architecture and about.preprocessing:
+        return torchvision.about_images(about.architecture, about.preprocessing)
+    return building.about_images(about)
+
+
+def _built(model: nn.Module | None, about: Conversion) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """Return the original's architecture, its conversion, and the graph that has the weights."""
     if model is not None:
         return model, *_rebuilt(model, about)
-    model = load(about["architecture"], num_classes=len(about["classes"]) or None).model
-    network, held = _rebuilt(model, about)
-    if hasattr(model, "transform_input") and _operations(held) != about["operations"]:
-        # goes with the weights, see load
+    if about.architecture is None:
+        model = building.build(about.net).eval()
+        return model, *_rebuilt(model, about)
+    model = torchvision.build(about.architecture, len(about.classes) or None)
+    network, graph = _rebuilt(model, about)
+    if hasattr(model, "transform_input") and _operations(graph) != about.operations:
+        # goes with the weights, see load_torchvision
         vars(model)["transform_input"] = not model.transform_input
-        network, held = _rebuilt(model, about)
-    return model, network, held
+        network, graph = _rebuilt(model, about)
+    return model, network, graph
 
 
-def _rebuilt(model: nn.Module, about: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
-    """Convert a model as another was; returns it, and the graph that holds its weights."""
-    held: nn.Module = canonize(model) if about["canonized"] else model
-    if about["split"] is None:
-        return held, held
-    options = {name: about["split"][name] for name in ("pool", "theta", "threshold")}
-    network = split(held, **options)
+def _rebuilt(model: nn.Module, about: Conversion) -> tuple[nn.Module, nn.Module]:
+    """Convert a model as another was; returns it, and the graph that has its weights."""
+    graph: nn.Module = canonize(model) if about.canonized else model
+    if about.split is None:
+        return graph, graph
+    options = {name: about.split[name] for name in ("pool", "theta", "threshold")}
+    network = split(graph, **options)
     return network, network.network
 
 
-def _operations(network: Any) -> list[str]:
+def _restore_split(network: SplitModel, about: Conversion, weights: dict[str, Tensor]) -> None:
+    if any(key.endswith(SLACK) for key in weights):
+        network.relax_bounds()
+    if about.certificate:
+        network.certified = Certificate.from_json(about.certificate)
+        network.name = str(network.certified) and network.certified.network
+
+
+def _operations(graph: Any) -> list[str]:
     """Name what a graph calls, which its weights alone do not tell."""
-    return [str(getattr(node.target, "__name__", node.target)) for node in network.graph.nodes]
+    return [str(getattr(node.target, "__name__", node.target)) for node in graph.graph.nodes]
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read(path: Path) -> tuple[Conversion, dict[str, Tensor]]:
     try:
-        held, metadata = read_file(path)
-        weights = validate_state_dict(held, path)
+        content, metadata = read_file(path)
+        weights = validate_state_dict(content, path)
     except CheckpointError as error:
         raise CheckpointError(f"cannot read {error}") from error
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path} holds no converted network; `dmn convert` and save_converted write them"
+            f"{path} holds no converted network, as this version of dmn writes them by `dmn "
+            "convert` and save_converted; a file of weights needs its card, "
+            f"{path.with_suffix('.json').name}, beside it"
         )
     try:
-        about = json.loads(metadata["about"])
-        wrong = [name for name, kind in _ABOUT.items() if not isinstance(about[name], kind)]
+        values = json.loads(metadata["about"])
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: its metadata cannot be read") from error
-    if wrong or not all(isinstance(label, str) for label in about["classes"]):
-        wrong = wrong or ["classes"]
-        raise CheckpointError(f"{path} is damaged: its metadata is wrong: {', '.join(wrong)}")
-    return about, weights
+    try:
+        return validate_card(Conversion, values, "its metadata"), weights
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error

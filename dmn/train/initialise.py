@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from dmn.errors import CheckpointError
-from dmn.hub.networks import load_network
+from dmn.hub import load
+from dmn.hub.converted import is_converted, read_original_weights
 from dmn.io.resources import checkpoint_names, offer
 from dmn.io.weights import format_mismatches, read_weights, state_dict_mismatches, truncate
 from dmn.nn import project
@@ -58,8 +59,8 @@ def initialise(net: nn.Module, checkpoint: str | Path, fresh_head: bool = False)
 
     Args:
         net: The network, e.g. `task.net`.
-        checkpoint: A Lightning checkpoint, a state dict in `.pt`, `.pth` or `.safetensors`, or the
-            name of a shipped network.
+        checkpoint: A Lightning checkpoint, a state dict in `.pt`, `.pth` or `.safetensors`, a split
+            network of `dmn convert`, which is its original, or the name of a shipped network.
         fresh_head: Let the head keep its start where it would fit, too: as many classes may be
             others.
 
@@ -69,7 +70,7 @@ def initialise(net: nn.Module, checkpoint: str | Path, fresh_head: bool = False)
     Raises:
         CheckpointError: if the file cannot be read without executing code, if none of its keys
             fits, or if a weight is of another type or, other than the head's, of another shape;
-            and if a shipped network is damaged.
+            and if a shipped network is damaged, or the file is of a canonized one.
     """
     given = _read(checkpoint)
     own = net.state_dict()
@@ -109,7 +110,7 @@ def load_shipped_weights(net: nn.Module, name: str) -> None:
     Raises:
         CheckpointError: if the shipped network is another one.
     """
-    shipped = load_network(name)
+    shipped = load(name)
     state = shipped.model.state_dict()
     if faults := state_dict_mismatches(net.state_dict(), state):
         raise CheckpointError(
@@ -129,12 +130,13 @@ def load_shipped_weights(net: nn.Module, name: str) -> None:
 
 def _read(checkpoint: str | Path) -> dict[str, Tensor]:
     if str(checkpoint) in checkpoint_names():
-        return load_network(str(checkpoint)).model.state_dict()
+        return load(str(checkpoint)).model.state_dict()
     told = offer(checkpoint) if isinstance(checkpoint, str) else ""
     if told or not os.path.isfile(checkpoint):
         shipped = ", ".join(checkpoint_names())
         raise CheckpointError(f"{checkpoint}: there is no such file; shipped are {shipped}{told}")
-    return read_weights(checkpoint)
+    read = read_original_weights if is_converted(checkpoint) else read_weights
+    return read(checkpoint)
 
 
 def _project(net: nn.Module) -> int:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmn.data import ImageBatch
-from dmn.hub.networks import load_network
+from dmn.hub import load
 
 
 class Term:
@@ -41,7 +41,7 @@ class Distillation(Term):
 
     def __init__(self, teacher: str, weight: float = 1.0, temperature: float = 2.0) -> None:
         super().__init__(weight)
-        self.teacher, self.temperature = load_network(teacher), temperature
+        self.teacher, self.temperature = load(teacher), temperature
 
     def __call__(self, net: nn.Module, batch: ImageBatch, logits: Tensor) -> Tensor:
         """Return the divergence, averaged over the batch."""

@@ -9,7 +9,7 @@ import dmn
 from dmn.canonize import canonize, hookable
 from dmn.errors import UnsupportedError
 from dmn.explain import SplitCAM, SplitGrad, SplitLRP
-from dmn.hub import load, load_converted, save_converted
+from dmn.hub import load, save_converted
 from dmn.split import FrontAdapter, ResplitExplainer, mirror, split, unfold_front
 
 
@@ -26,8 +26,8 @@ MADE = {
     "mirror": lambda folder: mirror(NETWORKS["vgg"]()),
     "written_out": lambda folder: unfold_front(fronted_pair()),
     "hub.load": lambda folder: load("squeezenet1_1", num_classes=3).model,
-    "load_converted": lambda folder: (
-        load_converted(folder / "split.safetensors", NETWORKS["resnet"]()).network
+    "converted": lambda folder: (
+        load(folder / "split.safetensors", model=NETWORKS["resnet"]()).model
     ),
     "dmn.load": lambda folder: dmn.load("mnist_paired").model,
 }

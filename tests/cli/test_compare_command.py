@@ -13,12 +13,11 @@ import yaml
 
 from dmn.cli.main import main
 from dmn.compare import entries
-from dmn.compare.plan import Subject
 from dmn.compare.suite import Suite
 from dmn.data import MNIST
 from dmn.evaluate import METRICS
 from dmn.explain import find_method, list_methods
-from dmn.hub.networks import Network, load_network, save_network
+from dmn.hub import Network, load, save_network
 from dmn.io.resources import CONFIGS, checkpoint_names, config_names
 from dmn.models import DifferenceOfMonotone, MonotoneConvNet, PlainCNN
 
@@ -221,15 +220,14 @@ def test_shipped_configs_parse_and_their_methods_can_be_made(name, capsys, tmp_p
     assert set(config["metrics"]) | set(config.get("choose_by", [])) <= METRICS.keys()
     x = torch.rand(1, 3, 64, 64)
     for label, source in config["networks"].items():
-        network = load_network(source["name"])  # of torchvision's: random weights
-        subjects = {label: Subject(label, network, x)}
+        networks = {label: load(source["name"])}  # of torchvision's: random weights
         wanted = {label: config["methods"][label]}
-        for entry in entries(wanted, subjects, config["budget"].get("settings", 12)):
+        for entry in entries(wanted, networks, config["budget"].get("settings", 12)):
             spec = find_method(entry.method)
             for setting in entry.settings if spec.kind != "control" else ():
                 inspect.signature(spec.factory).bind(None, **setting)
                 if "layer" in setting:
-                    assert callable(entry.explainer(subjects[label], setting))
+                    assert callable(entry.explainer(networks[label], setting, x))
 
 
 def test_the_scenes_config_compares_what_it_ought_to():

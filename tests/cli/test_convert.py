@@ -13,7 +13,7 @@ from PIL import Image
 from dmn.cli.convert import convert
 from dmn.cli.main import main
 from dmn.errors import UnsupportedError
-from dmn.hub import load_converted
+from dmn.hub import load
 from dmn.io.resources import CHECKPOINTS
 from dmn.split import SplitModel
 
@@ -48,17 +48,18 @@ def test_each_form_is_saved_and_comes_back(form, capsys):
     out = capsys.readouterr().out
     assert f"saved resnet18_{form}.safetensors: random weights, 3 classes" in out
     assert ("canonized: largest relative |f - original|" in out) == (form != "split")
-    loaded = load_converted(f"resnet18_{form}.safetensors")
-    assert loaded.architecture == "resnet18"
+    loaded = load(f"resnet18_{form}.safetensors")
+    assert loaded.card["converted"]["architecture"] == "resnet18"
+    assert (loaded.name, loaded.source) == (f"resnet18_{form}", "converted")
     assert loaded.classes == ("0", "1", "2")
-    assert isinstance(loaded.network, SplitModel) == (form != "canonized")
-    assert loaded.network(torch.randn(1, 3, 64, 64)).shape == (1, 3)
+    assert isinstance(loaded.model, SplitModel) == (form != "canonized")
+    assert loaded.model(torch.randn(1, 3, 64, 64)).shape == (1, 3)
     if form != "canonized":
         assert "largest |f - original|" in out
         assert out.count("0, bit-equal") == 2
         assert "not claimed" in out
-        assert loaded.network.certified is not None
-        assert str(loaded.network.certified) in out
+        assert loaded.model.certified is not None
+        assert str(loaded.model.certified) in out
 
 
 def test_options_reach_the_network(capsys):
@@ -71,7 +72,7 @@ def test_options_reach_the_network(capsys):
     assert "pool convex, theta 1" in out
     assert "images 2x3x224x224" in out
     assert "holds in" in out
-    network = load_converted("deep/net.safetensors").network
+    network = load("deep/net.safetensors").model
     assert network.options.pool == "convex"
     assert network.options.theta == 1
 
@@ -93,7 +94,7 @@ def test_weights_of_ones_own_are_converted(capsys):
     run("squeezenet1_1", "--weights", "mine.pth", "--images", photograph("a.png"))
     assert "mine.pth weights, 4 classes" in capsys.readouterr().out
     x = torch.randn(1, 3, 64, 64)
-    assert torch.equal(load_converted("squeezenet1_1_split.safetensors").network(x), model(x))
+    assert torch.equal(load("squeezenet1_1_split.safetensors").model(x), model(x))
 
 
 @pytest.mark.torture("dmn convert --out {out}", "refused, the weights are as they were")

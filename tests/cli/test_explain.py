@@ -13,7 +13,7 @@ from PIL import Image
 
 from dmn.cli.explain import CELL, METHODS, explain
 from dmn.cli.main import main
-from dmn.hub.networks import Network, load_network, save_network
+from dmn.hub import Network, load, save_network
 from dmn.io.pictures import read_picture
 from dmn.models import DifferenceOfMonotone, MonotoneConvNet, MonotoneMLP, PlainCNN, Trunk
 from dmn.viz.panels import GAP, LABEL
@@ -176,7 +176,7 @@ def test_classes_are_found_by_name_first_and_by_index(run):
 
 
 def test_one_logit_is_as_probable_as_its_sigmoid(run, models, capsys):
-    network = load_network(str(models / "one.safetensors"))
+    network = load(str(models / "one.safetensors"))
     with torch.no_grad():
         share = network.model(network.transform(read_picture("a.png"))[None]).sigmoid().item()
     run("one", "a.png")

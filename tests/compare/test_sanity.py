@@ -8,11 +8,11 @@ import torch
 from torch.nn.functional import normalize
 
 from dmn.compare.images import collect
-from dmn.compare.plan import Subject, entries
+from dmn.compare.plan import entries
 from dmn.data import Scenes
 from dmn.evaluate import METRICS, score
 from dmn.explain import list_methods
-from dmn.hub.networks import load_network
+from dmn.hub import load
 
 CONTROLS = {spec.name: spec.factory for spec in list_methods("control")}
 LAYERS = {"GradCAM": "layer3", "GradCAM++": "layer3", "LayerCAM": "layer3", "SplitCAM": "layer3"}
@@ -24,61 +24,65 @@ def images():
     data = Scenes()
     data.setup("test")
     batch = data.test.__getitems__(list(range(16)))
-    network = load_network("scenes_resnet18")
-    return collect([batch], [Subject("ResNet", network, batch.image[:1])], 8)
+    return collect([batch], {"ResNet": load("scenes_resnet18")}, 8)
 
 
 @pytest.fixture(scope="module")
-def subject(images):
-    return Subject("ResNet", load_network("scenes_resnet18"), images.x[:1])
+def network():
+    return load("scenes_resnet18")
 
 
 @pytest.fixture(scope="module")
-def scrambled(subject, images):
+def scrambled(network):
     """Shuffle the weights of every layer, which keeps their distribution."""
-    model = deepcopy(subject.network.model)
+    model = deepcopy(network.model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
             order = torch.randperm(parameter.numel(), generator=generator)
             parameter.copy_(parameter.flatten()[order].view_as(parameter))
-    return Subject("ResNet", replace(subject.network, model=model), images.x[:1])
+    return replace(network, model=model)
 
 
-def made(subject, method):
+def made(network, method, example):
     options = {"layer": LAYERS[method]} if method in LAYERS else {}
     (entry,) = (
         each
-        for each in entries({"ResNet": {method: options}}, {"ResNet": subject}, 1)
+        for each in entries({"ResNet": {method: options}}, {"ResNet": network}, 1)
         if each.method == method
     )
-    return entry.explainer(subject, entry.settings[0])
+    return entry.explainer(network, entry.settings[0], example)
 
 
 @pytest.mark.parametrize("method", [spec.name for spec in list_methods("split", "post-hoc")])
-def test_other_weights_give_other_maps(method, subject, scrambled, images):
+def test_other_weights_give_other_maps(method, network, scrambled, images):
     x, y = images.x[:2], images.y[:2]
-    own, other = (normalize(made(each, method)(x, y).flatten(1)) for each in (subject, scrambled))
+    own, other = (
+        normalize(made(each, method, x[:1])(x, y).flatten(1)) for each in (network, scrambled)
+    )
     assert own.norm(dim=1).min() > 0.99  # none is blank
     assert (own * other).sum(dim=1).max() < 0.95
 
 
 @pytest.mark.parametrize("control", CONTROLS)
-def test_controls_know_nothing_of_the_weights(control, subject, scrambled, images):
+def test_controls_know_nothing_of_the_weights(control, network, scrambled, images):
     own, other = (
         entries({"ResNet": {}}, {"ResNet": each}, 1)[list(CONTROLS).index(control)].explainer(
             each, {}
         )(images.x, images.y)
-        for each in (subject, scrambled)
+        for each in (network, scrambled)
     )
     assert own.equal(other)
 
 
-def test_the_mask_as_a_map_is_perfect_and_random_maps_are_near_worst(subject, images):
-    model = subject.network.model
+def test_the_mask_as_a_map_is_perfect_and_random_maps_are_near_worst(network, images):
+    model = network.model
     explainers = {
         "mask": lambda x, target=None: images.masks[: len(x)],
-        **{name: made(subject, name) for name in ("SplitLRP", "LRPEpsilonPlus", "Gradient")},
+        **{
+            name: made(network, name, images.x[:1])
+            for name in ("SplitLRP", "LRPEpsilonPlus", "Gradient")
+        },
         **{name: CONTROLS[name]() for name in CONTROLS},
     }
     metrics = ["PixelFlipping", *LOCALISATION]

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from dmn.compare import Budget, ComparedImages, Subject, Suite
+from dmn.compare import Budget, ComparedImages, Suite
 from dmn.compare.cells import CellStore
 from dmn.compare.plan import Entry
 from dmn.compare.suite import best_setting
 from dmn.errors import OptionError
-from dmn.hub.networks import Network
+from dmn.hub import Network
 
 SIZE = 8
 METRICS = ["PixelFlipping", "PointingGame", "MaxSensitivity"]
@@ -33,7 +33,7 @@ class InkIn(nn.Module):
 class Columns(Entry):
     """Explain by the column of the class, moved to the right by the setting."""
 
-    def explainer(self, subject, setting):
+    def explainer(self, network, setting, example=None):
         if setting.get("fails"):
             raise ValueError("cannot be made")
 
@@ -77,7 +77,7 @@ def suite(tmp_path):
 def make(folder, **changed):
     network = Network("toy", InkIn().eval(), tuple("0123"), None, None, None, torch.as_tensor, {})
     options = {
-        "subjects": {"toy": Subject("toy", network, torch.rand(1, 1, SIZE, SIZE))},
+        "networks": {"toy": network},
         "entries": ENTRIES,
         "images": {"validation": images(4), "test": images(8)},
         "metrics": METRICS,
@@ -172,8 +172,8 @@ def test_other_weights_are_scored_anew(suite, tmp_path):
     other = make(tmp_path)
     model = InkIn().eval()
     model.scale.data.mul_(2)
-    network = replace(other.subjects["toy"].network, model=model)
-    list(make(tmp_path, subjects={"toy": Subject("toy", network, torch.zeros(1))}).run())
+    network = replace(other.networks["toy"], model=model)
+    list(make(tmp_path, networks={"toy": network}).run())
     assert len(CALLS) > before
 
 

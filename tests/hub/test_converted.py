@@ -10,7 +10,8 @@ from torchvision import models
 
 from dmn.canonize import canonize
 from dmn.errors import CheckpointError, DmnError
-from dmn.hub import load, load_converted, save_converted
+from dmn.hub import load, save_converted
+from dmn.hub.converted import FORMAT
 from dmn.split import SplitModel, split
 
 
@@ -41,34 +42,33 @@ def test_what_is_saved_comes_back(tmp_path, form, dtype):
         ours.certificate(x)
     path = tmp_path / "new" / "net.safetensors"
     assert save_converted(ours, path, classes="abc", canonized=was_canonized) == path
-    loaded = load_converted(path, network())
+    loaded = load(path, model=network())
     assert loaded.classes == ("a", "b", "c")
-    assert loaded.architecture == ""
-    assert torch.equal(loaded.network(x), ours(x))
-    assert {value.dtype for value in loaded.network.parameters()} == {dtype}
-    assert not loaded.network.training
-    assert isinstance(loaded.network, SplitModel) == (form != "canonized")
+    assert (loaded.name, loaded.source) == ("net", "converted")
+    assert loaded.card["converted"]["architecture"] is None
+    assert torch.equal(loaded.model(x), ours(x))
+    assert {value.dtype for value in loaded.model.parameters()} == {dtype}
+    assert not loaded.model.training
+    assert isinstance(loaded.model, SplitModel) == (form != "canonized")
     if form != "canonized":
-        assert loaded.network.options == ours.options
-        assert loaded.network.certified == ours.certified
+        assert loaded.model.options == ours.options
+        assert loaded.model.certified == ours.certified
         if ours.certified:
-            assert loaded.network.name == ours.name
+            assert loaded.model.name == ours.name
         if dtype.itemsize >= 4:
-            assert torch.equal(loaded.network.explain(x), ours.explain(x))
+            assert torch.equal(loaded.model.explain(x), ours.explain(x))
 
 
 def test_a_network_of_torchvision_is_built_by_its_name(tmp_path):
-    model = models.resnet18(num_classes=4).eval()
+    original = load("resnet18", num_classes=4)
     x = torch.randn(2, 3, 64, 64)
-    ours = split(model, x)
+    ours = split(original.model, x)
     classes = ["cat", "dog", "ibex", "owl"]
-    path = save_converted(
-        ours, tmp_path / "a.safetensors", architecture="resnet18", classes=classes
-    )
-    loaded = load_converted(path)
-    assert loaded.architecture == "resnet18"
+    path = save_converted(ours, tmp_path / "a.safetensors", original=original, classes=classes)
+    loaded = load(path)
+    assert loaded.card["converted"]["architecture"] == "resnet18"
     assert loaded.classes == tuple(classes)
-    assert torch.equal(loaded.network(x), model(x))
+    assert torch.equal(loaded.model(x), original.model(x))
 
 
 def test_a_network_that_transforms_its_input_comes_back(tmp_path):
@@ -77,21 +77,22 @@ def test_a_network_that_transforms_its_input_comes_back(tmp_path):
     file = tmp_path / "googlenet-1378be20.pth"
     plain = models.googlenet(init_weights=False, aux_logits=False, num_classes=2)
     torch.save(plain.state_dict(), file)
-    model = load("googlenet", file).model
+    original = load("googlenet", file)
+    model = original.model
     assert model.transform_input
     x = torch.randn(1, 3, 64, 64)
     path = tmp_path / "a.safetensors"
-    save_converted(split(model, x), path, architecture="googlenet", classes="ab")
-    assert torch.equal(load_converted(path).network(x), model(x))
+    save_converted(split(model, x), path, original=original, classes="ab")
+    assert torch.equal(load(path).model(x), model(x))
     with pytest.raises(CheckpointError, match="the same weights, but other operations"):
-        load_converted(path, plain)
+        load(path, model=plain)
 
 
 def test_other_memory_formats_are_saved(tmp_path):
     model = network().to(memory_format=torch.channels_last)
     path = save_converted(split(model), tmp_path / "a.safetensors")
     model.to(memory_format=torch.contiguous_format)  # as it is loaded; formats may round otherwise
-    assert torch.equal(load_converted(path, network()).network(images()), model(images()))
+    assert torch.equal(load(path, model=network()).model(images()), model(images()))
 
 
 @pytest.mark.parametrize("failing", ["os.fsync", "os.replace"])
@@ -133,7 +134,7 @@ def test_what_is_no_converted_network_is_refused(tmp_path, spoil, message):
     path = save_converted(split(network()), tmp_path / "a.safetensors")
     spoil(path)
     with pytest.raises(CheckpointError, match=message) as caught:
-        load_converted(path, network())
+        load(path, model=network())
     assert str(path) in str(caught.value)
     assert isinstance(caught.value, DmnError)
 
@@ -146,11 +147,11 @@ def test_another_architecture_is_refused_with_the_keys(tmp_path):
         CheckpointError,
         match=r"2 misshapen: 7\.weight \(3, 16\) for \(5, 16\), 7\.bias .*; is it of the same",
     ):
-        load_converted(path, other)
+        load(path, model=other)
     with pytest.raises(CheckpointError, match=f"{path}.* does not fit AlexNet: "):
-        load_converted(path, models.alexnet(num_classes=3))
+        load(path, model=models.alexnet(num_classes=3))
     with pytest.raises(CheckpointError, match="names no architecture"):
-        load_converted(path)
+        load(path)
 
 
 # -- a split network is a module like any other ----------------------------------------------------
@@ -202,10 +203,10 @@ def test_a_map_does_not_depend_on_the_rest_of_the_batch(method, pool):
 @pytest.mark.parametrize("about", ["{", "[]", "{}", None])
 def test_a_file_with_damaged_metadata_is_named(tmp_path, about):
     path = tmp_path / "damaged.safetensors"
-    metadata = {"format": "dmn.converted/1", **({} if about is None else {"about": about})}
+    metadata = {"format": FORMAT, **({} if about is None else {"about": about})}
     safetensors.torch.save_file({"weight": torch.zeros(1)}, path, metadata)
     with pytest.raises(CheckpointError, match=r"damaged.safetensors is damaged: its metadata"):
-        load_converted(path)
+        load(path)
 
 
 def test_no_file_is_written_that_could_not_be_read(tmp_path):

@@ -13,9 +13,9 @@ from PIL import Image
 from small_pairs import tiny_pair
 
 from dmn.errors import CheckpointError, DmnError, UnknownNameError
-from dmn.hub import load
+from dmn.hub import Network, load, save_network
 from dmn.hub.cards import LARGEST_IMAGE
-from dmn.hub.networks import Network, _cropped, _transform, load_network, save_network
+from dmn.hub.preprocess import crop, preprocess
 from dmn.io import resources
 from dmn.models import PlainCNN
 
@@ -34,7 +34,7 @@ DATA = {"class_path": "dmn.data.MNIST", "init_args": {"fold": 0}}
 
 
 def network(model, net, size, **others):
-    """Make what `load_network` would give of a run."""
+    """Make what `load` would give of a run."""
     classes = tuple("abc"[: net["init_args"].get("num_classes", 3)])
     card = {"name": "", "net": net, "data": DATA, "epochs": 3, "seed": 0}
     options = {"mean": None, "std": None, **others}
@@ -82,7 +82,7 @@ def test_what_was_saved_comes_back(kind, tmp_path):
         given = network(PlainCNN(3, (4, 6), num_classes=2), CNN, (3, 16, 12), **scale)
     path = save_network(given, tmp_path / "deep", accuracy={"test": 0.5}, command="make it")
     assert sorted(each.name for each in path.parent.iterdir()) == ["tiny.json", "tiny.safetensors"]
-    loaded = load_network(str(path))
+    loaded = load(str(path))
     for name in ("name", "classes", "size", "mean", "std"):
         assert getattr(loaded, name) == getattr(given, name), name
     assert loaded.is_pair == (kind == "pair")
@@ -98,19 +98,19 @@ def test_what_was_saved_comes_back(kind, tmp_path):
 
 
 def test_shipped_networks_are_found_by_name(saved, monkeypatch):
-    for module in ("dmn.io.resources", "dmn.hub.networks"):
+    for module in ("dmn.io.resources", "dmn.hub.shipped"):
         monkeypatch.setattr(f"{module}.CHECKPOINTS", saved.parent)
     assert resources.checkpoint_names() == ["tiny"]
-    assert load_network("tiny").classes == ("a", "b", "c")
+    assert load("tiny").classes == ("a", "b", "c")
     with pytest.raises(UnknownNameError, match=r"no network 'tony'.*\(tiny\).*resnet18"):
-        load_network("tony")
+        load("tony")
     with pytest.raises(UnknownNameError, match=r"no network 'tiny' with weights 'DEFAULT'"):
-        load_network("tiny", "DEFAULT")
+        load("tiny", "DEFAULT")
 
 
 @pytest.mark.parametrize("name", resources.checkpoint_names())
 def test_what_is_shipped_loads_and_says_how_good_it_is(name):
-    shipped = load_network(name)
+    shipped = load(name)
     assert shipped.name == shipped.card["name"] == name
     assert shipped.model(torch.zeros(1, *shipped.size)).shape == (1, len(shipped.classes))
     low, high = shipped.card["accuracy"]["interval"]
@@ -119,11 +119,11 @@ def test_what_is_shipped_loads_and_says_how_good_it_is(name):
 
 
 def test_a_run_is_found_by_its_folder_or_a_checkpoint(run_folder):
-    best = load_network(str(run_folder))
+    best = load(str(run_folder))
     assert (best.size, best.classes, best.card["seed"]) == ((1, 28, 28), ("0", "1", "2"), 7)
     x = torch.rand(2, 1, 8, 8)
     for seed, name in enumerate(("best", "last")):
-        found = load_network(str(run_folder / "checkpoints" / f"{name}.ckpt"))
+        found = load(str(run_folder / "checkpoints" / f"{name}.ckpt"))
         assert torch.equal(found.model(x), tiny_pair(seed=seed).float()(x))
     assert torch.equal(best.model(x), tiny_pair(seed=0).float()(x))
 
@@ -147,12 +147,12 @@ def test_a_run_is_found_by_its_folder_or_a_checkpoint(run_folder):
 def test_images_are_as_the_data_of_the_run(data, size, mean, run_folder):
     config = yaml.safe_load((run_folder / "config.yaml").read_text())
     (run_folder / "config.yaml").write_text(yaml.safe_dump({**config, "data": data}))
-    found = load_network(str(run_folder))
+    found = load(str(run_folder))
     assert (found.size, found.mean) == (size, mean)
 
 
 def test_torchvision_networks_come_with_their_preprocessing():
-    found = load_network("squeezenet1_1")
+    found = load("squeezenet1_1")
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (260, 300, 3), np.uint8))
     x = found.transform(picture)
     assert torch.equal(x, load("squeezenet1_1").transform(picture))
@@ -177,7 +177,7 @@ def test_torchvision_networks_come_with_their_preprocessing():
 )
 def test_unknown_names_are_told_what_there_is(name, weights, message):
     with pytest.raises(UnknownNameError, match=message):
-        load_network(name, weights)
+        load(name, weights)
 
 
 @pytest.mark.torture(
@@ -189,11 +189,11 @@ def test_a_bare_name_is_of_no_folder(tmp_path, monkeypatch):
     for name in ("squeezenet1_1", "mine"):
         Path(name).mkdir()
         Path(name, "config.yaml").write_text("run: {name: strange}\n")
-    assert load_network("squeezenet1_1").card["weights"] == "random"
+    assert load("squeezenet1_1").card["weights"] == "random"
     with pytest.raises(CheckpointError, match="no run's"):
-        load_network("./squeezenet1_1")
+        load("./squeezenet1_1")
     with pytest.raises(UnknownNameError, match=r"no network 'mine'.*; write \./mine for"):
-        load_network("mine")
+        load("mine")
 
 
 def truncate(path):
@@ -214,7 +214,7 @@ def damage_byte(path):
 def test_damaged_weights_are_refused_by_their_hash(harm, saved):
     harm(saved)
     with pytest.raises(CheckpointError, match=r"tiny\.safetensors: damaged"):
-        load_network(str(saved))
+        load(str(saved))
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_damaged_weights_are_refused_by_their_hash(harm, saved):
 def test_cards_that_do_not_fit_are_refused(old, new, saved):
     change(saved.with_suffix(".json"), old, new)
     with pytest.raises(CheckpointError, match=r"tiny\.(safetensors|json): "):
-        load_network(str(saved))
+        load(str(saved))
 
 
 @pytest.mark.parametrize("text", ["[]", "1", "null", "\x00", ""])
@@ -240,16 +240,16 @@ def test_cards_and_configurations_that_are_none_are_refused(text, saved, run_fol
     (run_folder / "config.yaml").write_text(text)
     for name in (saved, run_folder):
         with pytest.raises(CheckpointError, match=r"(tiny\.json|config\.yaml): "):
-            load_network(str(name))
+            load(str(name))
 
 
 def test_a_configuration_of_something_else_is_refused(run_folder):
     (run_folder / "config.yaml").write_text("model: {net: 1}\n")
     with pytest.raises(CheckpointError, match=r"config\.yaml: no run's"):
-        load_network(str(run_folder))
+        load(str(run_folder))
     (run_folder / "config.yaml").unlink()
     with pytest.raises(UnknownNameError, match="no network"):
-        load_network(str(run_folder))
+        load(str(run_folder))
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_only_networks_of_dmn_are_built(path, saved, run_folder):
     change(run_folder / "config.yaml", "dmn.models.MonotoneConvNet", path)
     for name in (saved, run_folder):
         with pytest.raises(UnknownNameError, match=rf"'{path}' is not built, only dmn\.models"):
-            load_network(str(name))
+            load(str(name))
 
 
 class _Evil:
@@ -273,11 +273,11 @@ def test_checkpoints_execute_nothing(run_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": _Evil()}, run_folder / "checkpoints" / "best.ckpt")
     with pytest.raises(CheckpointError, match=r"best\.ckpt: not a file of weights"):
-        load_network(str(run_folder))
+        load(str(run_folder))
     assert not (tmp_path / "evil").exists()
     (run_folder / "checkpoints" / "best.ckpt").unlink()
     with pytest.raises(CheckpointError, match=r"best\.ckpt: there is no such file"):
-        load_network(str(run_folder))
+        load(str(run_folder))
 
 
 def test_an_interrupted_save_leaves_what_there_was(saved, monkeypatch):
@@ -297,13 +297,13 @@ def test_an_interrupted_save_leaves_what_there_was(saved, monkeypatch):
 def test_pictures_of_any_shape_become_what_the_network_takes(shape, size):
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     mean, std = (0.2,) * size[0], (0.5,) * size[0]
-    x = _transform(size, mean, std, Image.fromarray(pixels))
+    x = preprocess(size, mean, std, Image.fromarray(pixels))
     assert x.shape == size
     assert x.dtype == torch.float32
     tensor = torch.from_numpy(pixels).permute(2, 0, 1)
-    assert torch.equal(x, _transform(size, mean, std, tensor))
-    assert torch.allclose(x, _transform(size, mean, std, tensor / 255))
-    plain = _transform(size, None, None, tensor)
+    assert torch.equal(x, preprocess(size, mean, std, tensor))
+    assert torch.allclose(x, preprocess(size, mean, std, tensor / 255))
+    plain = preprocess(size, None, None, tensor)
     assert torch.allclose(x, (plain - 0.2) / 0.5, atol=1e-6)
     assert 0 <= plain.min() <= plain.max() <= 1 + 1e-6
 
@@ -311,14 +311,14 @@ def test_pictures_of_any_shape_become_what_the_network_takes(shape, size):
 def test_pictures_are_grey_as_pillow_has_it_and_cut_to_their_centre():
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
     picture = Image.fromarray(pixels)
-    x = _transform((1, 8, 8), None, None, picture)
+    x = preprocess((1, 8, 8), None, None, picture)
     assert np.abs(255 * x[0].numpy() - np.asarray(picture.convert("L"))).max() < 1
-    same = _transform((3, 8, 8), None, None, picture)
+    same = preprocess((3, 8, 8), None, None, picture)
     assert torch.equal((255 * same).round().byte(), torch.from_numpy(pixels).permute(2, 0, 1))
-    assert torch.equal(_transform(None, None, None, picture), same)
+    assert torch.equal(preprocess(None, None, None, picture), same)
     wide = torch.zeros(1, 8, 24)
     wide[..., 8:16] = 1
-    assert torch.equal(_transform((3, 8, 8), None, None, wide), torch.ones(3, 8, 8))
+    assert torch.equal(preprocess((3, 8, 8), None, None, wide), torch.ones(3, 8, 8))
 
 
 def test_cards_can_be_read_by_people(saved):
@@ -372,7 +372,7 @@ CARDS = {  # what is changed, how, and what is said
 def test_cards_that_were_tampered_with_are_refused(done, saved, happened):
     change, told = CARDS[done]
     with pytest.raises(DmnError, match=rf"tiny\.(json|safetensors): .*({told})") as caught:
-        load_network(with_card(saved, change))
+        load(with_card(saved, change))
     happened(str(caught.value).replace(str(saved.parent), ""))
 
 
@@ -400,7 +400,7 @@ def test_configurations_that_were_tampered_with_are_refused(
     monkeypatch.chdir(tmp_path)
     (run_folder / "config.yaml").write_bytes(CONFIGURATIONS[done])
     with pytest.raises(CheckpointError, match=r"config\.yaml: ") as caught:
-        load_network(str(run_folder))
+        load(str(run_folder))
     assert not (tmp_path / "ran").exists()
     happened(str(caught.value).replace(str(tmp_path), ""))
 
@@ -408,20 +408,20 @@ def test_configurations_that_were_tampered_with_are_refused(
 def test_a_card_nested_deeply_or_unreadable_is_refused(saved, monkeypatch):
     saved.with_suffix(".json").write_text("[" * 10**5)
     with pytest.raises(CheckpointError, match=r"tiny\.json: cannot be read: .*recursion"):
-        load_network(str(saved))
+        load(str(saved))
 
     def refuse(_):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
     with pytest.raises(CheckpointError, match=r"tiny\.json: cannot be read: Permission"):
-        load_network(str(saved))
+        load(str(saved))
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "\0", "", ".", "/"])
 def test_names_that_no_file_can_have_are_unknown(name):
     with pytest.raises(UnknownNameError, match="no network"):
-        load_network(name)
+        load(name)
 
 
 def test_checkpoints_of_a_failed_training_are_refused(run_folder):
@@ -431,7 +431,7 @@ def test_checkpoints_of_a_failed_training_are_refused(run_folder):
     held["state_dict"][key].fill_(torch.nan)
     torch.save(held, path)
     with pytest.raises(CheckpointError, match=rf"best\.ckpt: not finite: {key}"):
-        load_network(str(run_folder))
+        load(str(run_folder))
 
 
 VALUES = st.recursive(
@@ -458,7 +458,7 @@ def test_arbitrary_cards_are_refused_or_work(saved, full, happened):
             told = told[key]
         path.write_text(json.dumps(card))
         try:
-            loaded = load_network(str(saved))
+            loaded = load(str(saved))
         except DmnError as error:
             counts["refused"] += 1
             assert "tiny." in str(error)  # noqa: PT017
@@ -480,10 +480,10 @@ def test_no_picture_is_scaled_without_bounds(size, sides, monkeypatch):
     made = []
     scale = torch.nn.functional.interpolate
     monkeypatch.setattr(
-        "dmn.hub.networks.F.interpolate",
+        "dmn.hub.preprocess.F.interpolate",
         lambda x, to, **how: made.append(to) or scale(x, to, **how),
     )
-    assert _transform(size, None, None, Image.new("RGB", sides, "red")).shape == size
+    assert preprocess(size, None, None, Image.new("RGB", sides, "red")).shape == size
     assert size[0] * made[0][0] * made[0][1] <= LARGEST_IMAGE
 
 
@@ -492,8 +492,8 @@ def test_no_picture_is_scaled_without_bounds(size, sides, monkeypatch):
 def test_cropping_first_gives_about_the_same(height, width, high, wide):
     rows, columns = (torch.linspace(0, 1, side) for side in (height, width))
     x = torch.stack([rows[:, None].expand(height, width), columns.expand(height, width)])
-    one = _cropped(x, high, wide)
+    one = crop(x, high, wide)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dmn.hub.networks.LARGEST_IMAGE", 0)
-        other = _cropped(x, high, wide)
+        patch.setattr("dmn.hub.preprocess.LARGEST_IMAGE", 0)
+        other = crop(x, high, wide)
     assert (one - other).abs().max() < 0.1  # of a picture that goes from 0 to 1

@@ -17,7 +17,7 @@ from torch import nn
 from torchvision import models
 
 from dmn.errors import CheckpointError, DmnError, UnknownNameError
-from dmn.hub.pretrained import load
+from dmn.hub import load
 
 SMALL = ["squeezenet1_1", "shufflenet_v2_x0_5", "mobilenet_v3_small", "mnasnet0_5"]
 FAMILIES = [

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmn.errors import CheckpointError, DmnError
-from dmn.hub import load, load_converted
+from dmn.hub import load
+from dmn.hub.converted import load_converted
 from dmn.io.weights import (
     format_mismatches,
     limit_allocation,
@@ -25,7 +26,7 @@ LOADERS = {
     "read_weights": read_weights,
     "--init_from": lambda path: initialise(torch.nn.Linear(1, 1), path),
     "hub.load": lambda path: load("squeezenet1_1", _renamed(path), num_classes=2),
-    "load_converted": lambda path: load_converted(path, torch.nn.Linear(1, 1)),
+    "converted": lambda path: load_converted(path, torch.nn.Linear(1, 1)),
 }
 
 

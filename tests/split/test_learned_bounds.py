@@ -14,7 +14,7 @@ from torch import nn
 
 from dmn.errors import OptionError, UnknownNameError
 from dmn.explain import SplitCAM, SplitGrad, SplitLRP
-from dmn.hub import load_converted, save_converted
+from dmn.hub import load, save_converted
 from dmn.nn import BackwardConfig
 from dmn.split import Example, learn_bounds, patch_logit_drops, split
 from dmn.split.learned_bounds import OBJECTIVES
@@ -195,7 +195,7 @@ def test_slacks_are_saved(tmp_path):
     explain = {"method": "SplitLRP", "stream": "g"}
     plain = ours.explain(x, TARGET, **explain)
     learn_bounds(SplitLRP(ours, stream="g"), [Example(x, TARGET)], "sparseness", epochs=3)
-    loaded = load_converted(save_converted(ours, tmp_path / "a.safetensors"), network()).network
+    loaded = load(save_converted(ours, tmp_path / "a.safetensors"), model=network()).model
     assert torch.equal(loaded(x), ours(x))
     assert torch.equal(loaded.explain(x, TARGET, **explain), ours.explain(x, TARGET, **explain))
     assert not torch.equal(loaded.explain(x, TARGET, **explain), plain)

@@ -4,7 +4,7 @@ import yaml
 from train_problem import make_task
 
 from dmn.data import ImageBatch
-from dmn.hub.networks import Network, save_network
+from dmn.hub import Network, save_network
 from dmn.train import Distillation, Term
 
 TEACHER = """

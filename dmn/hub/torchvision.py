@@ -1,4 +1,4 @@
-"""Load a classifier of torchvision, with its preprocessing and the names of its classes."""
+"""Classifiers of torchvision, with their preprocessing and the names of their classes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from http.client import HTTPException
 from pathlib import Path
@@ -18,6 +16,9 @@ from torch import Tensor, nn
 from torchvision import models
 
 from dmn.errors import CheckpointError, UnknownNameError
+from dmn.hub.network import Network
+from dmn.io.options import require
+from dmn.io.resources import checkpoint_names, offer
 from dmn.io.weights import format_mismatches, read_file, state_dict_mismatches, validate_state_dict
 
 _SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -30,52 +31,27 @@ _RENAMED = (
 )
 
 
-@dataclass(frozen=True)
-class Pretrained:
-    """A classifier, and what is needed to use it.
-
-    Attributes:
-        name: Of the architecture, as torchvision calls it.
-        model: The network, in evaluation mode, without auxiliary heads.
-        transform: From an image (PIL, or a uint8 tensor) to what the network takes.
-        classes: A name for each output.
-        source: Where the weights come from: "random", torchvision's name, or the file's.
-    """
-
-    name: str
-    model: nn.Module = field(repr=False)
-    transform: Callable[[Any], Tensor] = field(repr=False)
-    classes: tuple[str, ...] = field(repr=False)
-    source: str
-
-
-@torch.inference_mode(False)  # weights made inside could not be differentiated
-def load(
-    name: str, weights: str | Path | None = None, *, num_classes: int | None = None
-) -> Pretrained:
-    """Load a classifier of torchvision's, with weights by name, from a file, or random.
+def load_torchvision(
+    name: str, weights: str | Path | None = None, num_classes: int | None = None
+) -> Network:
+    """Load a classifier with weights by name, from a file, or random; see `dmn.load`.
 
     A file still called as torchvision calls it is preprocessed for as those weights ask, any other
-    as the default ones; GoogLeNet and Inception have `transform_input` set for the first only.
-
-    Args:
-        name: The architecture, of `torchvision.models.list_models(torchvision.models)`.
-        weights: None for random; a name such as "DEFAULT", downloaded unless in torch hub's
-            folder; or a `.safetensors`, `.pth` or `.pt` file with a state dict, bare or under
-            "state_dict" or "model". The first may name "classes" in its metadata, a JSON list.
-        num_classes: Outputs of the network; None for as many as the weights have.
-
-    Raises:
-        UnknownNameError: if there is no such architecture, or no such weights of it.
-        CheckpointError: if the file is not there, or the download failed.
-        CheckpointError: if the file is damaged, holds other things than weights, or does not fit.
+    as the default ones; GoogLeNet and Inception have `transform_input` set for the first only. A
+    file holds a state dict, bare or under "state_dict" or "model"; a `.safetensors` file may name
+    "classes" in its metadata, a JSON list.
     """
-    known = models.list_models(module=models)
-    if name not in known:
-        close = ", ".join(get_close_matches(name.lower(), known)) or "none"
-        every = "torchvision.models.list_models(torchvision.models)"
-        raise UnknownNameError(f"no classifier {name!r}; close are {close}, and {every} lists all")
-    source, reference, path = _find(name, weights)
+    require("num_classes", num_classes, 1)
+    try:
+        source, reference, path = _find(name, weights)
+    except UnknownNameError as error:
+        shipped = ", ".join(checkpoint_names()) or "none"
+        raise UnknownNameError(
+            f"no network {name!r}{f' with weights {str(weights)!r}' if weights else ''}; give a "
+            f"shipped one ({shipped}), a run's folder runs/NAME/version_K, a .safetensors file "
+            "with its card or of dmn convert, or a classifier of torchvision's such as resnet18 or "
+            f"vgg16: {error}{offer(name)}"
+        ) from error
     state, labels = _read(path) if path else ({}, None)
     model = _build(name, reference, path, num_classes)
     if path:
@@ -89,11 +65,60 @@ def load(
             model = _build(name, reference, path, len(given))
         _fill(model, state, f"{path} does not fit {name}")
     classes = _classes(labels, len(_head(model)[1]), reference, path)
-    return Pretrained(name, model.eval(), reference.transforms(), classes, source)
+    card = {"name": name, "architecture": name, "weights": source, "preprocessing": reference.name}
+    return Network(
+        name,
+        model.eval().requires_grad_(False),
+        classes,
+        **_about_images(reference),
+        card=card,
+        source=source,
+    )
+
+
+def build(name: str, num_classes: int | None) -> nn.Module:
+    """Build a classifier as `load_torchvision` does, with random weights.
+
+    Raises:
+        UnknownNameError: if there is no such architecture.
+    """
+    _, reference, _ = _find(name, None)
+    return _build(name, reference, None, num_classes).eval()
+
+
+def about_images(name: str, preprocessing: str) -> dict[str, Any]:
+    """Return what `Network` wants to know of images: size, mean, std and transform.
+
+    Args:
+        name: Of the architecture.
+        preprocessing: Name of those of torchvision's weights that images are preprocessed for.
+
+    Raises:
+        UnknownNameError: if there are no such weights.
+    """
+    table = models.get_model_weights(name).__members__
+    if preprocessing not in table:
+        raise UnknownNameError(f"{name} has no weights {preprocessing!r}, only {', '.join(table)}")
+    return _about_images(table[preprocessing])
+
+
+def _about_images(reference: Any) -> dict[str, Any]:
+    transform: Any = reference.transforms()
+    return {
+        "size": (3, *transform.crop_size * 2),
+        "mean": tuple(transform.mean),
+        "std": tuple(transform.std),
+        "transform": transform,
+    }
 
 
 def _find(name: str, weights: str | Path | None) -> tuple[str, Any, Path | None]:
     """Return the source, those of torchvision's weights to preprocess for, and the file."""
+    known = models.list_models(module=models)
+    if name not in known:
+        close = ", ".join(get_close_matches(name.lower(), known)) or "none"
+        every = "torchvision.models.list_models(torchvision.models)"
+        raise UnknownNameError(f"no classifier {name!r}; close are {close}, and {every} lists all")
     table = models.get_model_weights(name)
     if weights is None:
         return "random", table.DEFAULT, None
@@ -103,11 +128,11 @@ def _find(name: str, weights: str | Path | None) -> tuple[str, Any, Path | None]
         chosen = named[weights]
         return chosen.name, chosen, _cached(chosen.url)
     path = Path(weights)
-    offer = f"{name} has {', '.join(named)}, and takes any {', '.join(_SUFFIXES)} file"
+    choices = f"{name} has {', '.join(named)}, and takes any {', '.join(_SUFFIXES)} file"
     if path.suffix not in _SUFFIXES:
-        raise UnknownNameError(f"no weights {str(weights)!r}; {offer}")
+        raise UnknownNameError(f"no weights {str(weights)!r}; {choices}")
     if not os.path.isfile(path):
-        raise CheckpointError(f"{path}: there is no such file; {offer}")
+        raise CheckpointError(f"{path}: there is no such file; {choices}")
     published = {Path(value.url).name: value for value in table}
     return path.name, published.get(path.name, table.DEFAULT), path
 
@@ -121,8 +146,8 @@ def _cached(url: str) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(path), start)
         except (OSError, HTTPException, RuntimeError) as error:  # the last is a wrong hash
-            told = f"download failed ({error}); fetch {url} elsewhere and save it as {path}"
-            raise CheckpointError(told) from error
+            remedy = f"fetch {url} elsewhere and save it as {path}"
+            raise CheckpointError(f"download failed ({error}); {remedy}") from error
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if not digest.startswith(start):
@@ -132,13 +157,11 @@ def _cached(url: str) -> Path:
 
 def _read(path: Path) -> tuple[dict[str, Tensor], Any]:
     """Return the weights of a file, by the names of today, and the names of its classes if any."""
-    try:
-        held, metadata = read_file(path)
-        for key in ("state_dict", "model"):  # under which training scripts save them
-            held = held[key] if isinstance(held, dict) and isinstance(held.get(key), dict) else held
-        state = validate_state_dict(held, path)
-    except CheckpointError as error:
-        raise CheckpointError(str(error)) from error
+    content, metadata = read_file(path)
+    for key in ("state_dict", "model"):  # under which training scripts save them
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    state = validate_state_dict(content, path)
     try:
         labels = json.loads(metadata.get("classes", "null"))
     except (ValueError, RecursionError) as error:

@@ -1,0 +1,113 @@
+"""One loader for every trained network, wherever it is from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Container
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from dmn.errors import OptionError
+from dmn.hub.converted import is_converted, load_converted
+from dmn.hub.network import Network
+from dmn.hub.runs import load_checkpoint, load_run
+from dmn.hub.shipped import load_shipped, load_with_card
+from dmn.hub.torchvision import load_torchvision
+from dmn.io.resources import checkpoint_names, is_path
+
+SUFFIX = ".safetensors"
+
+
+class Source(NamedTuple):
+    """A kind of name that networks are loaded by.
+
+    Attributes:
+        takes: Whether a name is of this kind.
+        load: Loads the network by name and options.
+        options: Those of `load`, besides the name.
+    """
+
+    takes: Callable[[str], bool]
+    load: Callable[..., Network]
+    options: tuple[str, ...] = ()
+
+
+def _is_converted(name: str) -> bool:
+    """Tell whether a file is a converted network's, or unreadable with no card to go with it."""
+    if not name.endswith(SUFFIX) or not os.path.isfile(name):
+        return False
+    return is_converted(name) or not os.path.isfile(Path(name).with_suffix(".json"))
+
+
+def _is_run(name: str) -> bool:
+    return is_path(name) and os.path.isfile(Path(name, "config.yaml"))
+
+
+CONVERTED = Source(_is_converted, load_converted, ("model",))
+TORCHVISION = Source(lambda name: True, load_torchvision, ("weights", "num_classes"))
+SOURCES = (  # the first that takes a name has it
+    Source(lambda name: name in checkpoint_names(), load_shipped),
+    CONVERTED,
+    Source(lambda name: Path(name).suffix == SUFFIX, load_with_card),
+    Source(lambda name: Path(name).suffix == ".ckpt", load_checkpoint),
+    Source(_is_run, load_run),
+    TORCHVISION,
+)
+WHOSE = {  # to say in a refusal
+    "weights": "torchvision's classifiers",
+    "num_classes": "torchvision's classifiers",
+    "model": "files of save_converted",
+}
+
+
+@torch.inference_mode(False)  # weights made inside could not be differentiated
+def load(
+    name: str | Path,
+    weights: str | Path | None = None,
+    *,
+    num_classes: int | None = None,
+    model: nn.Module | None = None,
+) -> Network:
+    """Load a trained network, ready to classify and to be explained; no code is executed.
+
+    Args:
+        name: One of
+            - a shipped network, such as "scenes_resnet18";
+            - a `.safetensors` file with its card beside it, of `save_network`;
+            - a `.safetensors` file of `dmn convert` or `save_converted`;
+            - the folder of a run, `runs/NAME/version_K`, or a `.ckpt` file in it;
+            - a classifier of torchvision's, such as "resnet18".
+            A bare name is never that of a folder in the working directory, which is `./NAME`.
+        weights: Of torchvision's classifiers only: a name such as "DEFAULT", downloaded unless in
+            torch hub's folder; a `.safetensors`, `.pth` or `.pt` file; or None for random ones.
+        num_classes: Outputs of a classifier of torchvision's; None for as many as the weights have.
+        model: Of converted files only: a network of the original's architecture, whose weights do
+            not matter. It is needed where that is neither of torchvision's nor of `dmn.models`.
+
+    Raises:
+        UnknownNameError: if there is no such network, or it is none of dmn's; names what is.
+        CheckpointError: if a file is missing or damaged, by its hash or its content, does not fit,
+            or cannot be downloaded.
+        OptionError: if an option is given that networks of this kind do not have.
+    """
+    name = name if isinstance(name, str) else os.path.join(os.curdir, name)
+    named = {"weights": weights, "num_classes": num_classes, "model": model}
+    given = {option: value for option, value in named.items() if value is not None}
+    source = _source(name, given.keys())
+    for option in given:
+        if option not in source.options:
+            whose = WHOSE[option]
+            raise OptionError(f"{option} is for {whose} only; leave it out for {name!r}")
+    return source.load(name, **given)
+
+
+def _source(name: str, given: Container[str]) -> Source:
+    """Find the kind of a name; weights are of torchvision's only, and models of converted files."""
+    if "weights" in given:
+        return TORCHVISION
+    if "model" in given and name.endswith(SUFFIX):
+        return CONVERTED
+    return next(source for source in SOURCES if source.takes(name))

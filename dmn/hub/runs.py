@@ -1,0 +1,54 @@
+"""Networks of training runs: a checkpoint, and the configuration of the run beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dmn.errors import CheckpointError
+from dmn.hub.building import load_described, require_file
+from dmn.hub.cards import count_of_classes, read_card
+from dmn.hub.network import Network
+
+IMAGES: dict[str, dict[str, Any]] = {  # what a run's configuration does not say of its data
+    "dmn.data.MNIST": {"channels": 1, "size": 28},
+    "dmn.data.CIFAR10": {"size": 32},
+}
+NOT_TRAINING = ("net", "explainers", "num_classes")  # of the task; on the card in their own place
+
+
+def load_run(folder: str) -> Network:
+    """Load the best checkpoint of a run; see `dmn.load`."""
+    return load_checkpoint(Path(folder, "checkpoints", "best.ckpt"))
+
+
+def load_checkpoint(checkpoint: Path | str) -> Network:
+    """Load a checkpoint of a run; see `dmn.load`."""
+    checkpoint = Path(checkpoint)
+    config_path = checkpoint.parent.parent / "config.yaml"
+    config = read_card(require_file(config_path))
+    try:
+        card = _card(config)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(f"{config_path}: no run's: {error!r}") from error
+    return load_described(str(checkpoint), card, config_path, checkpoint, "run")
+
+
+def _card(config: dict[str, Any]) -> dict[str, Any]:
+    """Write what a run's configuration says as a card does."""
+    data, task = config["data"], config["model"]
+    images = {**IMAGES.get(data["class_path"], {}), **data.get("init_args", {})}
+    side = images.get("size")
+    return {
+        "name": config["run"]["name"],
+        "net": task["net"],
+        "training": {key: task[key] for key in task if key not in NOT_TRAINING},
+        "explainers": task.get("explainers"),
+        "data": data,
+        "classes": [str(label) for label in range(count_of_classes(task["num_classes"]))],
+        "size": side and [images.get("channels", 3), side, side],
+        "mean": images.get("mean"),
+        "std": images.get("std"),
+        "epochs": config["trainer"]["max_epochs"],
+        "seed": config["seed_everything"],
+    }
