@@ -32,9 +32,9 @@ def main(args: Sequence[str]) -> None:
     parser = _parser()
     config = parser.parse_args(list(args[1:]))
     text = parser.dump(config)
-    made = parser.instantiate_classes(config)
-    options = {name: made[name] for name in vars(made) if name not in ("config", "run")}
-    Comparison(**options).run(made.run, text)
+    instances = parser.instantiate_classes(config)
+    options = {name: instances[name] for name in vars(instances) if name not in ("config", "run")}
+    Comparison(**options).run(instances.run, text)
 
 
 def _parser() -> Parser:

@@ -55,10 +55,10 @@ def read_config(path: str | Path) -> dict[str, Any]:
     Raises:
         OptionError: names the file and, where there is one, the line.
     """
-    told, _ = _read(path)
-    if not isinstance(told, dict):
+    options, _ = _read(path)
+    if not isinstance(options, dict):
         raise _refusal(path, "it holds no options; write some as `trainer: {max_epochs: 5}`")
-    return told
+    return options
 
 
 @contextmanager

@@ -133,7 +133,7 @@ def explain(
     if invert:
         pictures = [picture.point(lambda value: 255 - value) for picture in pictures]
     network = load(model, weights)
-    wanted = None if target is None else _class(network, target)
+    chosen = None if target is None else _class(network, target)
     if network.source == "random":
         print(plain(f"{model} has random weights, and knows nothing; give it some by --weights"))
     inputs = [network.transform(picture)[None] for picture in pictures]
@@ -141,10 +141,10 @@ def explain(
     columns: dict[str, list[Tensor]] = {title: [] for title in ("image", *explainers)}
     rows = []
     for file, x in zip(images, inputs, strict=True):
-        indices, said = _classify(network, x, top)
-        print(plain(f"{file}: {', '.join(said)}"))
-        index = indices[0] if wanted is None else wanted
-        lines = [Path(file).name, *said, *([] if wanted is None else [f"why {target}?"])]
+        indices, labels = _classify(network, x, top)
+        print(plain(f"{file}: {', '.join(labels)}"))
+        index = indices[0] if chosen is None else chosen
+        lines = [Path(file).name, *labels, *([] if chosen is None else [f"why {target}?"])]
         rows.append("\n".join(fill(plain(line), LINE) for line in lines))
         shown = network.restore(x)
         columns["image"].append(1 - shown[0] if invert else shown[0])
@@ -172,9 +172,9 @@ def _class(network: Network, target: str) -> int:
 
 @torch.no_grad()
 def _classify(network: Network, x: Tensor, top: int) -> tuple[list[int], list[str]]:
-    """Return the most probable classes of an image, and what is to be said of them."""
+    """Return the most probable classes of an image, and a label for each."""
     chances = probabilities(network.model(x))[0]
-    shares, indices = (each.tolist() for each in chances.topk(min(top, len(chances))))
+    shares, indices = (values.tolist() for values in chances.topk(min(top, len(chances))))
     names = [network.classes[index] for index in indices]
     return indices, [f"{name} {_percent(p)}" for name, p in zip(names, shares, strict=True)]
 
@@ -193,18 +193,18 @@ def _explainers(
     contrast: bool,
 ) -> dict[str, Explainer]:
     """Make the explainers, by the title of the column each fills."""
-    own, model = network.is_pair and not network.is_split, network.ordinary
+    trained, model = network.is_pair and not network.is_split, network.ordinary
     stage = layer or last_stage(model, x).removeprefix("h.net.")
-    streams = (stream,) if stream else get_args(Stream) if own else ("g",)
+    streams = (stream,) if stream else get_args(Stream) if trained else ("g",)
     pair: Any = network.as_pair(x) if any(spec.kind == "split" for spec in specs) else None
-    made: dict[str, Explainer] = {}
+    explainers: dict[str, Explainer] = {}
     for spec in specs:
         options: dict[str, Any] = {"contrast": contrast}
         if spec.kind == "split":
             read = layer or _last_call(network, pair, stage)
-            options |= _split_options(spec, pair, own, read, layer, alpha)
+            options |= _split_options(spec, pair, trained, read, layer, alpha)
             for side in streams:
-                made[f"{spec.name} {side}"] = spec.factory(pair, stream=side, **options)
+                explainers[f"{spec.name} {side}"] = spec.factory(pair, stream=side, **options)
             continue
         if spec.needs_layer:
             if stage == "input":
@@ -212,17 +212,17 @@ def _explainers(
                     f"{spec.name} reads a layer of the network that holds an image, and the last "
                     "one holds none: name another by --layer, or other methods by --method"
                 )
-            options["layer"] = f"g.net.{stage}" if own else stage
-        made[spec.name] = spec.factory(model, **options)
-    return made
+            options["layer"] = f"g.net.{stage}" if trained else stage
+        explainers[spec.name] = spec.factory(model, **options)
+    return explainers
 
 
 def _split_options(
-    spec: MethodSpec, pair: Pair, own: bool, stage: str, layer: str | None, alpha: float | None
+    spec: MethodSpec, pair: Pair, trained: bool, stage: str, layer: str | None, alpha: float | None
 ) -> dict[str, Any]:
     """Return where and how a split method reads a pair, which may be the network's own."""
     fronted = isinstance(pair, FrontAdapter)
-    options = {} if own else dict(spec.defaults)
+    options = {} if trained else dict(spec.defaults)
     options["layer"] = stage if spec.needs_layer and not fronted else layer or "input"
     if fronted:
         options["part"] = "p"

@@ -44,12 +44,12 @@ def main(
         importing: Surrounds the import of a command, which takes seconds.
     """
     choose_messages()
-    given = sys.argv
+    process_args = sys.argv
     try:
         with refusals_in_one_line(), configs_looked_through():
-            _run(given[1:] if args is None else list(args), importing)
+            _run(process_args[1:] if args is None else list(args), importing)
     finally:
-        sys.argv = given
+        sys.argv = process_args
 
 
 def _run(args: list[str], importing: Callable[[], AbstractContextManager[None]]) -> None:

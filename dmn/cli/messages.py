@@ -38,16 +38,16 @@ def refusals_in_one_line() -> Iterator[None]:
             sys.exit(128 + signal.SIGTERM)  # Lightning's own would pass for success
         raise
     except Exception as error:
-        if told := _refusal(error):
-            sys.exit(f"dmn: {told}")
+        if message := _refusal(error):
+            sys.exit(f"dmn: {message}")
         raise
 
 
 def _refusal(error: BaseException) -> str:
-    """Return what is to be said of an error; nothing of one that is a fault of the program."""
+    """Return the message for an error; an empty one for a fault of the program."""
     if isinstance(error, DmnError):
         return "\n".join(map(plain, error.lines))
-    if isinstance(error.__cause__, DmnError):  # told by jsonargparse, at length
+    if isinstance(error.__cause__, DmnError):  # wrapped by jsonargparse in a long message
         return _refusal(error.__cause__)
     if _is_of_lightning(error, "MisconfigurationException"):  # of what it was asked to do
         return plain(" ".join(str(error).split()))

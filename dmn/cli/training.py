@@ -15,7 +15,7 @@ from dmn.cli.config import add_config_option
 from dmn.cli.parser import Parser
 from dmn.errors import CheckpointError
 from dmn.io.options import SEEDS, require, require_below
-from dmn.io.resources import checkpoint_names, offer
+from dmn.io.resources import checkpoint_names, path_hint
 from dmn.io.writing import write_whole
 from dmn.tracking import Run, log_config, tracking
 from dmn.train import (
@@ -113,14 +113,15 @@ def find_checkpoint(name: str | None, run: Run) -> str | None:
     if name is None or name in checkpoint_names():
         return name
     if name not in ("best", "last"):
-        if told := offer(name):
-            raise CheckpointError(f"no checkpoint {name!r}; give best or last{told}")
+        if hint := path_hint(name):
+            raise CheckpointError(f"no checkpoint {name!r}; give best or last{hint}")
         return name
     found = list(Path(run.root, run.name).glob(f"version_*/checkpoints/{name}.ckpt"))
     if not found:
         raise CheckpointError(
             f"no {name}.ckpt below {Path(run.root, run.name)}; train first with "
-            f"`dmn fit`, or give --run.name, --run.root or the path of a checkpoint" + offer(name)
+            f"`dmn fit`, or give --run.name, --run.root or the path of a checkpoint"
+            + path_hint(name)
         )
     return str(max(found, key=lambda path: path.stat().st_mtime_ns))
 
@@ -244,8 +245,8 @@ class DmnCLI(LightningCLI):
         if not (elsewhere or os.path.isfile(path)):
             raise CheckpointError(f"{path}: there is no such file; give best, last or a path")
         if self.subcommand in ("fit", "finetune") and path:
-            told = self._parser(self.subcommand).dump(config, skip_none=False)
-            check_same_run(Path(path), told)
+            text = self._parser(self.subcommand).dump(config, skip_none=False)
+            check_same_run(Path(path), text)
 
     def before_test(self) -> None:
         """Give the task the weights of a shipped network, which are no checkpoint of Lightning's.
@@ -253,10 +254,10 @@ class DmnCLI(LightningCLI):
         Raises:
             CheckpointError: if the config's network is another one.
         """
-        given = self.config_init[self.subcommand]
-        if given["ckpt_path"] in checkpoint_names():
-            load_shipped_weights(self.model.net, given["ckpt_path"])
-            given["ckpt_path"] = None
+        config = self.config_init[self.subcommand]
+        if config["ckpt_path"] in checkpoint_names():
+            load_shipped_weights(self.model.net, config["ckpt_path"])
+            config["ckpt_path"] = None
 
     before_validate = before_test
 

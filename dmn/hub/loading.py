@@ -95,19 +95,19 @@ def load(
     """
     name = name if isinstance(name, str) else os.path.join(os.curdir, name)
     named = {"weights": weights, "num_classes": num_classes, "model": model}
-    given = {option: value for option, value in named.items() if value is not None}
-    source = _source(name, given.keys())
-    for option in given:
+    options = {option: value for option, value in named.items() if value is not None}
+    source = _source(name, options.keys())
+    for option in options:
         if option not in source.options:
             whose = WHOSE[option]
             raise OptionError(f"{option} is for {whose} only; leave it out for {name!r}")
-    return source.load(name, **given)
+    return source.load(name, **options)
 
 
-def _source(name: str, given: Container[str]) -> Source:
+def _source(name: str, options: Container[str]) -> Source:
     """Find the kind of a name; weights are of torchvision's only, and models of converted files."""
-    if "weights" in given:
+    if "weights" in options:
         return TORCHVISION
-    if "model" in given and name.endswith(SUFFIX):
+    if "model" in options and name.endswith(SUFFIX):
         return CONVERTED
     return next(source for source in SOURCES if source.takes(name))

@@ -18,7 +18,7 @@ from torchvision import models
 from dmn.errors import CheckpointError, UnknownNameError
 from dmn.hub.network import Network
 from dmn.io.options import require
-from dmn.io.resources import checkpoint_names, offer
+from dmn.io.resources import checkpoint_names, path_hint
 from dmn.io.weights import format_mismatches, read_file, state_dict_mismatches, validate_state_dict
 
 _SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -50,19 +50,19 @@ def load_torchvision(
             f"no network {name!r}{f' with weights {str(weights)!r}' if weights else ''}; give a "
             f"shipped one ({shipped}), a run's folder runs/NAME/version_K, a .safetensors file "
             "with its card or of dmn convert, or a classifier of torchvision's such as resnet18 or "
-            f"vgg16: {error}{offer(name)}"
+            f"vgg16: {error}{path_hint(name)}"
         ) from error
     state, labels = _read(path) if path else ({}, None)
     model = _build(name, reference, path, num_classes)
     if path:
         key, head = _head(model)
-        given = state.get(key, head)
+        weight = state.get(key, head)
         if (
             num_classes is None
-            and given.shape[1:] == head.shape[1:]
-            and 0 < len(given) != len(head)
+            and weight.shape[1:] == head.shape[1:]
+            and 0 < len(weight) != len(head)
         ):
-            model = _build(name, reference, path, len(given))
+            model = _build(name, reference, path, len(weight))
         _fill(model, state, f"{path} does not fit {name}")
     classes = _classes(labels, len(_head(model)[1]), reference, path)
     card = {"name": name, "architecture": name, "weights": source, "preprocessing": reference.name}

@@ -33,7 +33,7 @@ def is_path(name: str) -> bool:
     return name.startswith(".") or os.path.dirname(name) != "" or os.path.splitext(name)[1] != ""
 
 
-def offer(name: str) -> str:
+def path_hint(name: str) -> str:
     """Return a hint for an error message: how to refer to a file or folder of this name."""
     if is_path(name) or not os.path.exists(name):
         return ""
@@ -65,5 +65,5 @@ def config_path(name: str, folder: str = "") -> Path:
         return config
     raise UnknownNameError(
         f"no config {name!r}; dmn ships {', '.join(config_names(folder))}, and takes .yaml files"
-        + offer(name)
+        + path_hint(name)
     )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dmn.errors import CheckpointError
 from dmn.hub import load
 from dmn.hub.converted import is_converted, read_original_weights
-from dmn.io.resources import checkpoint_names, offer
+from dmn.io.resources import checkpoint_names, path_hint
 from dmn.io.weights import format_mismatches, read_weights, state_dict_mismatches, truncate
 from dmn.nn import project
 from dmn.train.groups import layer_names
@@ -131,10 +131,10 @@ def load_shipped_weights(net: nn.Module, name: str) -> None:
 def _read(checkpoint: str | Path) -> dict[str, Tensor]:
     if str(checkpoint) in checkpoint_names():
         return load(str(checkpoint)).model.state_dict()
-    told = offer(checkpoint) if isinstance(checkpoint, str) else ""
-    if told or not os.path.isfile(checkpoint):
+    hint = path_hint(checkpoint) if isinstance(checkpoint, str) else ""
+    if hint or not os.path.isfile(checkpoint):
         shipped = ", ".join(checkpoint_names())
-        raise CheckpointError(f"{checkpoint}: there is no such file; shipped are {shipped}{told}")
+        raise CheckpointError(f"{checkpoint}: there is no such file; shipped are {shipped}{hint}")
     read = read_original_weights if is_converted(checkpoint) else read_weights
     return read(checkpoint)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dmn.errors import UnknownNameError
-from dmn.io.resources import CONFIGS, config_path, is_path, offer
+from dmn.io.resources import CONFIGS, config_path, is_path, path_hint
 
 
 @pytest.fixture
@@ -53,4 +53,4 @@ def test_a_file_without_a_suffix_is_offered(folder, happened):
 def test_paths_are_told_from_names(folder):
     assert all(map(is_path, ("./a", ".", "..", "../a", "a/b", "a/", "/a", "a.yaml", "a.pth")))
     assert not any(map(is_path, ("a", "resnet18", "DEFAULT", "best", "")))
-    assert offer("a" * 300) == offer("a.yaml") == ""
+    assert path_hint("a" * 300) == path_hint("a.yaml") == ""
