@@ -22,6 +22,10 @@ from train_problem import Halves, make_task
 from dmn.train import ProjectNonnegative
 
 LOCAL = ("127.", "::1", "localhost")
+LONGEST = (  # files, to be started first where several processes share the tests
+    *("test_crash", "test_recipes", "test_training", "test_configs", "test_streaming"),
+    *("test_two_processes", "test_processes", "test_leaks", "test_shipped_networks"),
+)
 
 
 def pytest_addoption(parser):
@@ -33,6 +37,10 @@ def pytest_configure(config):
     if config.getoption("--thorough"):
         config.option.markexpr = ""
         effort.thorough = True
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 @pytest.hookimpl(wrapper=True)

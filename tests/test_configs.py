@@ -18,7 +18,7 @@ SHORT = shlex.split(
 ELSEWHERE = {"cifar10", "imagenet", "mnist_full"}  # not bundled: tried in test_scale_configs
 # Digits and scenes, without a front and with one, and letters. Of the others, the commands of the
 # header parse here, and `dmn validate` scores the explainers in cli/test_validate.py.
-QUICK = {"debug", "mnist_front", "letters", "scenes_front"}
+QUICK = {"debug", "letters", "scenes_front"}
 
 
 def header(name):

@@ -230,12 +230,10 @@ assert len(list(csv.DictReader(open(path / "metrics.csv")))) >= 1
     "the disk gets {state} in the midst of a training",
     "an error that names the checkpoint; the last good one can be read",
 )
+@pytest.mark.slow  # train/test_checkpoint.py fills a disk while a checkpoint is saved
 @pytest.mark.parametrize(
     ("state", "how"),
-    [
-        ("full", "fill()"),
-        pytest.param("read-only", "make_read_only(path / 'checkpoints')", marks=pytest.mark.slow),
-    ],
+    [("full", "fill()"), ("read-only", "make_read_only(path / 'checkpoints')")],
 )
 def test_a_training_whose_disk_gives_out(state, how, tmp_path, happened):
     code = f"FIT = {FIT!r}\n" + TRAIN_ON_A_DISK.replace("HOW", how)

@@ -1,5 +1,6 @@
 """Every method explains every shipped network, and is what it claims to be on it."""
 
+import effort
 import pytest
 import torch
 from rival_networks import OPTIONS, POST_HOC
@@ -12,9 +13,10 @@ from dmn.io.resources import checkpoint_names
 from dmn.nn import ConvexConcave, MaxMinPool2d
 
 TARGET = torch.tensor([1, 7])
+QUICK = {"mnist_paired", "mnist_front", "scenes_resnet18", "scenes_vgg16"}  # one of each kind
 
 
-@pytest.fixture(params=checkpoint_names())
+@pytest.fixture(params=effort.slow_except(QUICK, checkpoint_names()))
 def network(request):
     return dmn.load(request.param)
 

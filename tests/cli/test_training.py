@@ -9,6 +9,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import effort
 import pytest
 import torch
 import yaml
@@ -84,7 +85,8 @@ def test_fit_test_and_finetune_from_another_folder(alone, folder, capsys):
     assert "test/acc" in test.stdout
     with open(folder / "runs/debug/test/version_0/metrics.csv") as file:
         assert float(next(csv.DictReader(file))["test/acc"]) > 0
-    tune = go_on("finetune", "--config", "debug", "--init_from", "last", cwd=folder)
+    options = () if alone else FAST
+    tune = go_on("finetune", "--config", "debug", "--init_from", "last", *options, cwd=folder)
     assert tune.returncode == 0, tune.stderr
     assert "checkpoints/last.ckpt: loaded 40 tensors" in tune.stderr
     assert (folder / "runs/debug/version_1/checkpoints/last.ckpt").exists()
@@ -312,7 +314,10 @@ def test_the_locale_changes_no_file(folder):
 @pytest.mark.torture("Ctrl-C while dmn is importing {module}", "it ends without a word, by 130")
 @pytest.mark.parametrize(
     "module",
-    ["dmn.cli.main", "dmn.cli.training", "torch", "pytorch_lightning", "dmn.train.task"],
+    effort.slow_except(
+        {"dmn.cli.main", "torch"},
+        ["dmn.cli.main", "dmn.cli.training", "torch", "pytorch_lightning", "dmn.train.task"],
+    ),
 )
 def test_an_interrupt_while_importing_is_quiet(module):
     script = (

@@ -4,6 +4,7 @@ import csv
 import math
 from pathlib import Path
 
+import effort
 import pytest
 
 from dmn.cli.main import main
@@ -13,9 +14,10 @@ NAMES = {"mnist": "mnist_paired", "mnist_cnn": ""}  # of shipped networks that a
 SPLIT = sorted(
     path.stem for path in CONFIGS.glob("*.yaml") if "ResplitExplainer" in path.read_text()
 )
+QUICK = {"mnist", "scenes_front"}  # trained as g - h, and split
 
 
-@pytest.mark.parametrize("config", [*SPLIT, "mnist"])
+@pytest.mark.parametrize("config", effort.slow_except(QUICK, [*SPLIT, "mnist"]))
 def test_explainers_of_shipped_configs_are_scored(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shipped = NAMES.get(config, config)

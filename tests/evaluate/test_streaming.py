@@ -82,7 +82,7 @@ print(json.dumps({{work.__name__: [peak(work, root) for root in roots] for work 
     "at their peak they hold as much memory as over 1,000",
 )
 def test_memory_does_not_depend_on_the_number_of_images(tmp_path, full, happened):
-    script, counts = tmp_path / "peak.py", (1_000, 10_000) if full else (100, 600)
+    script, counts = tmp_path / "peak.py", (1_000, 10_000) if full else (100, 400)
     batch = counts[0] // 10  # allocators settle within as many batches
     script.write_text(SCRIPT.format(counts=counts, size=SIZE, batch=batch))
     done = subprocess.run(

@@ -85,7 +85,6 @@ def test_the_trainer_writes_whole_files_unless_a_plugin_says_otherwise():
     assert type(own.strategy.checkpoint_io) is Own
 
 
-@pytest.mark.slow  # a training whose disk gets full is in test_crash.py
 @pytest.mark.torture(
     "a checkpoint for which a disk has no room", "an error, the last good one as it was"
 )
