@@ -14,12 +14,9 @@ import socket
 
 import effort
 import pytest
-import pytorch_lightning as pl
-import torch
-from small_pairs import tiny_pair
-from train_problem import Halves, make_task
 
-from dmn.train import ProjectNonnegative
+# What takes seconds to import is imported where it is used: the process that only hands out the
+# tests to others loads this file, too, and they wait for it.
 
 LOCAL = ("127.", "::1", "localhost")
 LONGEST = (  # files, to be started first where several processes share the tests
@@ -93,11 +90,15 @@ def _messages_are_caught():
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     """Compute in one thread: several wait for each other longer than small networks take."""
+    import torch
+
     torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def _seeded():
+    import torch
+
     torch.manual_seed(0)
 
 
@@ -115,26 +116,38 @@ def happened(record_property):
 
 @pytest.fixture
 def pair():
+    from small_pairs import tiny_pair
+
     return tiny_pair()
 
 
 @pytest.fixture
 def images():
+    import torch
+
     return torch.rand(5, 1, 8, 8, dtype=torch.float64)
 
 
 @pytest.fixture
 def task():
+    from train_problem import make_task
+
     return make_task()
 
 
 @pytest.fixture
 def data():
+    from train_problem import Halves
+
     return Halves()
 
 
 @pytest.fixture
 def make_trainer(tmp_path):
+    import pytorch_lightning as pl
+
+    from dmn.train import ProjectNonnegative
+
     def make(*callbacks, **options):
         options = {
             "max_epochs": 2,

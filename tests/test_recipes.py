@@ -9,6 +9,8 @@ import runpy
 import shlex
 import subprocess
 import sys
+from contextlib import chdir, redirect_stdout
+from io import StringIO
 from math import isfinite
 from pathlib import Path
 from statistics import median
@@ -33,6 +35,7 @@ def program(recipe, *args, folder, **variables):
 
 
 IGNORED = "ignore::FutureWarning"
+TINY = ["--epochs", "1", "--batches", "2"]
 
 
 def run(recipe, *args):
@@ -43,14 +46,14 @@ def run(recipe, *args):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("recipes")
-    args = ["--epochs", "1", "--batches", "2"]
-    return folder, program("train.py", *args, folder=folder)
+    with chdir(folder), redirect_stdout(StringIO()) as output:
+        run("train.py", *TINY)
+    return folder, output.getvalue()
 
 
 def test_train(trained):
-    folder, result = trained
-    assert result.returncode == 0, result.stderr
-    assert "epoch 1/1  train/loss" in result.stdout
+    folder, output = trained
+    assert "epoch 1/1  train/loss" in output
     run_folder = folder / "runs/recipe/version_0"
     for left in ("metrics.csv", "checkpoints/best.ckpt", "heatmaps/splitlrp_epoch_000.png"):
         assert (run_folder / left).is_file(), left
@@ -141,7 +144,14 @@ def test_recipes_explain_themselves(recipe, monkeypatch, capsys):
         assert action.help, f"{action.dest} is not described"
 
 
-@pytest.mark.slow  # train.py is run as a program above
+@pytest.mark.slow
+def test_train_is_a_program(tmp_path):
+    result = program("train.py", *TINY, folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "epoch 1/1  train/loss" in result.stdout
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", NAMES)
 def test_recipes_are_programs(recipe, tmp_path):
     result = program(recipe, "--help", folder=tmp_path)

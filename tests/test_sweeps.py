@@ -42,9 +42,14 @@ def runs():
         grid |= {
             key: grid[key][:1] for key in ("seed_everything", "data.init_args.fold") if key in grid
         }
-        for values in product(*grid.values()):
+        first, *others = product(*grid.values())
+        for values in (first, *others):
             args = [f"--{key}={value}" for key, value in zip(grid, values, strict=True)]
-            yield pytest.param([*given, *args], id=f"{path.stem} {grid['config'][0] and values}")
+            yield pytest.param(
+                [*given, *args],
+                id=f"{path.stem} {grid['config'][0] and values}",
+                marks=() if values is first else pytest.mark.slow,
+            )
 
 
 def table():

@@ -18,7 +18,7 @@ from dmn.split.model import split
 TARGET = torch.tensor([2, 0])
 SHIFTS = (0.0, 0.2, 0.4, 0.5)
 DRAWN = settings(
-    max_examples=effort.examples(50, 200),
+    max_examples=effort.examples(30, 200),
     deadline=None,
     derandomize=True,
     phases=(Phase.explicit, Phase.generate),
