@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
 from jsonargparse.typing import Path as FoundPath
 
@@ -14,6 +16,9 @@ from dmn.errors import OptionError
 from dmn.io.reading import regular
 from dmn.io.resources import SUFFIXES, config_names
 from dmn.io.yaml import LARGEST, read_yaml
+
+OF_FINETUNE = ("init_from", "fresh_head")  # in the configuration that a fine-tuned run has saved
+log = logging.getLogger(__name__)
 
 
 class ConfigFile(ActionConfigFile):
@@ -25,7 +30,12 @@ class ConfigFile(ActionConfigFile):
         Raises:
             OptionError: names the file and, where there is one, the line.
         """
-        read_config(values)
+        options = read_config(values)
+        accepted = {action.dest for action in parser._actions}
+        if left_out := [name for name in OF_FINETUNE if name in options and name not in accepted]:
+            log.info("%s: left out, as only dmn finetune takes it: %s", values, ", ".join(left_out))
+            kept = {name: value for name, value in options.items() if name not in left_out}
+            values = yaml.safe_dump(kept, sort_keys=False)
         super().__call__(parser, cfg, values, option_string)  # type: ignore[no-untyped-call]
 
 

@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from dmn.cli.config import add_config_option
+from dmn.cli.linking import link_to_data
 from dmn.cli.parser import Parser
 from dmn.errors import CheckpointError
 from dmn.io.options import SEEDS, require, require_below
@@ -232,6 +233,7 @@ class DmnCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find the checkpoints that are asked for by name, and refuse to go on with another run."""
         config = self.config[self.subcommand]
+        link_to_data(config)
         if self.subcommand in ("fit", "finetune") and config["ckpt_path"] in checkpoint_names():
             raise CheckpointError(
                 f"{config['ckpt_path']} is shipped without the state of its training, and cannot "

@@ -4,6 +4,7 @@ from dmn.data.batch import ImageBatch, as_batch, concatenate
 from dmn.data.cifar10 import CIFAR10
 from dmn.data.folder import Folder
 from dmn.data.imagenet_s import ImageNetS
+from dmn.data.images import ImageModule
 from dmn.data.letters import Letters
 from dmn.data.mnist import MNIST
 from dmn.data.scenes import Scenes
@@ -13,6 +14,7 @@ __all__ = [
     "MNIST",
     "Folder",
     "ImageBatch",
+    "ImageModule",
     "ImageNetS",
     "Letters",
     "Scenes",

@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from dmn.errors import DataError
-from dmn.io.pictures import Picture, decode
+from dmn.io.pictures import Picture, decode, picture_suffixes
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +38,8 @@ def _is_hidden(name: str) -> bool:
 def list_images(folder: Path, classes: Sequence[str], require_each: bool) -> list[Sample]:
     """Return the images in class folders as pairs of path and class index, by class and name.
 
-    Hidden files and files in hidden folders are left out.
+    A picture is a file with a suffix of `dmn.io.pictures.FORMATS`, in any case. Others are left out
+    and counted in a log message; hidden files and files in hidden folders are left out.
 
     Args:
         folder: Folder of the class folders; links are followed.
@@ -55,25 +55,35 @@ def list_images(folder: Path, classes: Sequence[str], require_each: bool) -> lis
             f"{folder}: no class is called {', '.join(other)}; remove these folders, or give "
             "every part of the data the same classes"
         )
-    found = {name: _images_below(folder / name) for name in classes}
+    left_out: Counter[str] = Counter()
+    found = {name: _images_below(folder / name, left_out) for name in classes}
+    if left_out:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(left_out.items()))
+        log.warning(
+            "%s: files that are no pictures by their suffix are left out: %s", folder, kinds
+        )
     if require_each and (empty := [str(folder / name) for name in classes if not found[name]]):
-        raise DataError(f"no image in {', '.join(empty[:5])}; add some, or remove the class")
+        kinds = f" (only {', '.join(sorted(left_out))})" if left_out else ""
+        raise DataError(f"no image in {', '.join(empty[:5])}{kinds}; add some, or remove the class")
     indices = {name: index for index, name in enumerate(classes)}
     return [(path, indices[name]) for name in sorted(classes) for path in found[name]]
 
 
-def _images_below(folder: Path) -> list[str]:
-    found = []
+def _images_below(folder: Path, left_out: Counter[str]) -> list[str]:
+    """Return the pictures below a folder; count the suffixes of other visible files."""
+    suffixes, found = picture_suffixes(), []
     for root, subfolders, names in os.walk(folder, followlinks=True):
         subfolders[:] = (name for name in subfolders if not _is_hidden(name))
         real = Path(root).resolve()
         for link in (Path(root, name) for name in subfolders if os.path.islink(f"{root}/{name}")):
             if link.resolve() in (real, *real.parents):
                 raise DataError(f"{link} leads back to {link.resolve()}; remove that link")
-        visible = (name for name in names if not _is_hidden(name))
-        found.append(
-            (root, sorted(name for name in visible if name.lower().endswith(IMG_EXTENSIONS)))
+        visible = [name for name in names if not _is_hidden(name)]
+        pictures = sorted(name for name in visible if name.lower().endswith(suffixes))
+        left_out.update(
+            Path(name).suffix.lower() or "without a suffix" for name in {*visible} - {*pictures}
         )
+        found.append((root, pictures))
     return [os.path.join(root, name) for root, names in sorted(found) for name in names]
 
 

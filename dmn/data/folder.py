@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from statistics import median_low
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,11 +21,13 @@ from dmn.data.files import (
     require_masks,
 )
 from dmn.data.images import Channels, ImageDataset, ImageModule
-from dmn.errors import DataError, OptionError
+from dmn.errors import DataError, OptionError, UnreadableImageError
 from dmn.io.options import require
-from dmn.io.pictures import Picture
+from dmn.io.pictures import Picture, picture_traits, read_picture
 
 NAMES = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
+SAMPLED = 100  # images whose heads are read to find size and channels
+LARGEST = 224  # pixels, to which larger images are scaled if no size is asked for
 
 
 class Folder(ImageModule):
@@ -37,7 +40,10 @@ class Folder(ImageModule):
 
     Args:
         root: The folder.
-        size: Side of the square that images are cropped to, in pixels.
+        size: Side of the square that images are cropped to, in pixels; None for the median of their
+            shorter sides, at most 224.
+        channels: 1 for grey images, 3 for RGB; None for 1 if all images are grey, else 3. Size and
+            channels are found out from the heads of 100 training images.
         mean: Means by which channels are normalised; None for both keeps images in [0, 1].
         std: Standard deviations by which they are normalised.
         masks: Folder with a .png for each validation and test image, at the path that the image
@@ -51,7 +57,7 @@ class Folder(ImageModule):
         num_workers: Number of processes that load data.
 
     Raises:
-        OptionError: if only one of mean and std is given.
+        OptionError: if only one of mean and std is given, or not one number for each channel.
         DataError: if there is no such folder or no class in it; if a part or a class has no image,
             or a part has a class that is not in training; if a mask is missing.
     """
@@ -59,7 +65,8 @@ class Folder(ImageModule):
     def __init__(
         self,
         root: str,
-        size: int = 224,
+        size: int | None = None,
+        channels: Literal[1, 3] | None = None,
         mean: Channels | None = None,
         std: Channels | None = None,
         masks: str | None = None,
@@ -78,19 +85,29 @@ class Folder(ImageModule):
                 "neither may be negative, and together they must leave something to train with"
             )
         self.root, self.size, self.masks = Path(root), size, masks
+        self.channels = channels
         self.shares = {"validation": validation_share, "test": test_share}
+
+    def inspect(self) -> None:
+        """Find the classes and, where they are None, the size and the channels of the images."""
+        training, _ = self._find_classes()
+        if self.size is None or self.channels is None:
+            sides, channels = zip(
+                *_sample_traits(list_images(training, self.classes, True)), strict=True
+            )
+            self.size = self.size or min(median_low(sides), LARGEST)
+            self.channels = self.channels or max(channels)
+        for option, values in {"mean": self.mean, "std": self.std}.items():
+            if values is not None and len(values) != self.channels:
+                raise OptionError(
+                    f"data.{option} has {len(values)} numbers, the images have {self.channels} "
+                    "channels; give one number for each"
+                )
 
     def setup(self, stage: str) -> None:
         """List the images and split them."""
-        parts = self._part_folders()
-        training = parts.pop("train", self.root)
-        self.classes = tuple(folders(training))
-        if not self.classes or (parts and training == self.root):
-            raise DataError(
-                f"{self.root.resolve()} has no classes to train with; put images there as "
-                "class/name.jpg, or as train/class/name.jpg, validation/class/name.jpg and "
-                "test/class/name.jpg"
-            )
+        self.inspect()
+        training, parts = self._find_classes()
         shares = [0.0 if part in parts else share for part, share in self.shares.items()]
         images = list_images(training, self.classes, True)
         copied = copies([path for path, _ in images]) if any(shares) else {}
@@ -104,6 +121,19 @@ class Folder(ImageModule):
             self._part_images(part, interleave_classes(samples[part]), self.masks)
             for part in self.shares
         )
+
+    def _find_classes(self) -> tuple[Path, dict[str, Path]]:
+        """Set the classes; return the folder of training images, and those of other parts."""
+        parts = self._part_folders()
+        training = parts.pop("train", self.root)
+        self.classes = tuple(folders(training))
+        if not self.classes or (parts and training == self.root):
+            raise DataError(
+                f"{self.root.resolve()} has no classes to train with; put images there as "
+                "class/name.jpg, or as train/class/name.jpg, validation/class/name.jpg and "
+                "test/class/name.jpg"
+            )
+        return training, parts
 
     def _part_folders(self) -> dict[str, Path]:
         """Return the folders that contain class folders; one with images only is itself a class."""
@@ -122,11 +152,34 @@ class Folder(ImageModule):
                 f"{self.root.resolve()}: no images for {part}; add some, or change "
                 "validation_share and test_share"
             )
-        if masks is None:
-            return self._photographs(samples, self.size)
-        mask_path = partial(_mask_path, self.root, Path(masks))
-        require_masks(samples, mask_path)
-        return self._photographs(samples, self.size, masks=partial(_read_mask, mask_path))
+        assert self.size is not None  # by inspect
+        options: dict[str, Any] = {"read": _read_grey if self.channels == 1 else read_picture}
+        if masks is not None:
+            mask_path = partial(_mask_path, self.root, Path(masks))
+            require_masks(samples, mask_path)
+            options["masks"] = partial(_read_mask, mask_path)
+        return self._photographs(samples, self.size, **options)
+
+
+def _sample_traits(samples: list[Sample]) -> list[tuple[int, int]]:
+    """Return the shorter side and the channels of some images, evenly chosen.
+
+    Raises:
+        UnreadableImageError: if none of them can be read.
+    """
+    traits, failure = [], None
+    for path, _ in samples[:: max(1, len(samples) // SAMPLED)]:
+        try:
+            traits.append(picture_traits(path))
+        except UnreadableImageError as error:  # reported where it is used
+            failure = error
+    if not traits and failure:
+        raise failure
+    return traits
+
+
+def _read_grey(path: str) -> Picture:
+    return read_picture(path).convert("L")
 
 
 def _mask_path(root: Path, masks: Path, source: str) -> Path:

@@ -22,19 +22,19 @@ from dmn.errors import DataError, OptionError
 from dmn.io.options import ABOVE_ZERO, require
 from dmn.io.pictures import Picture, read_picture
 
-Channels = tuple[float, float, float]
+Channels = tuple[float, ...]
 RESIZED = 256 / 224  # shorter side over crop, as torchvision's classifiers are evaluated
 
 
 class ImageDataset(Dataset[ImageBatch]):
-    """RGB images that are read when needed, one batch at a time.
+    """Images that are read when needed, one batch at a time.
 
     Args:
         samples: Source and class index of each image.
         view: Crops pictures to one size; called with `interpolation` nearest for masks.
         augment: Used instead of `view` for images indexed by (epoch, index); it may use torch's
             global generator, which is seeded by (seed, epoch, index) meanwhile.
-        read: Opens a source as an RGB picture; by default the source is a path.
+        read: Opens a source as a picture; by default the source is a path, the picture RGB.
         masks: Opens the mask of a source, 0 or 255; not used for images indexed by (epoch, index).
         mean: Subtracted from each channel; None keeps images in [0, 1].
         std: Each channel is then divided by it.
@@ -119,6 +119,7 @@ class ImageModule(pl.LightningDataModule):
 
     Attributes:
         classes: Name of each label.
+        channels: Of an image; None if `inspect` has still to find it out.
         train: Training images, shuffled and augmented, without masks.
         validation: Validation images, classes interleaved.
         test: Test images, classes interleaved.
@@ -128,6 +129,7 @@ class ImageModule(pl.LightningDataModule):
     """
 
     classes: tuple[str, ...]
+    channels: int | None = 3
     train: ImageDataset
     validation: ImageDataset
     test: ImageDataset
@@ -149,6 +151,13 @@ class ImageModule(pl.LightningDataModule):
         require_loading(batch_size, seed, num_workers)
         self.mean, self.std, self.augment = mean, std, augment
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
+
+    def inspect(self) -> None:
+        """Find out what can be known of the images without listing them all.
+
+        That is `classes`, `channels` and what else of the options is None; where the data has to be
+        downloaded first, nothing.
+        """
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return shuffled batches; an incomplete last one is dropped unless it is the only one."""

@@ -14,7 +14,7 @@ IMAGES: dict[str, dict[str, Any]] = {  # what a run's configuration does not say
     "dmn.data.MNIST": {"channels": 1, "size": 28},
     "dmn.data.CIFAR10": {"size": 32},
 }
-NOT_TRAINING = ("net", "explainers", "num_classes")  # of the task; on the card in their own place
+ELSEWHERE = ("net", "explainers", "num_classes", "classes")  # of the task, in fields of their own
 
 
 def load_run(folder: str) -> Network:
@@ -42,13 +42,17 @@ def _card(config: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": config["run"]["name"],
         "net": task["net"],
-        "training": {key: task[key] for key in task if key not in NOT_TRAINING},
+        "training": {key: task[key] for key in task if key not in ELSEWHERE},
         "explainers": task.get("explainers"),
         "data": data,
-        "classes": [str(label) for label in range(count_of_classes(task["num_classes"]))],
+        "classes": task.get("classes") or _numbers(task["num_classes"]),
         "size": side and [images.get("channels", 3), side, side],
         "mean": images.get("mean"),
         "std": images.get("std"),
         "epochs": config["trainer"]["max_epochs"],
         "seed": config["seed_everything"],
     }
+
+
+def _numbers(count: Any) -> list[str]:
+    return [str(label) for label in range(count_of_classes(count))]

@@ -17,6 +17,7 @@ from dmn.io.text import one_line
 Picture = Image.Image
 Result = TypeVar("Result")
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "F")  # modes of Pillow
 LONGEST = 100  # times the shorter side, to which transforms scale before they crop
 
 
@@ -31,6 +32,31 @@ def read_picture(path: str | Path, upright: bool = True) -> Picture:
         UnreadableImageError: if it cannot be read; names the file, and says why.
     """
     return decode(path, _as_rgb, upright)
+
+
+def picture_suffixes() -> tuple[str, ...]:
+    """Return the suffixes of files in one of `FORMATS`, in lower case."""
+    Image.init()
+    return tuple(
+        suffix for suffix, format in Image.registered_extensions().items() if format in FORMATS
+    )
+
+
+def picture_traits(path: str | Path) -> tuple[int, int]:
+    """Read from the head of an image file its shorter side in pixels, and 1 channel if it is grey.
+
+    Args:
+        path: A file in one of `FORMATS`.
+
+    Returns:
+        The shorter side, and the number of channels, 1 or 3.
+
+    Raises:
+        UnreadableImageError: if it cannot be read; names the file, and says why.
+    """
+    return decode(
+        path, lambda picture: (min(picture.size), 1 if picture.mode in GREY else 3), False
+    )
 
 
 def decode(path: str | Path, convert: Callable[[Picture], Result], upright: bool) -> Result:

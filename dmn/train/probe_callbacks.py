@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import pytorch_lightning as pl
@@ -21,6 +22,7 @@ from dmn.data import ImageBatch
 from dmn.evaluate import metric_specs, score
 from dmn.explain import Explainer, SplitExplainer, controls
 from dmn.explain.target import resolve_target
+from dmn.io.text import plain
 from dmn.io.writing import write_whole
 from dmn.tracking.failures import Failures
 from dmn.train.probe_images import ProbeImages
@@ -34,6 +36,7 @@ SCORED = [
     "Sparseness",
     "RandomLogit",
 ]
+LINE = 20  # characters of a class before a row
 LEGEND = "Red speaks for the class, blue against it."
 LEGEND_OF_EFFECT = "Red: ink there speaks for the class; blue: against it."
 
@@ -127,7 +130,8 @@ class HeatmapLogger(ProbeCallback):
             return
         x, y, _ = batch
         predicted = resolve_target(pl_module, x, None)
-        rows = [f"true {a}\nsaid {b}" for a, b in zip(y.tolist(), predicted.tolist(), strict=True)]
+        pairs = zip(y.tolist(), predicted.tolist(), strict=True)
+        rows = [f"true {_class(pl_module, a)}\nsaid {_class(pl_module, b)}" for a, b in pairs]
         for name, explainer in explainers.items():
             with self.failures.suppress_and_count(f"heatmap of {name}"):
                 picture = panel(_columns(explainer, x, y), rows, _caption(explainer))
@@ -136,6 +140,12 @@ class HeatmapLogger(ProbeCallback):
                 for logger in trainer.loggers:
                     if hasattr(logger, "log_image"):
                         logger.log_image(f"heatmap/{name}", [str(path)])
+
+
+def _class(module: pl.LightningModule, index: int) -> str:
+    """Name a class, on as many lines as it takes."""
+    names = getattr(module, "classes", None)
+    return fill(plain(names[index]), LINE) if names else str(index)
 
 
 def _caption(explainer: Explainer) -> str:

@@ -15,7 +15,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from dmn.data import as_batch
-from dmn.errors import CheckpointError
+from dmn.errors import CheckpointError, DataError, OptionError
 from dmn.explain import Explainer
 from dmn.io.weights import format_mismatches, state_dict_mismatches
 from dmn.train.groups import layerwise
@@ -65,6 +65,8 @@ class ClassificationTask(pl.LightningModule):
         explainers: Explainers used during training, by the name to log under; each is called with
             the network, e.g. `dmn.explain.SplitCAM` with its options.
         num_classes: Number of classes K.
+        classes: A name for each class, for pictures and cards; None for their indices. On the
+            command line these and their number follow from the data.
         label_smoothing: Share of the target spread over all classes.
         calibration: Whether to log the expected calibration error.
         channels_last: Keep images and convolutions in channels-last order, which is faster for
@@ -82,6 +84,7 @@ class ClassificationTask(pl.LightningModule):
         lr_scheduler: SchedulerFactory | None = None,
         explainers: dict[str, ExplainerFactory] | None = None,
         num_classes: int = 10,
+        classes: list[str] | None = None,
         label_smoothing: float = 0.0,
         calibration: bool = False,
         channels_last: bool = False,
@@ -94,6 +97,10 @@ class ClassificationTask(pl.LightningModule):
         self.explainers = {
             name: make_explainer(net) for name, make_explainer in (explainers or {}).items()
         }
+        if classes and len(classes) != num_classes:
+            raise OptionError(f"{len(classes)} classes are named, but num_classes is {num_classes}")
+        self.num_classes = num_classes
+        self.classes = tuple(classes or map(str, range(num_classes)))
         self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
         self._label_smoothing, self._layer_decay = label_smoothing, layer_decay
         self._terms = terms
@@ -114,6 +121,21 @@ class ClassificationTask(pl.LightningModule):
         """Return logits (B, K) of images (B, C, H, W)."""
         logits: Tensor = self.net(x.contiguous(memory_format=self._format))
         return logits
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Refuse labels that are no class, before they are on a device that could not say so.
+
+        Raises:
+            DataError: names the label.
+        """
+        labels = as_batch(batch).label
+        if labels.numel() and not 0 <= labels.min() <= labels.max() < self.num_classes:
+            raise DataError(
+                f"the data has labels from {int(labels.min())} to {int(labels.max())}, the network "
+                f"classes from 0 to {self.num_classes - 1}; set model.num_classes, and the outputs "
+                "of the network"
+            )
+        return batch
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
         """Return the loss of a batch of any type that `dmn.data.as_batch` takes, and log it."""
@@ -168,6 +190,14 @@ class ClassificationTask(pl.LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
+    def _check_logits(self, logits: Tensor, count: int) -> None:
+        if logits.shape != (count, self.num_classes):
+            raise OptionError(
+                f"the network returns {tuple(logits.shape)} for {count} images, not one logit for "
+                f"each of {self.num_classes} classes; change its number of outputs, or "
+                "model.num_classes"
+            )
+
     def _step(
         self,
         batch: Any,
@@ -177,6 +207,7 @@ class ClassificationTask(pl.LightningModule):
     ) -> Tensor:
         batch = as_batch(batch)
         logits = self(batch.image)
+        self._check_logits(logits, len(batch.label))
         loss = F.cross_entropy(logits, batch.label, label_smoothing=label_smoothing)
         metrics = self.metrics[f"{stage}_metrics"]
         metrics.update(logits, batch.label)
