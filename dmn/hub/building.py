@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from dmn import models
 from dmn.errors import CheckpointError, UnknownNameError
@@ -16,6 +16,7 @@ from dmn.hub.network import Network
 from dmn.hub.preprocess import preprocess
 from dmn.io.class_paths import class_paths, instantiate
 from dmn.io.weights import format_mismatches, limit_allocation, read_weights, state_dict_mismatches
+from dmn.io.wrappers import drop_prefix
 
 NETWORKS = class_paths(models)
 
@@ -52,6 +53,7 @@ def load_described(
     try:
         with limit_allocation(path, state):
             model = build(card.net)
+        state = drop_prefix(state, model.state_dict().keys(), path)
         faults = state_dict_mismatches(model.state_dict(), state)
     except UnknownNameError as error:
         raise UnknownNameError(f"{path}: {error}") from error
@@ -69,6 +71,27 @@ def load_described(
     return Network(
         name, model, tuple(card.classes), **about_images(card), card=values, source=source
     )
+
+
+def fill(model: nn.Module, state: dict[str, Tensor], refusal: str, remedy: str) -> None:
+    """Load weights into a network, which must be all of its own.
+
+    Args:
+        model: The network.
+        state: By its keys.
+        refusal: What is said first if they do not fit.
+        remedy: What is said last.
+
+    Raises:
+        CheckpointError: if they do not fit; names the keys.
+    """
+    own = model.state_dict()
+    # counters of batches, which old files lack, are not used in evaluation
+    spare = [key for key in own if key.endswith("num_batches_tracked") and key not in state]
+    if faults := state_dict_mismatches({key: own[key] for key in own if key not in spare}, state):
+        raise CheckpointError(f"{refusal}: {format_mismatches(faults)}; {remedy}")
+    own.update(state)  # in the model's own dict, which carries its versions
+    model.load_state_dict(own)
 
 
 def about_images(card: ImageCard) -> dict[str, Any]:

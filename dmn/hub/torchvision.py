@@ -16,15 +16,17 @@ from torch import Tensor, nn
 from torchvision import models
 
 from dmn.errors import CheckpointError, UnknownNameError
+from dmn.hub.building import fill
 from dmn.hub.network import Network
 from dmn.io.options import require
 from dmn.io.resources import checkpoint_names, path_hint
-from dmn.io.weights import format_mismatches, read_file, state_dict_mismatches, validate_state_dict
+from dmn.io.weights import read_state_dict
+from dmn.io.wrappers import drop_prefix
 
-_SUFFIXES = (".safetensors", ".pth", ".pt")
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".pth.tar")
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads that only training uses: never built
+REMEDY = "its state_dict() does, if num_classes is None"
 _RENAMED = (
-    (r"^module\.", ""),  # DataParallel
     (r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2"),  # torchvision's own old files
     (r"\bmlp\.linear_1\.", "mlp.0."),  # as above, of vision transformers
     (r"\bmlp\.linear_2\.", "mlp.3."),
@@ -38,8 +40,8 @@ def load_torchvision(
 
     A file still called as torchvision calls it is preprocessed for as those weights ask, any other
     as the default ones; GoogLeNet and Inception have `transform_input` set for the first only. A
-    file holds a state dict, bare or under "state_dict" or "model"; a `.safetensors` file may name
-    "classes" in its metadata, a JSON list.
+    file holds a state dict, as `read_state_dict` says; a `.safetensors` file may name "classes" in
+    its metadata, a JSON list.
     """
     require("num_classes", num_classes, 1)
     try:
@@ -55,6 +57,8 @@ def load_torchvision(
     state, labels = _read(path) if path else ({}, None)
     model = _build(name, reference, path, num_classes)
     if path:
+        state = drop_prefix(state, model.state_dict().keys(), path)
+        state = {key: state[key] for key in state if not key.startswith(_AUXILIARY)}
         key, head = _head(model)
         weight = state.get(key, head)
         if (
@@ -63,7 +67,7 @@ def load_torchvision(
             and 0 < len(weight) != len(head)
         ):
             model = _build(name, reference, path, len(weight))
-        _fill(model, state, f"{path} does not fit {name}")
+        fill(model, state, f"{path} does not fit {name}", REMEDY)
     classes = _classes(labels, len(_head(model)[1]), reference, path)
     card = {"name": name, "architecture": name, "weights": source, "preprocessing": reference.name}
     return Network(
@@ -129,7 +133,7 @@ def _find(name: str, weights: str | Path | None) -> tuple[str, Any, Path | None]
         return chosen.name, chosen, _cached(chosen.url)
     path = Path(weights)
     choices = f"{name} has {', '.join(named)}, and takes any {', '.join(_SUFFIXES)} file"
-    if path.suffix not in _SUFFIXES:
+    if not path.name.endswith(_SUFFIXES):
         raise UnknownNameError(f"no weights {str(weights)!r}; {choices}")
     if not os.path.isfile(path):
         raise CheckpointError(f"{path}: there is no such file; {choices}")
@@ -157,18 +161,14 @@ def _cached(url: str) -> Path:
 
 def _read(path: Path) -> tuple[dict[str, Tensor], Any]:
     """Return the weights of a file, by the names of today, and the names of its classes if any."""
-    content, metadata = read_file(path)
-    for key in ("state_dict", "model"):  # under which training scripts save them
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    state = validate_state_dict(content, path)
+    state, metadata = read_state_dict(path)
     try:
         labels = json.loads(metadata.get("classes", "null"))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: its metadata cannot be read: {error}") from error
     for pattern, new in _RENAMED:
         state = {re.sub(pattern, new, key): value for key, value in state.items()}
-    return {key: value for key, value in state.items() if not key.startswith(_AUXILIARY)}, labels
+    return state, labels
 
 
 def _build(name: str, reference: Any, path: Path | None, num_classes: int | None) -> nn.Module:
@@ -187,18 +187,6 @@ def _head(model: nn.Module) -> tuple[str, Tensor]:
     layers = [item for item in model.named_modules() if isinstance(item[1], nn.Linear | nn.Conv2d)]
     name, layer = layers[-1]
     return f"{name}.weight", layer.weight
-
-
-def _fill(model: nn.Module, state: dict[str, Tensor], refusal: str) -> None:
-    own = model.state_dict()
-    # counters of batches, which old files lack, are not used in evaluation
-    spare = [key for key in own if key.endswith("num_batches_tracked") and key not in state]
-    if faults := state_dict_mismatches({key: own[key] for key in own if key not in spare}, state):
-        raise CheckpointError(
-            f"{refusal}: {format_mismatches(faults)}; its state_dict() does, if num_classes is None"
-        )
-    own.update(state)  # in the model's own dict, which carries its versions
-    model.load_state_dict(own)
 
 
 def _classes(labels: Any, outputs: int, reference: Any, path: Path | None) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from dmn.io.archives import check_archive
 
 ZIP = b"PK\x03\x04"
 LEGACY_PICKLES = 5  # at the start of torch's format before 1.6
+REMEDY = "where you trust it, save its state_dict() alone"
 DEEPEST = 200  # levels of nesting; hashing much deeper tuples overflows Python's stack
 # Fewer than torch allows, whose list includes calls that use unbounded memory: _codecs.encode, ...
 _NAMED = re.compile(
@@ -63,7 +64,7 @@ def _check_pickle(file: IO[bytes]) -> None:
     for code, argument, _ in pickletools.genops(file):
         if code.name == "GLOBAL" and not _NAMED.fullmatch(str(argument)):
             name = ascii(str(argument).replace(" ", "."))[:100]
-            raise ValueError(f"it asks for {name}, which is no part of weights")
+            raise ValueError(f"it asks for {name}, which is no part of weights; {REMEDY}")
         if code.name in ("BINPUT", "LONG_BINPUT"):
             memo[argument] = stack[-1] or 0
         elif code.name in ("BINGET", "LONG_BINGET"):

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from dmn.errors import CheckpointError
-from dmn.io.pickles import check_saved
+from dmn.io.pickles import REMEDY, check_saved
 from dmn.io.text import plain
+from dmn.io.wrappers import unwrap
 
-PREFIX = "net."  # of the network's parameters in a ClassificationTask
 SHOWN = 8
 LENGTH = 100  # characters of a name that are shown
 SPARE = 2**30  # bytes that a network may build and then replace, such as VGG's first classifier
@@ -31,20 +31,28 @@ NUMBERS = (
 
 
 def read_weights(checkpoint: str | Path) -> dict[str, Tensor]:
-    """Read the network's weights from a file, without executing code.
+    """Read the weights of a file, without executing code; see `read_state_dict`."""
+    return read_state_dict(checkpoint)[0]
+
+
+def read_state_dict(checkpoint: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read the state dict of a file, by any project, without executing code.
+
+    Its keys are those of the file; `drop_prefix` makes them a network's.
 
     Args:
-        checkpoint: A Lightning checkpoint, or a state dict in `.pt`, `.pth` or `.safetensors`.
+        checkpoint: A `.safetensors` file, or one that torch has saved (`.pt`, `.pth`, `.ckpt`,
+            `.pth.tar`): a state dict, bare or under one of `WRAPPERS`.
+
+    Returns:
+        The state dict, and the metadata of a `.safetensors` file.
 
     Raises:
         CheckpointError: if it does not exist, or holds anything but finite weights.
     """
     path = Path(checkpoint)
-    content, _ = read_file(path)
-    if not (isinstance(content, dict) and "state_dict" in content):
-        return validate_state_dict(content, path)
-    state = validate_state_dict(content["state_dict"], path)
-    return {k.removeprefix(PREFIX): v for k, v in state.items() if k.startswith(PREFIX)}
+    content, metadata = read_file(path)
+    return validate_state_dict(unwrap(content, path), path), metadata
 
 
 def read_file(path: Path) -> tuple[Any, dict[str, str]]:
@@ -68,7 +76,7 @@ def read_file(path: Path) -> tuple[Any, dict[str, str]]:
     except Exception as error:  # a damaged pickle raises anything, from KeyError to struct.error
         reason = str(error).partition("\n")[0] or type(error).__name__
         if isinstance(error, UnpicklingError):  # torch then says how to execute its code
-            reason = "torch does not load it as weights only"
+            reason = f"torch does not load it as weights only; {REMEDY}"
         raise CheckpointError(f"{path}: not a file of weights: {reason}") from error
 
 

@@ -16,6 +16,7 @@ from dmn.hub import load
 from dmn.hub.converted import is_converted, read_original_weights
 from dmn.io.resources import checkpoint_names, path_hint
 from dmn.io.weights import format_mismatches, read_weights, state_dict_mismatches, truncate
+from dmn.io.wrappers import drop_prefix
 from dmn.nn import project
 from dmn.train.groups import layer_names
 
@@ -72,8 +73,8 @@ def initialise(net: nn.Module, checkpoint: str | Path, fresh_head: bool = False)
             fits, or if a weight is of another type or, other than the head's, of another shape;
             and if a shipped network is damaged, or the file is of a canonized one.
     """
-    given = _read(checkpoint)
     own = net.state_dict()
+    given = drop_prefix(_read(checkpoint), own.keys(), checkpoint)
     shared = own.keys() & given.keys()
     if not shared:
         raise CheckpointError(

@@ -85,6 +85,21 @@ SAVED = {
         {"model": nn.DataParallel(model).state_dict()}, path
     ),
     "plain.safetensors": lambda model, path: save_safetensors(model.state_dict(), path),
+    "lightning.ckpt": lambda model, path: torch.save(
+        {"state_dict": nn.ModuleDict({"model": model}).state_dict(), "epoch": 3}, path
+    ),
+    "loss.pth.tar": lambda model, path: torch.save(
+        {
+            "model_state_dict": {
+                **nn.ModuleDict({"backbone": nn.DataParallel(model)}).state_dict(),
+                "criterion.weight": torch.ones(7),
+            }
+        },
+        path,
+    ),
+    "averaged.safetensors": lambda model, path: save_safetensors(
+        torch.optim.swa_utils.AveragedModel(model).state_dict(), path
+    ),
 }
 
 

@@ -118,3 +118,18 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     torch.save({"encoder.weight": torch.zeros(2)}, tmp_path / "else.pt")
     with pytest.raises(CheckpointError, match=r"else\.pt: no weight fits; it has encoder\.weight"):
         initialise(make_task().net, tmp_path / "else.pt")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "model.net.", "_orig_mod."])
+@pytest.mark.parametrize("name", ["", "state_dict", "model_state_dict", "ema"])
+def test_files_of_other_projects_are_read(prefix, name, tmp_path):
+    """As `dmn.load` reads them: the weights behind a prefix, or under a name."""
+    source = make_task().net.state_dict()
+    named = {f"{prefix}{key}": value for key, value in source.items()}
+    named["criterion.weight"] = torch.ones(2)
+    torch.save({name: named, "epoch": 1} if name else named, tmp_path / "theirs.pth.tar")
+    net = make_task(seed=9).net
+    fit = initialise(net, tmp_path / "theirs.pth.tar")
+    assert set(fit.loaded) == set(source)
+    assert not fit.missing + fit.unexpected
+    assert all(torch.equal(value, source[key]) for key, value in net.state_dict().items())
