@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from torch import nn
@@ -21,6 +22,10 @@ def load(
     *,
     num_classes: int | None = None,
     model: nn.Module | None = None,
+    size: Sequence[int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    classes: Sequence[str] | str | Path | None = None,
 ) -> Network:
     """Load a trained network, ready to classify and to be explained.
 
@@ -28,10 +33,15 @@ def load(
 
     Args:
         name: A shipped network such as "scenes", a run's folder, a `.safetensors` file with its
-            card or of `dmn convert`, or a classifier of torchvision's; see `dmn.hub.load`.
-        weights: Of torchvision's classifiers only: a name such as "DEFAULT", or a file.
-        num_classes: Outputs of a classifier of torchvision's.
+            card or of `dmn convert`, a classifier of torchvision's, or `package.module:factory` of
+            your own, which is imported and called; see `dmn.hub.load`.
+        weights: Of the last two: a file; of torchvision's also a name such as "DEFAULT".
+        num_classes: Likewise, how many outputs.
         model: For converted networks of your own architecture: one of the original's.
+        size: Of networks of your own: channels, height and width that pictures are brought to.
+        mean: Likewise, subtracted from each channel of pictures in [0, 1].
+        std: Likewise, what each channel is then divided by.
+        classes: Likewise, names of the outputs, or a text file with one a line.
 
     Raises:
         UnknownNameError: if there is no such network; names those that there are.
@@ -40,4 +50,13 @@ def load(
     """
     from dmn.hub import load as load_network  # brings torch, which takes seconds
 
-    return load_network(name, weights, num_classes=num_classes, model=model)
+    return load_network(
+        name,
+        weights,
+        num_classes=num_classes,
+        model=model,
+        size=size,
+        mean=mean,
+        std=std,
+        classes=classes,
+    )

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from dmn.canonize import canonize
+from dmn.cli.networks import add_network_options
 from dmn.cli.parser import Parser, number
 from dmn.errors import UnsupportedError
 from dmn.hub import Network, load, save_converted
 from dmn.hub.converted import refuse_converted
+from dmn.hub.factory import is_factory
 from dmn.io.options import require, require_output
 from dmn.io.pictures import read_picture
 from dmn.io.resources import CHECKPOINTS, is_path
@@ -32,11 +34,14 @@ Convert a trained classifier into equal forms that can be explained better.
   dmn convert resnet50 --pool convex --theta 1         the literal split, monotone and convex
   dmn convert scenes_resnet18                          an ordinary network that is shipped
   dmn convert runs/mine/version_0                      one that you have trained
+  dmn convert nets:make --weights mine.pth --size 3 64 64    of your own code, nets.py
 
 A split network is a difference of two monotone ones and the same function bit for bit; a canonized
 one has no BatchNorm, and is the same but for rounding. What was proved is printed, and saved with
 it. `dmn explain --model` and `dmn compare` take either file, `dmn finetune --init_from` a split
-one. Networks with operations that have no such form are refused, with the list of these."""
+one. Networks with operations that have no such form are refused, with the list of these.
+A name package.module:factory asks for your own code: it is imported, also from this folder, and
+called."""
 
 Form = Literal["split", "canonized", "both"]
 
@@ -57,15 +62,15 @@ def _parser() -> Parser:
         description=DESCRIPTION,
     )
     add = parser.add_argument
-    add("name", help="A classifier of torchvision (vgg16, resnet18, ...), or a shipped one.")
-    add("--weights", help="A name such as DEFAULT, or a local .safetensors or .pth; else random.")
+    add("name", help="torchvision's (vgg16, resnet18, ...), a shipped one, run, or one's own.")
+    add("--weights", help="A file, or torchvision's name such as DEFAULT; else random.")
+    add_network_options(parser)
     add("--form", choices=get_args(Form), default="split", help="Both: canonized, then split.")
     add("--out", help="File to save it in; by default NAME_FORM.safetensors.")
     add("--pool", choices=get_args(Pool), default="winner", help="Form of max pooling.")
     add("--theta", type=number, default=0.0, help="Share of min(p, n) that is kept, 0 to 1.")
     add("--threshold", type=number, default=0.0, help="Recentre only where p + n is above it.")
     add("--images", nargs="+", metavar="FILE", help="To certify on; by default random ones.")
-    add("--num_classes", type=int, help="Outputs; by default as many as the weights have.")
     return parser
 
 
@@ -79,13 +84,14 @@ def convert(
     threshold: float = 0.0,
     images: Sequence[str] | None = None,
     num_classes: int | None = None,
+    **described: Any,
 ) -> None:
     """Convert a classifier, and save it.
 
     Args:
         name: A classifier of torchvision (vgg16, resnet18, ...), a shipped network, a run's folder,
-            or a file with its card.
-        weights: A name such as DEFAULT, a local .safetensors or .pth file, or nothing for random.
+            a file with its card, or package.module:factory.
+        weights: A name such as DEFAULT, a file, or nothing for random.
         form: Split, canonized (without BatchNorm), or canonized and then split.
         out: File to save it in; <name>_<form>.safetensors by default, beside the file or folder
             that is converted.
@@ -94,6 +100,7 @@ def convert(
         threshold: Recentre only where p + n exceeds it.
         images: Images for the certificate; random ones by default.
         num_classes: Outputs, if not as many as the weights have.
+        **described: Further options of `dmn.load`: size, mean, std, classes.
 
     Raises:
         UnsupportedError: if it is a difference network, or converted already.
@@ -104,7 +111,7 @@ def convert(
     target = Path(out or _target(name, form))
     read = [name, weights, *(images or ()), str(CHECKPOINTS / f"{name}.safetensors")]
     require_output("--out", str(target), ".safetensors", read)
-    original = _load(name, weights, num_classes)
+    original = _load(name, weights, num_classes=num_classes, **described)
     x = _images(original, images)
     network: Any = original.model if form == "split" else canonize(original.model, x)
     if form != "split":
@@ -114,18 +121,20 @@ def convert(
         print(plain_lines(str(network.certificate(x))))
     done = "replaced" if os.path.exists(target) else "saved"
     save_converted(network, target, original=original, canonized=form != "split")
-    weights_from = f"{original.source} weights, {len(original.classes)} classes"
+    weights_from = f"{original.source} weights, {len(original.classes) or 'unnamed'} classes"
     print(plain(f"{done} {target}: {weights_from}"))
 
 
 def _target(name: str, form: Form) -> str:
     """Name the file of a network; beside it, if that is a file or folder."""
+    if is_factory(name):
+        return f"{name.partition(':')[2]}_{form}.safetensors"
     stem = os.path.splitext(os.path.normpath(name))[0] if is_path(name) else name
     return f"{stem}_{form}.safetensors"
 
 
-def _load(name: str, weights: str | None, num_classes: int | None) -> Network:
-    network = load(name, weights, num_classes=num_classes)
+def _load(name: str, weights: str | None, **options: Any) -> Network:
+    network = load(name, weights, **options)
     refuse_converted(network)
     if network.is_pair:
         raise UnsupportedError(

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 import dmn.baselines  # noqa: F401 - registers the post-hoc methods
+from dmn.cli.networks import add_network_options
 from dmn.cli.parser import Parser, number
 from dmn.errors import UnknownNameError
 from dmn.explain import Explainer, MethodSpec, find_method, list_methods
 from dmn.explain.layers import last_stage
 from dmn.explain.target import probabilities
 from dmn.hub import Network, load
+from dmn.hub.cards import MOST_CLASSES
 from dmn.io.options import require, require_output
 from dmn.io.pictures import read_picture
 from dmn.io.text import plain
@@ -35,13 +37,16 @@ Show what in pictures of your own speaks for a class, and what against it.
   dmn explain cat.jpg dog.jpg --model vgg16 --weights vgg16.pth --method SplitCAM LayerCAM
   dmn explain digit.png --model runs/mnist/version_0 --invert a dark digit on white paper
   dmn explain cat.jpg --model resnet18_split.safetensors      what `dmn convert` has written
+  dmn explain cat.jpg --model nets:make --weights mine.pth --size 3 64 64 --classes cat dog
   dmn explain cat.jpg --model resnet18 --target "tiger cat"   why not another class?
   dmn explain cat.jpg --model resnet18 --contrast             why this class rather than any other?
 
 Each picture is cropped to what the network takes. The most probable classes are printed, and a
 panel is saved: a row a picture, a column a method; red speaks for the class, blue against it.
 A trained difference network explains itself, by g, h and g - h; any other is split first. One that
-has a front is read at the image; --layer front reads what the front makes of it."""
+has a front is read at the image; --layer front reads what the front makes of it.
+A name package.module:factory asks for your own code: it is imported, also from this folder, and
+called."""
 METHODS = list_methods("split", "post-hoc")
 FEATURED = tuple(spec.name for spec in METHODS if spec.featured)
 ALPHA = find_method("SplitCAM").defaults["alpha"]
@@ -71,9 +76,10 @@ def _parser() -> Parser:
     add(
         "--model",
         required=True,
-        help="A shipped network, run's folder, file, or torchvision's.",
+        help="A shipped network, run's folder, file, torchvision's, or package.module:factory.",
     )
-    add("--weights", help="Of torchvision's: a name such as DEFAULT, or a file; else random.")
+    add("--weights", help="Of the last two: a file, or torchvision's name such as DEFAULT.")
+    add_network_options(parser)
     add("--method", nargs="+", help=f"Any of those below; by default {' '.join(FEATURED)}.")
     add(
         "--layer",
@@ -102,6 +108,7 @@ def explain(
     top: int = 3,
     invert: bool = False,
     out: str = "explained.png",
+    **described: Any,
 ) -> None:
     """Explain pictures, and save a panel of them.
 
@@ -118,6 +125,7 @@ def explain(
         top: Classes to print.
         invert: Turn dark on white into white on dark first.
         out: PNG file to save.
+        **described: Further options of `dmn.load`: num_classes, size, mean, std, classes.
 
     Raises:
         UnreadableImageError: names the file.
@@ -132,7 +140,7 @@ def explain(
     pictures = [read_picture(file) for file in images]
     if invert:
         pictures = [picture.point(lambda value: 255 - value) for picture in pictures]
-    network = load(model, weights)
+    network = load(model, weights, **described)
     chosen = None if target is None else _class(network, target)
     if network.source == "random":
         print(plain(f"{model} has random weights, and knows nothing; give it some by --weights"))
@@ -161,8 +169,12 @@ def _class(network: Network, target: str) -> int:
     names = [name.lower() for name in network.classes]
     if target.lower() in names:
         return names.index(target.lower())
-    if target.isdecimal() and int(target) < len(names):
+    if target.isdecimal() and int(target) < (len(names) or MOST_CLASSES):
         return int(target)
+    if not names:
+        raise UnknownNameError(
+            f"no class {target!r}; names of classes are not known: give an index, or --classes"
+        )
     close = get_close_matches(target.lower(), names) or network.classes[:3]
     raise UnknownNameError(
         f"no class {target!r}; there are {', '.join(close)} and others, by name or by index, "
@@ -175,7 +187,7 @@ def _classify(network: Network, x: Tensor, top: int) -> tuple[list[int], list[st
     """Return the most probable classes of an image, and a label for each."""
     chances = probabilities(network.model(x))[0]
     shares, indices = (values.tolist() for values in chances.topk(min(top, len(chances))))
-    names = [network.classes[index] for index in indices]
+    names = map(network.label, indices)
     return indices, [f"{name} {_percent(p)}" for name, p in zip(names, shares, strict=True)]
 
 

@@ -207,7 +207,7 @@ class Comparison:
             except Exception as error:  # the cells say why; a picture must not stop a comparison
                 log.warning("no heatmaps of %s: %s", entry.name, error)
         network = next(iter(suite.networks.values()))
-        names = [network.classes[label] for label in images.y.tolist()]
+        names = map(network.label, images.y.tolist())
         rows = [f"class {name}, said {name}" for name in names]  # all are classified correctly
         shown = network.restore(images.x).clamp(0, 1).cpu()
         return Gallery(shown, rows, maps, range(len(images)))

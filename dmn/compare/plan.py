@@ -29,16 +29,27 @@ class Source:
 
     Args:
         name: A shipped network, a `.safetensors` file with its card or of `dmn convert`, a run's
-            folder or checkpoint, or a classifier of torchvision's.
-        weights: Of torchvision's only: a name such as DEFAULT, or a local file; else random.
+            folder or checkpoint, a classifier of torchvision's, or `package.module:factory`, which
+            is imported and called.
+        weights: Of the last two: a local file, or torchvision's name such as DEFAULT; else random.
+        num_classes: Of the same: how many outputs.
+        size: Of a network of your own: channels, height and width of its images.
+        mean: Likewise, subtracted from each channel of images in [0, 1]; the data's must be equal.
+        std: Likewise, what each channel is then divided by; the data's must be equal.
+        classes: Likewise, names of its outputs.
     """
 
     name: str
     weights: str | None = None
+    num_classes: int | None = None
+    size: list[int] | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    classes: list[str] | None = None
 
     def load(self, device: torch.device | str) -> Network:
         """Load the network, onto a device."""
-        network = load(self.name, self.weights)
+        network = load(**vars(self))
         network.model.to(device)
         return network
 

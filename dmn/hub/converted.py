@@ -23,6 +23,7 @@ from dmn.io.weights import (
     limit_allocation,
     read_file,
     state_dict_mismatches,
+    truncate,
     validate_state_dict,
 )
 from dmn.io.writing import write_whole
@@ -43,6 +44,7 @@ class Conversion(ImageCard):
         architecture: torchvision's name of the original, or None.
         preprocessing: Name of those of torchvision's weights that images are preprocessed for.
         net: Class path and arguments of the original, of `dmn.models`, or None.
+        factory: Name of what made the original, of a person's own code; never imported.
         classes: A name for each output, or none.
         operations: What the graph calls.
         certificate: What was proved of it, as JSON.
@@ -53,6 +55,7 @@ class Conversion(ImageCard):
     architecture: str | None = Field(description="a name of torchvision's, or null")
     preprocessing: str | None = Field(description="a name of torchvision's weights, or null")
     net: dict[Any, Any] | None = Field(description="a class path and its arguments, or null")
+    factory: str | None = Field(None, description="a name, or null")
     classes: list[str] = Field(description="a list of names")
     operations: list[str] = Field(description="a list of names")
     certificate: str | None = Field(description="a text, or null")
@@ -149,7 +152,7 @@ def load_converted(path: str | Path, model: nn.Module | None = None) -> Network:
     path = Path(path)
     about, weights = _read(path)
     if model is None and about.architecture is None and about.net is None:
-        raise CheckpointError(f"{path} names no architecture; pass a model of the original's")
+        raise CheckpointError(f"{path} {_way_out(about.factory)}")
     try:
         with limit_allocation(path, weights):
             original, network, graph = _built(model, about)
@@ -175,11 +178,22 @@ def load_converted(path: str | Path, model: nn.Module | None = None) -> Network:
     return Network(path.stem, network, tuple(about.classes), **images, card=card, source=SOURCE)
 
 
+def _way_out(factory: str | None) -> str:
+    """Say how to load a file that does not tell how its network is built."""
+    if factory is None:
+        return "names no architecture; pass a model of the original's"
+    name = truncate([factory])
+    return (
+        f"is of {name}, and no file has code imported; use dmn.load(FILE, model=...) with what "
+        f"that makes, or give commands {name} itself, with its --weights"
+    )
+
+
 def _origin(original: Network | None) -> dict[str, Any]:
     """Write down what rebuilds a network, and what its images are like."""
     card = original.card if original else {}
     return {
-        **{name: card.get(name) for name in ("architecture", "preprocessing", "net")},
+        **{name: card.get(name) for name in ("architecture", "preprocessing", "net", "factory")},
         **{name: getattr(original, name, None) for name in ("size", "mean", "std")},
     }
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from dmn.errors import OptionError
 from dmn.hub.converted import is_converted, load_converted
+from dmn.hub.factory import FORM, is_factory, load_factory
 from dmn.hub.network import Network
 from dmn.hub.runs import load_checkpoint, load_run
 from dmn.hub.shipped import load_shipped, load_with_card
@@ -47,6 +48,9 @@ def _is_run(name: str) -> bool:
 
 
 CONVERTED = Source(_is_converted, load_converted, ("model",))
+FACTORY = Source(
+    is_factory, load_factory, ("weights", "num_classes", "size", "mean", "std", "classes")
+)
 TORCHVISION = Source(lambda name: True, load_torchvision, ("weights", "num_classes"))
 SOURCES = (  # the first that takes a name has it
     Source(lambda name: name in checkpoint_names(), load_shipped),
@@ -54,12 +58,14 @@ SOURCES = (  # the first that takes a name has it
     Source(lambda name: Path(name).suffix == SUFFIX, load_with_card),
     Source(lambda name: Path(name).suffix == ".ckpt", load_checkpoint),
     Source(_is_run, load_run),
+    FACTORY,
     TORCHVISION,
 )
+OWN = f"networks of your own ({FORM})"
 WHOSE = {  # to say in a refusal
-    "weights": "torchvision's classifiers",
-    "num_classes": "torchvision's classifiers",
+    **dict.fromkeys(("weights", "num_classes"), f"torchvision's classifiers and {OWN}"),
     "model": "files of save_converted",
+    **dict.fromkeys(("size", "mean", "std", "classes"), OWN),
 }
 
 
@@ -70,8 +76,15 @@ def load(
     *,
     num_classes: int | None = None,
     model: nn.Module | None = None,
+    size: Sequence[int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    classes: Sequence[str] | str | Path | None = None,
 ) -> Network:
-    """Load a trained network, ready to classify and to be explained; no code is executed.
+    """Load a trained network, ready to classify and to be explained.
+
+    No code is executed, of any file; but a name with a colon, `package.module:factory`, asks for
+    your own code, which is imported and called. Names inside cards and checkpoints never do.
 
     Args:
         name: One of
@@ -79,22 +92,36 @@ def load(
             - a `.safetensors` file with its card beside it, of `save_network`;
             - a `.safetensors` file of `dmn convert` or `save_converted`;
             - the folder of a run, `runs/NAME/version_K`, or a `.ckpt` file in it;
-            - a classifier of torchvision's, such as "resnet18".
+            - a classifier of torchvision's, such as "resnet18";
+            - `package.module:factory`, a function or class of your own that returns the network. It
+              is called without arguments, but for `num_classes` if it takes that and it is known.
+              The module is imported as by `python -m`, also from the working directory.
             A bare name is never that of a folder in the working directory, which is `./NAME`.
-        weights: Of torchvision's classifiers only: a name such as "DEFAULT", downloaded unless in
-            torch hub's folder; a `.safetensors`, `.pth` or `.pt` file; or None for random ones.
-        num_classes: Outputs of a classifier of torchvision's; None for as many as the weights have.
+        weights: Of torchvision's classifiers and networks of your own: a file (`.safetensors`,
+            `.pth`, `.pt`, `.ckpt`, `.pth.tar`) with their state dict, bare or as trainings save it;
+            of torchvision's also a name such as "DEFAULT", downloaded unless in torch hub's folder.
+            None for random ones, or those that your network is made with.
+        num_classes: Outputs, of the same networks; None for as many as the weights of a classifier
+            of torchvision's have, or as there are names in `classes`.
         model: Of converted files only: a network of the original's architecture, whose weights do
             not matter. It is needed where that is neither of torchvision's nor of `dmn.models`.
+        size: Of networks of your own only: channels, height and width that pictures are brought to;
+            None takes them as they are.
+        mean: Likewise, subtracted from each channel of pictures in [0, 1]; None for 0.
+        std: Likewise, what each channel is then divided by; None for 1.
+        classes: Likewise, a name for each output, or a text file with one a line. None for "0",
+            "1", ...; none at all if `size` and `num_classes` are not given either.
 
     Raises:
         UnknownNameError: if there is no such network, or it is none of dmn's; names what is.
         CheckpointError: if a file is missing or damaged, by its hash or its content, does not fit,
             or cannot be downloaded.
-        OptionError: if an option is given that networks of this kind do not have.
+        OptionError: if an option is given that networks of this kind do not have, or does not fit;
+            and if a factory of your own fails, or makes no network.
     """
     name = name if isinstance(name, str) else os.path.join(os.curdir, name)
-    named = {"weights": weights, "num_classes": num_classes, "model": model}
+    named: dict[str, Any] = {"weights": weights, "num_classes": num_classes, "model": model}
+    named |= {"size": size, "mean": mean, "std": std, "classes": classes}
     options = {option: value for option, value in named.items() if value is not None}
     source = _source(name, options.keys())
     for option in options:
@@ -105,9 +132,9 @@ def load(
 
 
 def _source(name: str, options: Container[str]) -> Source:
-    """Find the kind of a name; weights are of torchvision's only, and models of converted files."""
+    """Find the kind of a name; some options are of certain kinds only, whatever files there are."""
     if "weights" in options:
-        return TORCHVISION
+        return FACTORY if FACTORY.takes(name) else TORCHVISION
     if "model" in options and name.endswith(SUFFIX):
         return CONVERTED
     return next(source for source in SOURCES if source.takes(name))

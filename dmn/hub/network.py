@@ -21,7 +21,7 @@ class Network:
     Attributes:
         name: As it was asked for.
         model: The network, in eval mode, its parameters without gradient.
-        classes: A name for each output.
+        classes: A name for each output, or none where they are not known.
         size: Channels, height and width of its images; None where that is not known.
         mean: Subtracted from each channel of images in [0, 1]; None for 0.
         std: What each channel is then divided by; None for 1.
@@ -31,7 +31,8 @@ class Network:
         card: What else is known of it.
         source: Where the weights are from: "shipped", "card" for a file with its card, "run" or
             "converted"; of torchvision's classifiers "random", the name of the weights, or of their
-            file. Empty for a network that was not loaded.
+            file. Of networks of one's own the name of the file, or "own". Empty for a network that
+            was not loaded.
     """
 
     name: str
@@ -79,6 +80,10 @@ class Network:
             if isinstance(self.model, SplitModel) and example is not None:
                 self.model.find_image_layers(example)
         return self._pairs[0]
+
+    def label(self, index: int) -> str:
+        """Return the name of a class, which is its index where names are not known."""
+        return self.classes[index] if self.classes else str(index)
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:

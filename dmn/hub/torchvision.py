@@ -51,8 +51,8 @@ def load_torchvision(
         raise UnknownNameError(
             f"no network {name!r}{f' with weights {str(weights)!r}' if weights else ''}; give a "
             f"shipped one ({shipped}), a run's folder runs/NAME/version_K, a .safetensors file "
-            "with its card or of dmn convert, or a classifier of torchvision's such as resnet18 or "
-            f"vgg16: {error}{path_hint(name)}"
+            "with its card or of dmn convert, package.module:factory of your own, or a classifier "
+            f"of torchvision's such as resnet18 or vgg16: {error}{path_hint(name)}"
         ) from error
     state, labels = _read(path) if path else ({}, None)
     model = _build(name, reference, path, num_classes)
