@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dmn.canonize import canonize
 from dmn.cli.networks import add_network_options
 from dmn.cli.parser import Parser, number
-from dmn.errors import UnsupportedError
+from dmn.errors import OptionError, UnsupportedError
 from dmn.hub import Network, load, save_converted
 from dmn.hub.converted import refuse_converted
 from dmn.hub.factory import is_factory
@@ -112,7 +112,7 @@ def convert(
     read = [name, weights, *(images or ()), str(CHECKPOINTS / f"{name}.safetensors")]
     require_output("--out", str(target), ".safetensors", read)
     original = _load(name, weights, num_classes=num_classes, **described)
-    x = _images(original, images)
+    x = original.check(_images(original, images))
     network: Any = original.model if form == "split" else canonize(original.model, x)
     if form != "split":
         print(f"canonized: {_difference(original.model, x)}")
@@ -146,7 +146,10 @@ def _load(name: str, weights: str | None, **options: Any) -> Network:
 def _images(network: Network, files: Sequence[str] | None) -> Tensor:
     """Read images as the network wants them, or draw some of their size."""
     pictures: list[Any] = [read_picture(file) for file in files or ()] or _drawn()
-    return torch.stack([network.transform(picture) for picture in pictures])
+    inputs = [network.transform(picture) for picture in pictures]
+    if len({x.shape for x in inputs}) > 1:
+        raise OptionError("--images are of several sizes; say by --size what the network takes")
+    return torch.stack(inputs)
 
 
 def _drawn() -> list[Tensor]:

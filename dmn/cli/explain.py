@@ -144,7 +144,7 @@ def explain(
     chosen = None if target is None else _class(network, target)
     if network.source == "random":
         print(plain(f"{model} has random weights, and knows nothing; give it some by --weights"))
-    inputs = [network.transform(picture)[None] for picture in pictures]
+    inputs = [network.check(network.transform(picture)[None]) for picture in pictures]
     explainers = _explainers(network, inputs[0], specs, layer, stream, alpha, contrast)
     columns: dict[str, list[Tensor]] = {title: [] for title in ("image", *explainers)}
     rows = []

@@ -111,6 +111,7 @@ def require_file(path: Path) -> Path:
     if not os.path.isfile(path):
         raise UnknownNameError(
             f"{path}: there is no such file; NAME.safetensors goes with its card NAME.json, and a "
-            "run's checkpoints with its config.yaml"
+            "run's checkpoints with its config.yaml; weights of another project are given with the "
+            "name of their network"
         )
     return path

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dmn.errors import DataError
 from dmn.hub.preprocess import per_channel
+from dmn.io.text import one_line
 from dmn.nn import Pair, is_pair
 from dmn.split import SplitModel, as_pair
 
@@ -80,6 +82,23 @@ class Network:
             if isinstance(self.model, SplitModel) and example is not None:
                 self.model.find_image_layers(example)
         return self._pairs[0]
+
+    def check(self, x: Tensor) -> Tensor:
+        """Return images (B, C, H, W), or refuse those that a network of unknown size fails at.
+
+        Raises:
+            DataError: says how it fails.
+        """
+        if self.size is None:
+            try:
+                self.predict(x)
+            except Exception as error:
+                shape = "x".join(map(str, x.shape[1:]))
+                raise DataError(
+                    f"{self.name} fails at an image of size {shape}: {one_line(error)}; if it "
+                    "takes another size, give that (--size)"
+                ) from error
+        return x
 
     def label(self, index: int) -> str:
         """Return the name of a class, which is its index where names are not known."""

@@ -119,6 +119,8 @@ def _about_images(reference: Any) -> dict[str, Any]:
 def _find(name: str, weights: str | Path | None) -> tuple[str, Any, Path | None]:
     """Return the source, those of torchvision's weights to preprocess for, and the file."""
     known = models.list_models(module=models)
+    if name.endswith(_SUFFIXES):
+        raise UnknownNameError("a file of weights is given with the name of its network")
     if name not in known:
         close = ", ".join(get_close_matches(name.lower(), known)) or "none"
         every = "torchvision.models.list_models(torchvision.models)"

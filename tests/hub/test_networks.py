@@ -173,7 +173,9 @@ def test_torchvision_networks_come_with_their_preprocessing():
         ("resnet81", None, r"no network 'resnet81'.*a run's folder.*close are.*resnet18"),
         ("squeezenet1_1", "BEST", r"'squeezenet1_1' with weights 'BEST'.*IMAGENET1K_V1"),
         ("none.safetensors", None, r"none\.json: there is no such file"),
-        ("none.ckpt", None, r"config\.yaml: there is no such file"),
+        ("none.ckpt", None, r"config\.yaml: there is no such file.* the name of their network"),
+        ("./theirs.pth", None, r"a file of weights is given with the name of its network"),
+        ("theirs.pth.tar", None, r"a file of weights is given with the name of its network"),
     ],
 )
 def test_unknown_names_are_told_what_there_is(name, weights, message):
