@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from dmn.errors import MissingPackageError
 from dmn.explain import Target, resolve_target
 from dmn.explain.read import eval_mode_with_grad
+from dmn.graph.arguments import find_image_argument
 from dmn.graph.equal import require_equal
-from dmn.nn import check_target
+from dmn.nn import check_images, check_rank, check_target, predict_logits
 
 
 @contextmanager
@@ -38,7 +39,7 @@ class Logits(nn.Module):
     """The explained function: the logits, or each logit minus the mean of all.
 
     Args:
-        model: Returns logits (B, K).
+        model: Returns logits in a form of `dmn.nn.pick_logits`.
         contrast: Subtract the mean.
 
     Attributes:
@@ -53,7 +54,7 @@ class Logits(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, K)."""
-        logits: Tensor = self.model(x)
+        logits = predict_logits(self.model, x)
         check_target(logits, self.targets, self.contrast)
         return logits - logits.mean(dim=1, keepdim=True) if self.contrast else logits
 
@@ -78,6 +79,7 @@ class Baseline:
     absolute: bool = False
 
     def __post_init__(self) -> None:
+        find_image_argument(self.model)
         self.network = self.prepare()
         self.compared = self.network is self.model
         self.scores = Logits(self.network, self.contrast)
@@ -97,6 +99,8 @@ class Baseline:
         Positive values are evidence for the target: class indices, one per image, or None for the
         predicted classes.
         """
+        check_images(x)
+        check_rank(self.model, x)
         if not self.compared:
             require_equal(self.network, self.model, x)
             self.compared = True

@@ -28,7 +28,7 @@ from dmn.baselines.rewrite import (
 from dmn.canonize import canonize, hookable
 from dmn.canonize.affine import ScaleShift
 from dmn.explain.registry import register
-from dmn.nn import OutputSelector, select_output
+from dmn.nn import OutputSelector, predict_logits, select_output
 from dmn.rules import Rule
 
 _Rules = list[Any]  # pairs of module types and zennit's rule for them
@@ -101,7 +101,7 @@ class LRP(Baseline):
     def attribute(self, x: Tensor, target: Tensor) -> Tensor:
         """Propagate relevance back to images; see `Baseline.attribute`."""
         with self.composite.context(self.network):
-            logits = self.network(x)
+            logits = predict_logits(self.network, x)
             output_relevance = logits.detach() if self.starts_at_logit else 1.0
             selectors: tuple[OutputSelector, ...] = (
                 ("class", "all") if self.contrast else ("class",)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dmn.errors import DataError
 from dmn.explain import Explainer
-from dmn.nn import check_target
+from dmn.nn import check_target, predict_logits
 
 Array = NDArray[Any]
 
@@ -111,7 +111,7 @@ class ExplainedBatch:
         Raises:
             TargetError: if the model does not have an explained class.
         """
-        logits: Tensor = self.model(x)
+        logits = predict_logits(self.model, x)
         check_target(logits, self.y)
         return logits
 

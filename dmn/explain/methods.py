@@ -24,7 +24,9 @@ from dmn.nn import (
     Pool,
     Reading,
     Stream,
+    check_images,
     check_layers,
+    misfits_explained,
 )
 
 StreamPart = Literal["p", "n", "p+n", "p-n"]
@@ -210,6 +212,7 @@ def _read_together(
     requests: Iterable[tuple[SplitExplainer, Iterable[Stream]]], x: Tensor, target: Target
 ) -> Callable[[Pair, BackwardConfig], Readings]:
     """Read every pair once for each pass that the explainers need."""
+    check_images(x)
     pairs: dict[int, Pair] = {}  # by id, for a pair need not be hashable
     passes: dict[tuple[int, BackwardConfig], _Pass] = {}
     for explainer, streams in requests:
@@ -219,12 +222,12 @@ def _read_together(
             request.layers[explainer.layer] = None
             request.streams.update(dict.fromkeys(streams))
     classes = {key: resolve_target(pair, x, target) for key, pair in pairs.items()}
-    readings = {
-        (key, config): pairs[key].read(
-            x, classes[key], tuple(request.layers), config, tuple(request.streams)
-        )
-        for (key, config), request in passes.items()
-    }
+    readings = {}
+    for (key, config), (layers, wanted) in passes.items():
+        with misfits_explained(pairs[key], x):
+            readings[key, config] = pairs[key].read(
+                x, classes[key], tuple(layers), config, tuple(wanted)
+            )
     return lambda pair, config: readings[id(pair), config]
 
 

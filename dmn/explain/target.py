@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dmn.errors import TargetError
-from dmn.nn import Pair, eval_mode
+from dmn.nn import Pair, eval_mode, predict_logits
 
 Target = int | Sequence[int] | NDArray[Any] | Tensor | None
 
@@ -31,13 +31,13 @@ def resolve_target(model: nn.Module | Pair, x: Tensor, target: Target) -> Tensor
         Class indices (B,), on the images' device.
 
     Raises:
+        UnsupportedError, DataError: where the model cannot be run; see `dmn.nn.predict_logits`.
         TargetError: if something is not an index, or there is not one per image. Indices that are
             too large are found later, by `dmn.nn.check_target`.
     """
     if target is None:
         with eval_mode(model):
-            logits: Tensor = model(x)
-        return logits.argmax(dim=1)
+            return predict_logits(model, x).argmax(dim=1)
     return class_indices(x, target)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dmn.errors import NotEqualError
-from dmn.nn import eval_mode
+from dmn.nn import eval_mode, misfits_explained, network_name, pick_logits
 
 
 def require_equal(
@@ -32,9 +32,10 @@ def require_equal(
     no_autocast = torch.autocast(x.device.type, enabled=False)
     with torch.inference_mode(False), torch.no_grad(), no_autocast, eval_mode(original):
         x = x.detach().clone()  # x may come from inference mode
-        expected = original(x)
+        with misfits_explained(original, x):
+            expected = _columns(pick_logits(original(x), network_name(original)))
         try:
-            output = rewritten(x)
+            output = _columns(rewritten(x))
         except RuntimeError as error:
             raise _not_equal(original, f"fails ({str(error).partition(chr(10))[0]})") from error
     signatures = [f"{tuple(logits.shape)} of {logits.dtype}" for logits in (output, expected)]
@@ -46,6 +47,11 @@ def require_equal(
     gap = float((output - expected).abs().max())
     if exact or not gap <= math.sqrt(torch.finfo(expected.dtype).eps) * size:
         raise _not_equal(original, f"differs from it by {gap:.2g}, of logits up to {size:.2g}")
+
+
+def _columns(logits: Tensor) -> Tensor:
+    """Return logits (B,) as (B, 1)."""
+    return logits.unsqueeze(1) if logits.dim() == 1 else logits
 
 
 def _not_equal(original: nn.Module, fault: str) -> NotEqualError:

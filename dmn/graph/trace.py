@@ -84,18 +84,20 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool] = lambda module
     """Write a copy of a model, in eval mode, as a graph of out-of-place operations.
 
     Args:
-        model: Takes one tensor and returns one. It is not changed.
+        model: Takes one tensor, and returns one or logits in a form of `dmn.nn.pick_logits`, of
+            which the graph returns the tensor. It is not changed.
         is_leaf: Returns whether to keep a module whole. Modules of torch are kept whole always.
 
     Raises:
-        UnsupportedError: for control flow that depends on data, for more than one input or output,
-            and for modules with hooks; the message names the module.
+        UnsupportedError: for control flow that depends on data, for more than one input, for other
+            outputs, and for modules with hooks; the message names the module.
     """
     traced_before = isinstance(model, fx.GraphModule) and _LAYERS in model.meta
     if not traced_before:
         _refuse_hooks(model)
     copy: Any = deepcopy(model).eval().requires_grad_(False)
     if traced_before:
+        type(copy).__name__ = type(model).__name__  # a class of its own, whose name is not copied
         return Traced(copy, _nodes_by_name(copy), ())
     for module in list(copy.modules()):
         if parametrize.is_parametrized(module):
@@ -109,6 +111,8 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool] = lambda module
     try:
         with tensors_by_type():
             graph = tracer.trace(copy)
+    except UnsupportedError:
+        raise
     except Exception as error:
         location = f"module {tracer.path!r}" if tracer.path else "the model itself"
         raise UnsupportedError(
@@ -120,7 +124,6 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool] = lambda module
     refused = _replace_in_place(network)
     unpack_splits(graph)
     graph.eliminate_dead_code()
-    _check_input_and_output(graph)
     network.delete_all_unused_submodules()
     network.recompile()
     network.meta[_LAYERS] = {name: node.name for name, node in _name_nodes(tracer, graph).items()}
@@ -205,16 +208,6 @@ _HOOKS: dict[str, Callable[[nn.Module], bool]] = {
     ),
     "a forward of the instance's own": lambda module: "forward" in module.__dict__,
 }
-
-
-def _check_input_and_output(graph: fx.Graph) -> None:
-    inputs = [node for node in graph.nodes if node.op == "placeholder" and not node.args]
-    (output,) = (node for node in graph.nodes if node.op == "output")
-    if len(inputs) != 1 or not isinstance(output.args[0], fx.Node):
-        raise UnsupportedError(
-            f"the model takes {len(inputs)} inputs and returns {output.args[0]}; wrap it so that "
-            "it takes one tensor of images and returns one of logits"
-        )
 
 
 def _replace_in_place(network: fx.GraphModule) -> list[Unsupported]:

@@ -11,6 +11,9 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from dmn.graph.arguments import find_image_argument
+from dmn.nn.logits import pick_logits
+
 _QUERIES = {"size", "dim", "numel", "ndimension", "stride"}
 _ATTRIBUTES = {"shape", "ndim", "dtype", "device", "is_cuda"}
 IN_PLACE_OPERATORS = {
@@ -76,6 +79,14 @@ class Tracer(fx.Tracer):
         self._numbers: set[fx.Node] = set()
         self.returned: list[tuple[str, fx.Node]] = []
         self.path = ""
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Any, list[Any]]:
+        """Trace the images only, up to the logits; other arguments keep their defaults."""
+        images = self.create_proxy("placeholder", find_image_argument(self.root), (), {})
+        name = type(self.root).__name__
+        return lambda root, x: pick_logits(root_fn(root, x), name), [self.root, images]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Return whether a module is kept whole."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dmn.errors import DataError
 from dmn.hub.preprocess import per_channel
 from dmn.io.text import one_line
-from dmn.nn import Pair, is_pair
+from dmn.nn import Pair, is_pair, predict_logits
 from dmn.split import SplitModel, as_pair
 
 
@@ -107,8 +107,7 @@ class Network:
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
         """Return the predicted classes (B,) of images (B, C, H, W)."""
-        logits: Tensor = self.model(x)
-        return logits.argmax(dim=1)
+        return predict_logits(self.model, x).argmax(dim=1)
 
     def restore(self, x: Tensor) -> Tensor:
         """Undo the normalisation: images (B, C, H, W) in [0, 1] again."""

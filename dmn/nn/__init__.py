@@ -13,6 +13,8 @@ from dmn.nn.layers import (
     Plain,
     View,
 )
+from dmn.nn.logits import check_images, check_numbers, logits_matrix, pick_logits, predict_logits
+from dmn.nn.misfit import check_rank, misfits_explained, network_name
 from dmn.nn.modes import eval_mode
 from dmn.nn.nonnegative import (
     Constraint,
@@ -69,13 +71,21 @@ __all__ = [
     "Stream",
     "View",
     "assert_monotone",
+    "check_images",
     "check_layers",
+    "check_numbers",
+    "check_rank",
     "check_target",
     "constrained",
     "constraint_statistics",
     "effective_rank",
     "eval_mode",
     "is_pair",
+    "logits_matrix",
+    "misfits_explained",
+    "network_name",
+    "pick_logits",
+    "predict_logits",
     "project",
     "reparametrise",
     "select_output",

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, fx
 
-from dmn.nn import Reading, Stream, select_output
+from dmn.nn import Reading, Stream, logits_matrix, select_output
 from dmn.rules.base import Activation, Signals
 from dmn.rules.call import Call
 from dmn.rules.scaled import Scaled, halves, power, recentred, rescaling, settle
@@ -113,7 +113,9 @@ def backward(
         streams: Which sides to read.
         alpha: The shift before each nonlinear operation; not called if alpha is "balanced".
     """
-    weights = select_output(values.u[plan.output], target, plan.config.output)
+    output = values.u[plan.output]
+    logits = logits_matrix(output, type(plan.network).__name__, len(target))
+    weights = select_output(logits, target, plan.config.output).view_as(output)
     layout = _layout(plan, streams)
     starts = [_start_gradient(weights, q, a) for q, a in layout.starts]
     pending = {plan.output: starts}

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dmn.nn import BackwardConfig, eval_mode
+from dmn.nn import BackwardConfig, eval_mode, predict_logits
 from dmn.rules.base import bounds
 from dmn.rules.scaled import Scaled, aligned, magnitude
 
@@ -155,13 +155,13 @@ def _format_difference(value: float | None) -> str:
 
 def _largest_difference(model: Splittable, original: nn.Module, x: Tensor) -> float:
     with torch.no_grad(), eval_mode(original):
-        return magnitude(model(x) - original(x))
+        return magnitude(model(x) - predict_logits(original, x))
 
 
 def _autograd_gradient(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
     x = x.detach().clone().requires_grad_()
     with torch.enable_grad(), eval_mode(model):
-        selected = model(x).gather(1, target[:, None]).sum()
+        selected = predict_logits(model, x).gather(1, target[:, None]).sum()
         (gradient,) = torch.autograd.grad(selected, x)
     return gradient
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dmn.errors import OptionError, UnknownNameError
 from dmn.explain.methods import SplitExplainer
+from dmn.nn import predict_logits
 from dmn.split.model import SplitModel
 
 TINY = 1e-12
@@ -106,10 +107,13 @@ def patch_logit_drops(model: nn.Module, x: Tensor, target: Tensor, patch: int = 
     height, width = (side // patch for side in x.shape[-2:])
     masks = 1 - torch.eye(height * width, dtype=x.dtype, device=x.device)
     logits = torch.stack(
-        [model(x * F.interpolate(mask.view(1, 1, height, width), x.shape[-2:])) for mask in masks],
+        [
+            predict_logits(model, x * F.interpolate(mask.view(1, 1, height, width), x.shape[-2:]))
+            for mask in masks
+        ],
         -1,
     )
-    drops = model(x)[..., None] - logits
+    drops = predict_logits(model, x)[..., None] - logits
     selected = torch.take_along_dim(drops, target[:, None, None], 1)
     return selected.view(-1, 1, height, width)
 

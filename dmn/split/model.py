@@ -15,7 +15,19 @@ from dmn.explain.methods import explain
 from dmn.explain.target import Target
 from dmn.graph.equal import require_equal
 from dmn.graph.trace import Traced, Unsupported, describe, trace, unsupported
-from dmn.nn import GRADIENT, BackwardConfig, Pool, Reading, Stream, check_layers, eval_mode
+from dmn.nn import (
+    GRADIENT,
+    BackwardConfig,
+    Pool,
+    Reading,
+    Stream,
+    check_layers,
+    check_numbers,
+    check_rank,
+    eval_mode,
+    misfits_explained,
+    predict_logits,
+)
 from dmn.rules.base import SLACK, Linear, Rule, bounds
 from dmn.rules.scaled import Scaled, halves
 from dmn.rules.table import find_rules, is_known
@@ -59,6 +71,7 @@ def split(
     result = SplitModel(traced, rules, pool=pool, theta=theta, threshold=threshold)
     result.name, result._original = type(model).__name__, ref(model)
     if example is not None:
+        check_numbers(example)
         result.find_image_layers(example)
         require_equal(result, model, example, exact=True)
     return result
@@ -104,8 +117,7 @@ class SplitModel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Classify images (B, C, H, W); returns the original's logits (B, K)."""
-        logits: Tensor = self.network(x)
-        return logits
+        return predict_logits(self.network, x)
 
     def train(self, mode: bool = True) -> SplitModel:
         """Stay in eval mode, the only mode that is split."""
@@ -240,7 +252,8 @@ class SplitModel(nn.Module):
         return ForwardPlan(self.network, self._rules, self._check(config), read, sum_nodes)
 
     def _forward(self, plan: ForwardPlan, x: Tensor, s: Tensor | None = None) -> Values:
-        with self._mode():
+        with self._mode(), misfits_explained(self.network, x):
+            check_rank(self.network, x)
             return plan.forward(x.clone() if x.is_inference() else x.detach(), s)
 
     @contextmanager

@@ -328,12 +328,12 @@ def two_inputs():
     return Both()
 
 
-def two_outputs():
-    class Both(nn.Module):
+def no_logits():
+    class Named(nn.Module):
         def forward(self, x):
-            return x, x + 1
+            return {"scores": x}
 
-    return Both()
+    return Named()
 
 
 def hooked(register):
@@ -357,8 +357,9 @@ def normed(norm):
     [
         (lambda: nn.Sequential(nn.ReLU(), Branching()), r"Sequential, at module '1'.*control flow"),
         (Branching, "at the model itself"),
-        (two_inputs, "takes 2 inputs"),
-        (two_outputs, r"returns \("),
+        (two_inputs, "the forward of Both requires y besides the images"),
+        # a tuple is no longer refused: its first element is taken for the logits
+        (no_logits, "Named returns dict of keys scores"),
         (lambda: hooked("register_forward_hook"), "forward hooks .* on 1"),
         (lambda: hooked("register_forward_pre_hook"), "forward hooks .* on 1"),
         (own_forward, "a forward of the instance's own on 1"),

@@ -1,0 +1,118 @@
+"""Images that do not fit a network, found out after it failed on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+from dmn.errors import DataError
+from dmn.nn.modes import eval_mode
+from dmn.nn.pair import Pair
+
+_POSITIONS = {1: "L", 2: "H, W", 3: "D, H, W"}
+_NORM_RANKS = {nn.BatchNorm1d: (2, 3), nn.BatchNorm2d: (4,), nn.BatchNorm3d: (5,)}
+
+
+@contextmanager
+def misfits_explained(model: nn.Module | Pair, x: Tensor) -> Iterator[None]:
+    """Name the layer that images do not fit, where an error in the block is due to that.
+
+    Args:
+        model: The network that the block runs.
+        x: The images that it runs on.
+
+    Raises:
+        DataError: with the layer, what it takes and what it got. Other errors pass.
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except (RuntimeError, ValueError, LookupError) as error:
+        try:
+            check_fit(model, x)
+        except DataError as misfit:
+            raise misfit from error
+        raise
+
+
+def check_fit(model: nn.Module | Pair, x: Tensor) -> None:
+    """Run a network on images, and refuse them where they do not fit one of its layers.
+
+    Args:
+        model: Any network; errors of its own are ignored.
+        x: Images (B, C, H, W), or of another shape.
+
+    Raises:
+        DataError: names the first layer whose input has another rank or number of channels than it
+            takes, and both shapes.
+    """
+    names: Iterable[tuple[str, nn.Module]] = ((type(m).__name__, m) for m in model.modules())
+    if isinstance(model, nn.Module):
+        names = model.named_modules()
+    images = f"images {tuple(x.shape)} do not fit {network_name(model)}"
+    try:
+        with ExitStack() as hooks, torch.no_grad(), eval_mode(model):
+            for name, module in names:
+                hooks.enter_context(module.register_forward_pre_hook(_checker(images, name)))
+            model(x.detach())
+    except DataError:
+        raise
+    except Exception:
+        return
+
+
+def check_rank(model: nn.Module | Pair, x: Tensor) -> None:
+    """Refuse images that a convolution would take for a single one, without a batch.
+
+    Torch takes (C, H, W) where it takes (B, C, H, W), and the K logits of one image look like one
+    logit for each of K images.
+
+    Args:
+        model: Any network. It is run only if it has convolutions of another rank than the images.
+        x: Images (B, C, H, W), signals (B, C, L) or volumes (B, C, D, H, W).
+
+    Raises:
+        DataError: as `check_fit`.
+    """
+    convolutions = (module for module in model.modules() if isinstance(module, _ConvNd))
+    if any(convolution.weight.dim() != x.dim() for convolution in convolutions):
+        check_fit(model, x)
+
+
+def network_name(model: object) -> str:
+    """Return the name of a network in messages; that of the original, of a split one."""
+    return str(getattr(model, "name", type(model).__name__))
+
+
+def _checker(images: str, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    """Return a hook that refuses an input of the layer of this name."""
+
+    def check(layer: nn.Module, args: tuple[Any, ...]) -> None:
+        if args and isinstance(args[0], Tensor) and (taken := _expected(layer, args[0].shape)):
+            where = f"{name or 'it'} ({type(layer).__name__})"
+            raise DataError(f"{images}: {where} takes {taken}, and gets {tuple(args[0].shape)}")
+
+    return check
+
+
+def _expected(module: nn.Module, shape: torch.Size) -> str | None:
+    """Return the shape that a layer takes if it does not take this one."""
+    if isinstance(module, _ConvNd):
+        fits = len(shape) == module.weight.dim() and shape[1] == module.in_channels
+        positions = _POSITIONS[len(module.kernel_size)]
+        return None if fits else f"(B, {module.in_channels}, {positions})"
+    if isinstance(module, _BatchNorm):
+        ranks = _NORM_RANKS.get(type(module), (len(shape),))
+        fits = len(shape) in ranks and shape[1] == module.num_features
+        positions = "".join(f", {_POSITIONS[ranks[-1] - 2]}" if ranks[-1] > 2 else "")
+        return None if fits else f"(B, {module.num_features}{positions})"
+    if isinstance(module, nn.Linear) and shape[-1:] != (module.in_features,):
+        return f"(B, {module.in_features})"
+    return None
