@@ -16,7 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from dmn.baselines.base import Baseline, required
-from dmn.baselines.rewrite import BothReLUs, WindowsApart, for_tensor_hooks, refuse_without_rule
+from dmn.baselines.rewrite import (
+    BothReLUs,
+    WindowsApart,
+    for_tensor_hooks,
+    refuse_without_rule,
+    windows_overlap,
+)
 from dmn.explain.registry import register
 from dmn.rules import Rule
 from dmn.rules.base import WinnerPool
@@ -131,7 +137,8 @@ class SmoothGrad(Gradient):
 
     def disturb(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Return images with noise."""
-        spread = x.amax((1, 2, 3), keepdim=True) - x.amin((1, 2, 3), keepdim=True)
+        axes = tuple(range(1, x.dim()))
+        spread = x.amax(axes, keepdim=True) - x.amin(axes, keepdim=True)
         return x + self.noise * spread * torch.randn(x.shape[1:], generator=generator).to(x)
 
 
@@ -192,6 +199,8 @@ _RESCALED = (
 
 def _has_rescale_rule(target: Any, rule: Rule | str) -> bool:
     """Return whether captum has a rule for a module, or the module is linear and needs none."""
+    if isinstance(target, nn.MaxPool3d) and windows_overlap(target):
+        return False  # captum's rule keeps only one of the windows that share a maximum
     if type(target) in (*_RESCALED, BothReLUs, WindowsApart):
         return True
     return isinstance(rule, Rule) and not (rule.nonlinear or isinstance(rule, WinnerPool))
@@ -203,7 +212,8 @@ class DeepLift(Captum):
     """Each unit's difference from a baseline, propagated back in proportion (Rescale rule).
 
     The maps sum to the difference of the logits. ReLU, ELU, LeakyReLU, Sigmoid, Tanh, Softplus and
-    max pooling have rules; a network with another nonlinear operation is refused.
+    max pooling have rules; a network with another nonlinear operation is refused, and so are
+    overlapping windows of `MaxPool3d`.
 
     Args:
         baseline: Value of every pixel.
@@ -252,7 +262,7 @@ class Occlusion(Captum):
 
     def attribute(self, x: Tensor, target: Tensor) -> Tensor:
         """Return losses (B, C, H, W), one for all channels; see `Baseline.attribute`."""
-        sides = [max(1, round(self.window * size)) for size in x.shape[-2:]]
+        sides = [max(1, round(self.window * size)) for size in x.shape[2:]]
         strides = [max(1, round(self.stride * side)) for side in sides]
         losses: Tensor = self.captum.Occlusion(self.scores).attribute(
             x,
@@ -284,14 +294,15 @@ class FeatureAblation(Captum):
 
     def attribute(self, x: Tensor, target: Tensor) -> Tensor:
         """Return losses (B, C, H, W), one for all channels; see `Baseline.attribute`."""
-        rows, columns = (
-            torch.arange(size, device=x.device) * self.cells // size for size in x.shape[-2:]
-        )
+        cells = torch.zeros((), dtype=torch.long, device=x.device)
+        for size in x.shape[2:]:
+            cell = torch.arange(size, device=x.device) * self.cells // size
+            cells = cells[..., None] * self.cells + cell
         losses: Tensor = self.captum.FeatureAblation(self.scores).attribute(
             x,
             self.baseline,
             target,
-            feature_mask=(rows[:, None] * self.cells + columns)[None, None],
+            feature_mask=cells[None, None],
             perturbations_per_eval=max(1, self.batch // len(x)),
         )
         return losses[:, :1]

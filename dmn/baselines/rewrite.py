@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.nn.modules.utils import _pair
 
 from dmn.canonize import hookable
 from dmn.canonize.affine import Affine, ScaleShift, find_affine
@@ -93,23 +92,24 @@ class WindowsApart(nn.Module):
     """Max pooling after its windows are copied side by side, so that they share no pixel.
 
     Args:
-        pool: Pooling with any kernel, stride, padding and dilation.
+        pool: Pooling with any kernel, stride, padding and dilation. A signal is pooled as an image
+            of one row.
     """
 
-    def __init__(self, pool: nn.MaxPool2d) -> None:
+    def __init__(self, pool: nn.MaxPool1d | nn.MaxPool2d) -> None:
         super().__init__()
-        options = (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
-        self.axes = tuple(zip(*map(_pair, options), strict=True))
+        self.one_row = isinstance(pool, nn.MaxPool1d)
+        self.axes = [(1, 1, 0, 1), *_windows(pool)] if self.one_row else _windows(pool)
         self.ceil_mode = pool.ceil_mode
-        self.pool = nn.MaxPool2d(pool.kernel_size)
-
-    @property
-    def overlap(self) -> bool:
-        """Whether windows share pixels."""
-        return any(stride < dilation * (k - 1) + 1 for k, stride, _, dilation in self.axes)
+        self.pool = nn.MaxPool2d(tuple(kernel for kernel, *_ in self.axes))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the maxima of the windows."""
+        if self.one_row:
+            return self._pooled(x.unsqueeze(2)).squeeze(2)
+        return self._pooled(x)
+
+    def _pooled(self, x: Tensor) -> Tensor:
         sides, pads = [], []
         for size, (k, stride, padding, dilation) in zip(x.shape[-2:], self.axes, strict=True):
             reach = dilation * (k - 1) + 1
@@ -125,6 +125,20 @@ class WindowsApart(nn.Module):
         grid = windows.view(len(x), x.shape[1], *kernel, *sides).permute(0, 1, 4, 2, 5, 3)
         result: Tensor = self.pool(grid.flatten(4, 5).flatten(2, 3))
         return result
+
+
+def windows_overlap(pool: Any) -> bool:
+    """Return whether windows of max pooling, over any number of axes, share pixels."""
+    return any(stride < dilation * (k - 1) + 1 for k, stride, _, dilation in _windows(pool))
+
+
+def _windows(pool: Any) -> list[tuple[int, int, int, int]]:
+    """Return kernel, stride, padding and dilation for each axis."""
+    axes = {nn.MaxPool1d: 1, nn.MaxPool2d: 2, nn.MaxPool3d: 3}
+    count = next(count for kind, count in axes.items() if isinstance(pool, kind))
+    options = (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
+    per_axis = ((value,) * count if isinstance(value, int) else tuple(value) for value in options)
+    return list(zip(*per_axis, strict=True))
 
 
 OWN = (Negate, Average, Elementwise, ScaleShift, StackedSum, BothReLUs, WindowsApart)
@@ -150,8 +164,8 @@ def for_tensor_hooks(model: nn.Module, rescale: bool = False) -> fx.GraphModule:
         module = network.get_submodule(str(node.target))
         if rescale and isinstance(module, ConvexConcave):
             network.set_submodule(str(node.target), BothReLUs())
-        if rescale and isinstance(module, nn.MaxPool2d) and (pool := WindowsApart(module)).overlap:
-            network.set_submodule(str(node.target), pool)
+        if rescale and isinstance(module, nn.MaxPool1d | nn.MaxPool2d) and windows_overlap(module):
+            network.set_submodule(str(node.target), WindowsApart(module))
     network.recompile()
     return network
 

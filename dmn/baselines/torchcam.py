@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
+from itertools import combinations
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmn.baselines.base import Baseline, required
 from dmn.errors import UnknownNameError
 from dmn.explain.registry import register
+from dmn.explain.resize import resize
 from dmn.nn import check_layers
 
 
@@ -53,14 +55,14 @@ class CAM(Baseline):
         """Return class activation maps (B, 1, H, W); see `Baseline.attribute`."""
         with self.extract(self.model, self.layer) as cam:
             # after torchcam's own hooks, so that nothing overwrites what they store
-            copy = partial(self._copy_output, x.shape[-2:])
+            copy = partial(self._copy_output, x.shape[2:])
             with self.model.get_submodule(self.layer).register_forward_hook(copy):
                 logits = self.scores(x)
             if cam.hook_a[0] is None:
                 raise UnknownNameError(f"layer {self.layer!r} does not run; name one that does")
             (maps,) = cam(target.tolist(), logits, normalized=False)
             maps = self.combine(maps, cam.hook_a[0], cam.hook_g[0])
-        return F.interpolate(maps[:, None], x.shape[-2:], mode="bilinear", align_corners=False)
+        return resize(maps[:, None], x.shape[2:])
 
     def combine(self, maps: Tensor, activations: Tensor, gradients: Tensor) -> Tensor:
         """Return maps (B, h, w): torchcam's, or from activations and gradients (B, C, h, w)."""
@@ -69,9 +71,9 @@ class CAM(Baseline):
     def _copy_output(
         self, size: torch.Size, module: nn.Module, args: tuple[Tensor, ...], output: Tensor
     ) -> Tensor:
-        if output.dim() != 4:
+        if output.dim() != len(size) + 2:
             raise UnknownNameError(f"layer {self.layer!r} holds no image, {tuple(output.shape)}")
-        if _channels_last(output.shape, size):
+        if _channels_last(module, output.shape, size):
             raise UnknownNameError(
                 f"layer {self.layer!r} holds an image with its channels last, "
                 f"{tuple(output.shape)}; name one that has them first"
@@ -79,15 +81,29 @@ class CAM(Baseline):
         return output.clone()
 
 
-def _channels_last(shape: torch.Size, size: torch.Size) -> bool:
-    """Return whether only the first two sides of (B, a, b, c) have the image's proportions."""
-    height, width = size
+def _channels_last(layer: nn.Module, shape: torch.Size, size: torch.Size) -> bool:
+    """Return whether only the first sides of an output (B, ...) have the image's proportions.
 
-    def proportional(rows: int, columns: int) -> bool:
-        return abs(rows * width - columns * height) < max(height, width)  # by less than a pixel
+    One side has any: there the features of the layer's last weights decide.
+    """
+    if len(size) == 1:
+        return shape[1] != _last_features(layer) == shape[2]
 
-    _, a, b, c = shape
-    return proportional(a, b) and not proportional(b, c)
+    def proportional(sides: Sequence[int]) -> bool:
+        pairs = combinations(zip(sides, size, strict=True), 2)
+        # by less than a pixel
+        return all(abs(a * other - b * own) < max(own, other) for (a, own), (b, other) in pairs)
+
+    return proportional(shape[1:-1]) and not proportional(shape[2:])
+
+
+def _last_features(layer: nn.Module) -> int | None:
+    """Return the size of the last axis of what a linear layer or layer norm returns."""
+    weighted = [module for module in layer.modules() if any(True for _ in module.parameters(False))]
+    last = weighted[-1] if weighted else None
+    if isinstance(last, nn.LayerNorm):
+        return last.normalized_shape[-1]
+    return last.out_features if isinstance(last, nn.Linear) else None
 
 
 @register("post-hoc", needs_layer=True, featured=True)
@@ -109,10 +125,11 @@ class GradCAMpp(CAM):
 
     def combine(self, maps: Tensor, activations: Tensor, gradients: Tensor) -> Tensor:
         """Return maps (B, h, w) of activations and gradients (B, C, h, w)."""
-        total = activations.sum(dim=(2, 3), keepdim=True)
+        axes = tuple(range(2, activations.dim()))
+        total = activations.sum(dim=axes, keepdim=True)
         divisor = 2 * gradients**2 + total * gradients**3
         shares = gradients**2 / torch.where(divisor == 0, 1, divisor)
-        weights = (shares * gradients.relu()).sum(dim=(2, 3), keepdim=True)
+        weights = (shares * gradients.relu()).sum(dim=axes, keepdim=True)
         return (weights * activations).sum(dim=1).relu()
 
 

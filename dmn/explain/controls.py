@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import reduce
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -28,7 +31,7 @@ class RandomMap:
         """Return noise in [0, 1), (B, 1, H, W); the target only says which."""
         targets = [-1] * len(x) if target is None else class_indices(x, target).tolist()
         noise = [
-            rng.random((1, *x.shape[-2:]), dtype=np.float32)
+            rng.random((1, *x.shape[2:]), dtype=np.float32)
             for image, index in zip(x, targets, strict=True)
             for rng in generators(image[None], self.seed, index + 1)
         ]
@@ -41,12 +44,14 @@ class Edges:
 
     def __call__(self, x: Tensor, target: Target = None) -> Tensor:
         """Return edge strength, (B, 1, H, W); the target does not matter."""
-        sobel = torch.tensor(
-            [[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], device=x.device
-        )
-        kernels = torch.stack([sobel, sobel.T]).unsqueeze(1)
-        image = F.pad(x.float().sum(dim=1, keepdim=True), (1, 1, 1, 1), mode="replicate")
-        return F.conv2d(image, kernels).square().sum(dim=1, keepdim=True).sqrt()
+        axes = range(x.dim() - 2)
+        difference = torch.tensor([-1.0, 0.0, 1.0], device=x.device)
+        mean = torch.tensor([1.0, 2.0, 1.0], device=x.device)
+        kernels = [_outer([difference if a == axis else mean for a in axes]) for axis in axes[::-1]]
+        image = F.pad(x.float().sum(dim=1, keepdim=True), [1, 1] * len(axes), mode="replicate")
+        convolve = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[len(axes)]
+        slopes: Tensor = convolve(image, torch.stack(kernels).unsqueeze(1))
+        return slopes.square().sum(dim=1, keepdim=True).sqrt()
 
 
 @register("control", "Centre")
@@ -64,9 +69,14 @@ class CentreGaussian:
         """Return the bump, (B, 1, H, W); image and target do not matter."""
         bumps = [
             torch.exp(-0.5 * (torch.linspace(-0.5, 0.5, side, device=x.device) / self.width) ** 2)
-            for side in x.shape[-2:]
+            for side in x.shape[2:]
         ]
-        return torch.outer(*bumps).expand(len(x), 1, -1, -1).contiguous()
+        return _outer(bumps).expand(len(x), 1, *x.shape[2:]).contiguous()
+
+
+def _outer(vectors: Iterable[Tensor]) -> Tensor:
+    """Return the products of all elements of vectors, with one axis for each vector."""
+    return reduce(lambda product, vector: product[..., None] * vector, vectors)
 
 
 def controls(seed: int = 0) -> dict[str, Explainer]:

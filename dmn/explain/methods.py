@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dmn.errors import OptionError
 from dmn.explain.registry import find_method, register
+from dmn.explain.resize import resize
 from dmn.explain.target import Target, resolve_target
 from dmn.nn import (
     EPSILON,
@@ -248,9 +249,7 @@ def _require_hashable(config: BackwardConfig) -> None:
 
 
 def _to_image(values: Tensor, x: Tensor) -> Tensor:
-    size = x.shape[-2:]
-    if values.shape[-2:] != size:
-        values = F.interpolate(values, size, mode="bilinear", align_corners=False)
+    values = resize(values, x.shape[2:])
     if values.dtype == torch.float64:  # what does not fit is right up to a factor
         largest = torch.finfo(torch.float32).max / 4
         values = values / (values.abs().amax() / largest).clamp(min=1)

@@ -8,15 +8,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from dmn.errors import DataError
 from dmn.nn.modes import eval_mode
 from dmn.nn.pair import Pair
 
-_POSITIONS = {1: "L", 2: "H, W", 3: "D, H, W"}
-_NORM_RANKS = {nn.BatchNorm1d: (2, 3), nn.BatchNorm2d: (4,), nn.BatchNorm3d: (5,)}
+_POSITIONS = {3: ", L", 4: ", H, W", 5: ", D, H, W"}  # by rank
+_NORM_RANKS: dict[type[nn.Module], tuple[int, ...]] = {
+    nn.BatchNorm1d: (2, 3),
+    nn.BatchNorm2d: (4,),
+    nn.BatchNorm3d: (5,),
+}
 
 
 @contextmanager
@@ -91,10 +94,10 @@ def network_name(model: object) -> str:
     return str(getattr(model, "name", type(model).__name__))
 
 
-def _checker(images: str, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+def _checker(images: str, name: str) -> Callable[[nn.Module, Any], None]:
     """Return a hook that refuses an input of the layer of this name."""
 
-    def check(layer: nn.Module, args: tuple[Any, ...]) -> None:
+    def check(layer: nn.Module, args: Any) -> None:
         if args and isinstance(args[0], Tensor) and (taken := _expected(layer, args[0].shape)):
             where = f"{name or 'it'} ({type(layer).__name__})"
             raise DataError(f"{images}: {where} takes {taken}, and gets {tuple(args[0].shape)}")
@@ -102,17 +105,17 @@ def _checker(images: str, name: str) -> Callable[[nn.Module, tuple[Any, ...]], N
     return check
 
 
-def _expected(module: nn.Module, shape: torch.Size) -> str | None:
+def _expected(layer: nn.Module, shape: torch.Size) -> str | None:
     """Return the shape that a layer takes if it does not take this one."""
-    if isinstance(module, _ConvNd):
-        fits = len(shape) == module.weight.dim() and shape[1] == module.in_channels
-        positions = _POSITIONS[len(module.kernel_size)]
-        return None if fits else f"(B, {module.in_channels}, {positions})"
-    if isinstance(module, _BatchNorm):
-        ranks = _NORM_RANKS.get(type(module), (len(shape),))
-        fits = len(shape) in ranks and shape[1] == module.num_features
-        positions = "".join(f", {_POSITIONS[ranks[-1] - 2]}" if ranks[-1] > 2 else "")
-        return None if fits else f"(B, {module.num_features}{positions})"
-    if isinstance(module, nn.Linear) and shape[-1:] != (module.in_features,):
-        return f"(B, {module.in_features})"
-    return None
+    if isinstance(layer, nn.Linear):
+        return None if shape[-1:] == (layer.in_features,) else f"(..., {layer.in_features})"
+    if isinstance(layer, _ConvNd):
+        channels: Any = layer.in_channels
+        ranks: tuple[int, ...] = (layer.weight.dim(),)
+    elif type(layer) in _NORM_RANKS:
+        channels, ranks = layer.num_features, _NORM_RANKS[type(layer)]
+    else:
+        return None
+    if len(shape) in ranks and shape[1] == channels:
+        return None
+    return f"(B, {channels}{_POSITIONS[ranks[-1]]})"

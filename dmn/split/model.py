@@ -163,7 +163,9 @@ class SplitModel(nn.Module):
         """Find the layers whose outputs are images."""
         values = self._forward(self._plan(GRADIENT, self._nodes), example)
         shapes = {node.name: value.dim() for node, value in values.u.items()}
-        self._images = tuple(name for name, node in self._nodes.items() if shapes[node] == 4)
+        self._images = tuple(
+            name for name, node in self._nodes.items() if shapes[node] == example.dim()
+        )
 
     def magnitudes(self, x: Tensor) -> dict[str, Scaled]:
         """Return the largest p + n of every layer, in units of a power of two."""
@@ -228,7 +230,7 @@ class SplitModel(nn.Module):
         nodes = self._nodes_by_name()
         for layer in layers:
             u = values.u[nodes[self._nodes[layer]]]
-            if u.dim() != 4:
+            if u.dim() != x.dim():
                 raise UnknownNameError(f"layer {layer!r} holds no image, {tuple(u.shape)}")
         return {layer: readings[nodes[self._nodes[layer]]] for layer in layers}
 
