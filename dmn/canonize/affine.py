@@ -16,10 +16,14 @@ from torchvision.transforms import v2
 
 from dmn.graph.trace import target_of
 from dmn.graph.tracer import is_number
-from dmn.rules.base import Activation
+from dmn.nn import Add
+from dmn.rules.base import Activation, ChannelAffine, WinnerPool
 from dmn.rules.table import find_rules
 
 _ScaleShift = tuple[Any, Any]
+_CONVOLUTIONS_OF_SIGNALS = ("Conv1d", "conv1d", "ConvTranspose1d", "conv_transpose1d")
+_RULES_THAT_KEEP_RANK = (Activation, ChannelAffine, WinnerPool)
+_THAT_KEEP_RANK = (nn.Identity, nn.Dropout, nn.AvgPool1d, nn.AdaptiveAvgPool1d, Add)
 
 
 class Affine(NamedTuple):
@@ -126,14 +130,17 @@ def _constants(network: fx.GraphModule) -> dict[fx.Node, Any]:
 
 
 def _ranks(network: fx.GraphModule) -> dict[fx.Node, int]:
-    """Return the rank of tensors: from an example, or from an operation such as Conv2d."""
+    """Return the rank of tensors: from an example, or from an operation such as Conv2d.
+
+    Of operations on signals only convolutions tell: others take (B, C) too, as (C, L).
+    """
     shapes = ((node, _shape(node)) for node in network.graph.nodes)
     ranks = {node: len(shape) for node, shape in shapes if shape}
     for node, rule in find_rules(network).items():
         target, source = target_of(network, node), node.all_input_nodes[0]
         name = str(getattr(target, "__name__", type(target).__name__))
-        keeps = isinstance(rule, Activation) or isinstance(target, (nn.Identity, nn.Dropout))
-        if name.endswith(("2d", "3d")):
+        keeps = isinstance(rule, _RULES_THAT_KEEP_RANK) or isinstance(target, _THAT_KEEP_RANK)
+        if name.endswith(("2d", "3d")) or name in _CONVOLUTIONS_OF_SIGNALS:
             ranks.setdefault(node, 2 + int(name[-2]))
         elif keeps and source in ranks:
             ranks.setdefault(node, ranks[source])
