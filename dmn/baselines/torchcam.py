@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
-from itertools import combinations
 from typing import Any, ClassVar
 
 import torch
@@ -82,19 +80,20 @@ class CAM(Baseline):
 
 
 def _channels_last(layer: nn.Module, shape: torch.Size, size: torch.Size) -> bool:
-    """Return whether only the first sides of an output (B, ...) have the image's proportions.
+    """Return whether the channels of an output are its last axis, not its second.
 
-    One side has any: there the features of the layer's last weights decide.
+    Of images (B, a, b, c), if only the first two sides have the image's proportions. Sides of
+    signals and volumes tell too little: there the features of the layer's last weights decide.
     """
-    if len(size) == 1:
-        return shape[1] != _last_features(layer) == shape[2]
+    if len(size) != 2:
+        return shape[1] != _last_features(layer) == shape[-1]
+    height, width = size
 
-    def proportional(sides: Sequence[int]) -> bool:
-        pairs = combinations(zip(sides, size, strict=True), 2)
-        # by less than a pixel
-        return all(abs(a * other - b * own) < max(own, other) for (a, own), (b, other) in pairs)
+    def proportional(rows: int, columns: int) -> bool:
+        return abs(rows * width - columns * height) < max(height, width)  # by less than a pixel
 
-    return proportional(shape[1:-1]) and not proportional(shape[2:])
+    _, a, b, c = shape
+    return proportional(a, b) and not proportional(b, c)
 
 
 def _last_features(layer: nn.Module) -> int | None:

@@ -40,8 +40,9 @@ def score(
 
     Args:
         metrics: Keys of `METRICS`, or one of them.
-        model: The classifier (B, C, H, W) → logits (B, K); set to eval mode meanwhile. The
-            probability of a single logit is its sigmoid, and its class is 0.
+        model: The classifier (B, C, H, W) → logits (B, K), in a form of
+            `dmn.nn.pick_logits`; set to eval mode meanwhile. The probability of a single logit is
+            its sigmoid, and its class is 0.
         explainer: Called once for the maps, and again by metrics that perturb images or classes.
         x: Images (N, C, H, W).
         y: The explained classes, (N,), as for an explainer: a tensor, array or list.
@@ -57,11 +58,13 @@ def score(
     Raises:
         UnknownNameError: if a metric does not exist; lists those that do.
         TargetError: if the numbers of classes and images differ, or a class is not an index.
-        DataError: if masks have another shape than images, or images are not a tensor.
+        DataError: if masks have another shape than images, or images are no tensor (N, C, H, W).
     """
     specs = metric_specs(metrics)
     if not isinstance(x, Tensor):
         raise DataError(f"images are of type {type(x).__name__}; give a tensor (N, C, H, W)")
+    if x.dim() != 4:
+        raise DataError(f"images have the shape {tuple(x.shape)}; metrics are of (N, C, H, W)")
     unknown = torch.full((len(x), 1, *x.shape[-2:]), math.nan, device=x.device)
     if masks is not None:
         masks = torch.as_tensor(masks, dtype=torch.float32, device=x.device)

@@ -25,7 +25,7 @@ def last_stage(model: nn.Module, x: Tensor) -> str:
     Args:
         model: Any network. The result is "input" if the network has tokens to the end, as a ViT, or
             has no positions.
-        x: Images (B, C, H, W); one is enough.
+        x: Images (B, C, H, W), signals (B, C, L) or volumes (B, C, D, H, W); one is enough.
     """
     outputs: Outputs = []
     with ExitStack() as hooks, torch.no_grad(), eval_mode(model):
@@ -37,12 +37,12 @@ def last_stage(model: nn.Module, x: Tensor) -> str:
         for i, (_, module, size) in enumerate(outputs)
         if _has_weights(module) and _has_positions(size)
     ]
-    if not spatial or len(outputs[spatial[-1]][2]) != 4:
+    if not spatial or len(outputs[spatial[-1]][2]) != x.dim():
         return "input"
     layer, _, size = outputs[spatial[-1]]
     for name, _, shape in outputs[spatial[-1] :]:
         moved = shape.numel() == size.numel()  # such as channels, to come first
-        if not name or len(shape) != 4 or not (moved or shape[2:] == size[2:]):
+        if not name or len(shape) != x.dim() or not (moved or shape[2:] == size[2:]):
             break
         layer, size = name, shape
     return layer
