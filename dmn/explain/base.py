@@ -21,12 +21,14 @@ class Explainer(Protocol):
         """Explain images.
 
         Args:
-            x: Images (B, C, H, W).
+            x: Images (B, C, H, W), signals (B, C, L) or volumes (B, C, D, H, W).
             target: Class index, one per image, or None for the predicted class.
 
         Returns:
-            Maps (B, 1, H, W), float32; positive speaks for the target.
+            Maps (B, 1, H, W), float32, with the axes of x; positive speaks for the target.
 
         Raises:
+            DataError: for other shapes, and images that do not fit a layer; names the layer.
+            UnsupportedError: if the network does not return logits; see `dmn.nn.pick_logits`.
             TargetError: for a target that is not a class, or not one per image.
         """
