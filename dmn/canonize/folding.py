@@ -23,6 +23,7 @@ from dmn.canonize.affine import Affine, find_affine
 from dmn.graph.equal import require_equal
 from dmn.graph.trace import Unsupported, describe, rename, target_of, trace, unsupported
 from dmn.graph.tracer import is_query
+from dmn.graph.wrappers import unwrap
 from dmn.nn import Add
 from dmn.rules.table import find_rules, is_known
 
@@ -106,6 +107,7 @@ def _rewrite(
     fold: Callable[[fx.GraphModule, _Layers], list[Unsupported]],
     job: str,
 ) -> fx.GraphModule:
+    model = unwrap(model)
     network, layers, overwriting = trace(model, is_known)
     if example is not None:
         ShapeProp(network).propagate(example)

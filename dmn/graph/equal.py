@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from dmn.errors import NotEqualError
+from dmn.graph.wrappers import is_compiled
 from dmn.nn import eval_mode, misfits_explained, network_name, pick_logits
 
 
@@ -30,7 +32,9 @@ def require_equal(
         NotEqualError: with the network and the largest difference.
     """
     no_autocast = torch.autocast(x.device.type, enabled=False)
-    with torch.inference_mode(False), torch.no_grad(), no_autocast, eval_mode(original):
+    # what a compiler makes of the original is another rounding of the same function
+    eager = torch.compiler.set_stance("force_eager") if is_compiled(original) else nullcontext()
+    with torch.inference_mode(False), torch.no_grad(), no_autocast, eager, eval_mode(original):
         x = x.detach().clone()  # x may come from inference mode
         with misfits_explained(original, x):
             expected = _columns(pick_logits(original(x), network_name(original)))

@@ -14,8 +14,10 @@ from torch.nn.utils import parametrize
 from torchvision.ops import StochasticDepth, stochastic_depth
 
 from dmn.errors import UnsupportedError
+from dmn.graph.hooks import refuse_hooks, remove_backward_hooks
 from dmn.graph.tracer import IN_PLACE_OPERATORS, Tracer, is_number, tensors_by_type
 from dmn.graph.unpack import SPLITTING, unpack_splits
+from dmn.graph.wrappers import refuse_without_code, unwrap, unwrap_submodules
 
 _LAYERS = "layers"  # key in a network's meta: the name of the node for each name of a layer
 _RESHAPED = (
@@ -85,28 +87,26 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool] = lambda module
 
     Args:
         model: Takes one tensor, and returns one or logits in a form of `dmn.nn.pick_logits`, of
-            which the graph returns the tensor. It is not changed.
+            which the graph returns the tensor. It is not changed. `DataParallel` and what
+            `torch.compile` returns stand for the network inside.
         is_leaf: Returns whether to keep a module whole. Modules of torch are kept whole always.
 
     Raises:
         UnsupportedError: for control flow that depends on data, for more than one input, for other
             outputs, and for modules with hooks; the message names the module.
     """
+    model = unwrap(model)
     traced_before = isinstance(model, fx.GraphModule) and _LAYERS in model.meta
     if not traced_before:
-        _refuse_hooks(model)
+        refuse_without_code(model)
+        refuse_hooks(model)
     copy: Any = deepcopy(model).eval().requires_grad_(False)
     if traced_before:
         type(copy).__name__ = type(model).__name__  # a class of its own, whose name is not copied
         return Traced(copy, _nodes_by_name(copy), ())
-    for module in list(copy.modules()):
-        if parametrize.is_parametrized(module):
-            shared_class = type(module)  # shared with the original; the loop below changes it
-            module.__class__ = type(
-                shared_class.__name__, shared_class.__bases__, dict(vars(shared_class))
-            )
-            for name in list(module.parametrizations):
-                parametrize.remove_parametrizations(module, name)
+    unwrap_submodules(copy)
+    remove_backward_hooks(copy)
+    _remove_parametrizations(copy)
     tracer = Tracer(is_leaf)
     try:
         with tensors_by_type():
@@ -128,6 +128,18 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool] = lambda module
     network.recompile()
     network.meta[_LAYERS] = {name: node.name for name, node in _name_nodes(tracer, graph).items()}
     return Traced(network.eval(), _nodes_by_name(network), tuple(refused))
+
+
+def _remove_parametrizations(model: nn.Module) -> None:
+    """Store the weights of parametrized modules as they are, in place."""
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module):
+            shared_class: Any = type(module)  # with the original; the loop below changes it
+            module.__class__ = type(
+                shared_class.__name__, shared_class.__bases__, dict(vars(shared_class))
+            )
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(module, name)
 
 
 def rename(network: fx.GraphModule, node: fx.Node, replacement: fx.Node) -> None:
@@ -190,24 +202,6 @@ def _path(node: fx.Node) -> str:
 
 def _name(target: Any) -> str:
     return str(getattr(target, "__name__", target))
-
-
-def _refuse_hooks(model: nn.Module) -> None:
-    """Refuse what a graph would miss: hooks, and a forward that is set on the instance."""
-    for kind, has_it in _HOOKS.items():
-        names = [name or type(model).__name__ for name, m in model.named_modules() if has_it(m)]
-        if names:
-            raise UnsupportedError(
-                f"{kind} on {', '.join(names)}: not in the graph; remove it first"
-            )
-
-
-_HOOKS: dict[str, Callable[[nn.Module], bool]] = {
-    "forward hooks (weight_norm has one: use torch.nn.utils.remove_weight_norm)": lambda module: (
-        bool(module._forward_hooks or module._forward_pre_hooks)
-    ),
-    "a forward of the instance's own": lambda module: "forward" in module.__dict__,
-}
 
 
 def _replace_in_place(network: fx.GraphModule) -> list[Unsupported]:

@@ -15,6 +15,7 @@ from dmn.explain.methods import explain
 from dmn.explain.target import Target
 from dmn.graph.equal import require_equal
 from dmn.graph.trace import Traced, Unsupported, describe, trace, unsupported
+from dmn.graph.wrappers import unwrap
 from dmn.nn import (
     GRADIENT,
     BackwardConfig,
@@ -50,7 +51,7 @@ def split(
 
     Args:
         model: Any classifier that torch.fx can trace, of operations that have a rule. It is copied
-            in eval mode, never changed.
+            in eval mode, never changed; of `DataParallel` and `torch.compile`, what they wrap.
         example: Images (B, C, H, W) on which the split network is compared with the original. They
             also determine which layers are images.
         pool: Form of max pooling. "winner" takes both streams from the position of the largest
@@ -66,6 +67,7 @@ def split(
 
     Source: Zimmermann & Loho, Hidden Monotonicity, CVPR 2026; the rotated form is docs/split.md.
     """
+    model = unwrap(model)
     traced = trace(model, is_known)
     rules = _find_rules(traced)
     result = SplitModel(traced, rules, pool=pool, theta=theta, threshold=threshold)
