@@ -26,7 +26,7 @@ def require_equal(
         original: The network that it was made from, run in eval mode.
         x: Images (B, C, H, W).
         exact: Require equal bits. Otherwise rounding is allowed: up to the square root of the
-            dtype's precision, relative to the largest logit.
+            precision of the network's coarsest dtype, relative to the largest logit.
 
     Raises:
         NotEqualError: with the network and the largest difference.
@@ -49,13 +49,19 @@ def require_equal(
         return
     size = float(expected.abs().max())
     gap = float((output - expected).abs().max())
-    if exact or not gap <= math.sqrt(torch.finfo(expected.dtype).eps) * size:
+    if exact or not gap <= math.sqrt(_precision(original, expected)) * size:
         raise _not_equal(original, f"differs from it by {gap:.2g}, of logits up to {size:.2g}")
 
 
 def _columns(logits: Tensor) -> Tensor:
     """Return logits (B,) as (B, 1)."""
     return logits.unsqueeze(1) if logits.dim() == 1 else logits
+
+
+def _precision(model: nn.Module, logits: Tensor) -> float:
+    """Return the precision of the coarsest type of a network's parameters and logits."""
+    types = {logits.dtype, *(parameter.dtype for parameter in model.parameters())}
+    return max(torch.finfo(dtype).eps for dtype in types if dtype.is_floating_point)
 
 
 def _not_equal(original: nn.Module, fault: str) -> NotEqualError:

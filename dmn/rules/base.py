@@ -16,6 +16,7 @@ from torch.func import functional_call
 
 from dmn.nn import Pool
 from dmn.rules.call import Call
+from dmn.rules.scaled import add_scaled
 
 Signals = list[Tensor] | None  # one for each input stream; None for zeros
 Slope = float | Tensor
@@ -242,8 +243,8 @@ class Activation(Rule):
         self, call: Call, u: Sequence[Tensor], out: Tensor, s: Sequence[Tensor], unit: float
     ) -> Tensor:
         low, high = self.bounds(call)
-        total = _add_scaled(out, low - high, u[0])
-        total = torch.add(_scale_by(s[0], low + high), total, alpha=unit)
+        total = add_scaled(out, low - high, u[0])
+        total = add_scaled(_scale_by(s[0], low + high), unit, total)
         if self.at_zero:  # keep p, n >= 0
             total = total + 2 * unit * (-self.value_at_zero(call, out)).clamp(min=0)
         return total
@@ -253,7 +254,7 @@ class Activation(Rule):
             return None if q is None else call.vjp(q), None
         low, high = self.bounds(call)
         pulled = call.vjp(a if q is None else q + a)[0]
-        return [_add_scaled(pulled, low - high, a)], [_scale_by(a, low + high)]
+        return [add_scaled(pulled, low - high, a)], [_scale_by(a, low + high)]
 
     def bounds(self, call: Call) -> tuple[Slope, Slope]:
         return self.slopes(call) if callable(self.slopes) else self.slopes
@@ -323,11 +324,6 @@ class MaxPool(WinnerPool):
 
     def for_pool(self, pool: Pool) -> Rule:
         return self._convex if pool == "convex" else self
-
-
-def _add_scaled(x: Tensor, factor: Slope, y: Tensor) -> Tensor:
-    """Return x + factor y, in one pass."""
-    return x + factor * y if isinstance(factor, Tensor) else torch.add(x, y, alpha=factor)
 
 
 def _scale_by(x: Tensor, factor: Slope) -> Tensor:

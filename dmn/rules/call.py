@@ -27,6 +27,7 @@ class Call:
     Attributes:
         module: The module that is called; None for a function or a method.
         shapes: Shapes of the input streams.
+        dtypes: Their types.
         u: The original activations, the inputs; set only where relevance is read.
         out: The original activation, the output; set only where relevance is read.
         s: The sum stream of the output, before recentring; set only where relevance is read.
@@ -56,6 +57,7 @@ class Call:
         self.args = map_aggregate(args, bind)
         self.kwargs = map_aggregate(kwargs, bind)
         self.shapes = [values[node].shape for node in self.slots]
+        self.dtypes = [values[node].dtype for node in self.slots]
         self._edges: tuple[GradientEdge, list[GradientEdge]] | None = None
         self.u: list[Tensor] = []
         self.out: Tensor

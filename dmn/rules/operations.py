@@ -337,6 +337,14 @@ def unless_training(operation: Operation) -> Rule | str:
     return "random in training mode: pass training=self.training" if training else MOVE
 
 
+def cast(operation: Operation) -> Rule | str:
+    """Allow casts between floating-point types, devices and memory formats."""
+    values = (*operation.args, *operation.kwargs.values())
+    types = [value for value in values if isinstance(value, torch.dtype)]
+    return MOVE if all(dtype.is_floating_point for dtype in types) else INTEGERS
+
+
+INTEGERS = "a cast to integers has no slopes: keep the image in a float type"
 SAME = Rule()
 MOVE = Move()
 CONSTANT_PAD = Absolute(_zero_pad, constant=True, moves=True)

@@ -34,9 +34,13 @@ class Scaled(NamedTuple):
             return self
         return Scaled(self.tensor * power(self.exponent - exponent), exponent)
 
-    def rescaled(self) -> Scaled:
-        """Bring the largest magnitude near 1 if one more layer might overflow or vanish."""
-        return self.to(rescaling([self.tensor], self.exponent))
+    def rescaled(self, dtype: torch.dtype | None = None) -> Scaled:
+        """Bring the largest magnitude near 1 if one more layer might overflow or vanish.
+
+        Args:
+            dtype: The type to compute in; by default the tensor's.
+        """
+        return self.to(rescaling([self.tensor], self.exponent, dtype))
 
 
 def power(exponent: int) -> float:
@@ -44,10 +48,10 @@ def power(exponent: int) -> float:
     return math.ldexp(1.0, max(exponent, -1075))
 
 
-def rescaling(tensors: Sequence[Tensor], exponent: int) -> int:
-    """Return an exponent, shared by the tensors, at which one more layer is safe."""
+def rescaling(tensors: Sequence[Tensor], exponent: int, dtype: torch.dtype | None = None) -> int:
+    """Return an exponent, shared by the tensors, at which one more layer of a type is safe."""
     size = max(map(magnitude, tensors))
-    limit = power(3 * _exponents(tensors[0]) // 8)
+    limit = power(3 * _exponents(dtype or tensors[0].dtype) // 8)
     if 1 / limit < size < limit or size == 0 or not math.isfinite(size):
         return exponent
     return exponent + math.frexp(size)[1]
@@ -63,9 +67,16 @@ def settle(parts: Sequence[Scaled]) -> list[Tensor]:
     for part in parts:
         size = magnitude(part.tensor)
         if size and math.isfinite(size):
-            limit = 2 * _exponents(part.tensor) // 5
+            limit = 2 * _exponents(part.tensor.dtype) // 5
             exponent = max(exponent, part.exponent + math.frexp(size)[1] - limit)
     return [part.to(exponent).tensor for part in parts]
+
+
+def add_scaled(x: Tensor, factor: float | Tensor, y: Tensor) -> Tensor:
+    """Return x + factor y, in one pass where the type of x holds the factor."""
+    if isinstance(factor, Tensor) or abs(factor) > torch.finfo(x.dtype).max:
+        return x + factor * y
+    return torch.add(x, y, alpha=factor)
 
 
 def aligned(parts: Sequence[Scaled]) -> tuple[list[Tensor], int]:
@@ -122,5 +133,10 @@ def recentred(s: Scaled, u: Tensor, theta: float, threshold: float) -> Scaled:
     return Scaled(torch.where(s.tensor > threshold * s.unit, reduced, s.tensor), s.exponent)
 
 
-def _exponents(tensor: Tensor) -> int:
-    return math.frexp(torch.finfo(tensor.dtype).max)[1]
+def is_narrower(dtype: torch.dtype, other: torch.dtype) -> bool:
+    """Return whether a type does not hold all magnitudes that another holds."""
+    return dtype != other and _exponents(dtype) < _exponents(other)
+
+
+def _exponents(dtype: torch.dtype) -> int:
+    return math.frexp(torch.finfo(dtype).max)[1]

@@ -110,6 +110,10 @@ RULES[Add] = of.SUM
 RULES[ConvexConcave] = of.BOUNDED  # slopes in [0, 1]
 RULES[piece] = of.MOVE
 RULES[transforms.Normalize] = RULES[v2.Normalize] = of.NORMALIZE
+_FLOATS = ("to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu", "cuda")
+_INTEGERS = ("bool", "byte", "char", "int", "long", "short")
+RULES |= dict.fromkeys(_FLOATS, of.cast)  # methods only: torch.float is a type
+RULES |= dict.fromkeys(_INTEGERS, _no_rule(of.INTEGERS))
 RULES[stochastic_depth] = of.unless_training
 
 

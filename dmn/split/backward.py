@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from dmn.nn import Reading, Stream, logits_matrix, select_output
 from dmn.rules.base import Activation, Signals
 from dmn.rules.call import Call
-from dmn.rules.scaled import Scaled, halves, power, recentred, rescaling, settle
+from dmn.rules.scaled import Scaled, halves, is_narrower, power, recentred, rescaling, settle
 from dmn.split.forward import ForwardPlan, Values
 from dmn.split.relevance import (
     keep_whole,
@@ -58,12 +58,18 @@ class StreamGradient:
         a = q if self.p_only else _times(self.a, factor)
         return StreamGradient(q, a, exponent, self.p_only)
 
-    def rescaled(self) -> StreamGradient:
-        """Bring the largest magnitude near 1 if it is far from it."""
+    def rescaled(self, dtype: torch.dtype | None = None) -> StreamGradient:
+        """Bring the largest magnitude near 1 if it is far from it, in a type if one is given."""
         if self.a is None:
             return self
         parts = [part for part in (self.q, self.a) if part is not None]
-        return self.to(rescaling(parts, self.exponent))
+        return self.to(rescaling(parts, self.exponent, dtype))
+
+    def fitting(self, dtype: torch.dtype) -> StreamGradient:
+        """Return this signal in a unit in which a cast does not overflow."""
+        if self.a is None or not is_narrower(dtype, self.a.dtype):
+            return self
+        return self.rescaled(dtype)
 
     def sensitivities(self) -> tuple[Tensor, Tensor]:
         """Return the sensitivities to p and to n, in the unit of this signal."""
@@ -158,7 +164,7 @@ def _step(
     if rule.nonlinear and not plan.relevance:
         gradients = _shifted(plan, gradients, alpha(node))
     arrived: list[list[StreamGradient]] = [[] for _ in call.slots]
-    for gradient in gradients:
+    for gradient in (gradient.fitting(call.dtypes[0]) for gradient in gradients):
         if plan.relevance:
             q, a, p_only = _step_relevance(plan, node, call, gradient)
         else:

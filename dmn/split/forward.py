@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, fx
 
 from dmn.graph.trace import target_of
 from dmn.nn import BackwardConfig
 from dmn.rules.base import Rule
 from dmn.rules.call import Call
-from dmn.rules.scaled import Scaled, aligned, power, recentred
+from dmn.rules.scaled import Scaled, aligned, is_narrower, power, recentred
 
 
 class Values(NamedTuple):
@@ -153,7 +154,7 @@ class ForwardPlan:
         out = call.record(u) if node in self.active else call(*u)
         call.out_shape = out.shape
         if node in self.before:
-            parts, exponent = aligned([s[source] for source in call.slots])
+            parts, exponent = aligned([_fitting(s[source], out.dtype) for source in call.slots])
             total = Scaled(rule.sums(call, u, out, parts, power(-exponent)), exponent)
             s[node] = total = total.rescaled() if rule.weighted or rule.nonlinear else total
         if rule.nonlinear and node in self.after:
@@ -170,6 +171,11 @@ class ForwardPlan:
         if node.op == "get_attr":
             return _attribute(self.network, str(node.target))
         return Call(target_of(self.network, node), node.args, node.kwargs, env, ())()
+
+
+def _fitting(s: Scaled, dtype: torch.dtype) -> Scaled:
+    """Return a sum stream in a unit in which a cast does not overflow."""
+    return s.rescaled(dtype) if is_narrower(dtype, s.tensor.dtype) else s
 
 
 def _attribute(module: Any, path: str) -> Any:

@@ -10,7 +10,7 @@ from weakref import ref
 import torch
 from torch import Tensor, fx, nn
 
-from dmn.errors import OptionError, UnknownNameError
+from dmn.errors import DataError, OptionError, UnknownNameError
 from dmn.explain.methods import explain
 from dmn.explain.target import Target
 from dmn.graph.equal import require_equal
@@ -209,6 +209,7 @@ class SplitModel(nn.Module):
             x: Images (B, C, H, W); a few are enough.
             original: The network that was split; by default the object itself, if it still exists.
         """
+        check_numbers(x)
         self.certified = certify(self, original or self._original(), x)
         return self.certified
 
@@ -256,6 +257,7 @@ class SplitModel(nn.Module):
         return ForwardPlan(self.network, self._rules, self._check(config), read, sum_nodes)
 
     def _forward(self, plan: ForwardPlan, x: Tensor, s: Tensor | None = None) -> Values:
+        check_numbers(x)
         with self._mode(), misfits_explained(self.network, x):
             check_rank(self.network, x)
             return plan.forward(x.clone() if x.is_inference() else x.detach(), s)

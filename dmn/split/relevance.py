@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dmn.rules.base import Activation
 from dmn.rules.call import Call
-from dmn.rules.scaled import Scaled, blockwise, power, recentred
+from dmn.rules.scaled import Scaled, add_scaled, blockwise, power, recentred
 
 Signal = tuple[Tensor, Tensor]  # q and a
 Recentring = tuple[float, float]  # theta and threshold
@@ -129,7 +129,7 @@ def _share(after: Tensor, before: Tensor, unit: float) -> Tensor:
 
 
 def _doubled_stream(s: Tensor, u: Tensor, exponent: int, sign: int = 1) -> Tensor:
-    return torch.add(s, u, alpha=sign * power(-exponent)).clamp_(min=0)
+    return add_scaled(s, sign * power(-exponent), u).clamp_(min=0)
 
 
 def _doubled_streams(s: Tensor, u: Tensor, exponent: int) -> Signal:
