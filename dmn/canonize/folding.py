@@ -108,7 +108,7 @@ def _rewrite(
     job: str,
 ) -> fx.GraphModule:
     model = unwrap(model)
-    network, layers, overwriting = trace(model, is_known)
+    network, layers, overwriting = trace(model, is_known, example)
     if example is not None:
         ShapeProp(network).propagate(example)
     _copy_shared_modules(network, layers)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 from torchvision.ops import StochasticDepth, stochastic_depth
 
 from dmn.errors import UnsupportedError
 from dmn.graph.hooks import refuse_hooks, remove_backward_hooks
-from dmn.graph.tracer import IN_PLACE_OPERATORS, Tracer, is_number, tensors_by_type
+from dmn.graph.shapes import NeedsExampleError
+from dmn.graph.tracer import IN_PLACE_OPERATORS, TracedNumber, Tracer, is_number, tensors_by_type
 from dmn.graph.unpack import SPLITTING, unpack_splits
 from dmn.graph.wrappers import refuse_without_code, unwrap, unwrap_submodules
 
@@ -83,7 +85,11 @@ class Traced(NamedTuple):
 
 
 @torch.inference_mode(False)  # a copy made inside could not be differentiated outside
-def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool] = lambda module: False) -> Traced:
+def trace(
+    model: nn.Module,
+    is_leaf: Callable[[nn.Module], bool] = lambda module: False,
+    example: Tensor | None = None,
+) -> Traced:
     """Write a copy of a model, in eval mode, as a graph of out-of-place operations.
 
     Args:
@@ -91,10 +97,13 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool] = lambda module
             which the graph returns the tensor. It is not changed. `DataParallel` and what
             `torch.compile` returns stand for the network inside.
         is_leaf: Returns whether to keep a module whole. Modules of torch are kept whole always.
+        example: Images (B, C, H, W). Their shapes decide where the forward branches on shapes or
+            loops over them; the graph refuses images that would lead elsewhere.
 
     Raises:
-        UnsupportedError: for control flow that depends on data, for more than one input, for other
-            outputs, and for modules with hooks; the message names the module.
+        UnsupportedError: for control flow that depends on values, or on shapes without an
+            example; for more than one input, for other outputs, and for modules with hooks; the
+            message names the module.
     """
     model = unwrap(model)
     traced_before = isinstance(model, fx.GraphModule) and _LAYERS in model.meta
@@ -108,19 +117,9 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool] = lambda module
     unwrap_submodules(copy)
     remove_backward_hooks(copy)
     _remove_parametrizations(copy)
-    tracer = Tracer(is_leaf)
-    try:
-        with tensors_by_type():
-            graph = tracer.trace(copy)
-    except UnsupportedError:
-        raise
-    except Exception as error:
-        location = f"module {tracer.path!r}" if tracer.path else "the model itself"
-        raise UnsupportedError(
-            f"cannot trace {type(model).__name__}, at {location}: {error}",
-            "Its forward must not branch on values; move such a part into a module of its own, "
-            "and register a rule for it.",
-        ) from error
+    tracer = Tracer(is_leaf, example)
+    with _naming_the_place(model, tracer), tensors_by_type():
+        graph = tracer.trace(copy)
     network = fx.GraphModule(copy, graph, type(model).__name__)
     refused = _replace_in_place(network)
     unpack_splits(graph)
@@ -129,6 +128,29 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool] = lambda module
     network.recompile()
     network.meta[_LAYERS] = {name: node.name for name, node in _name_nodes(tracer, graph).items()}
     return Traced(network.eval(), _nodes_by_name(network), tuple(refused))
+
+
+@contextmanager
+def _naming_the_place(model: nn.Module, tracer: Tracer) -> Iterator[None]:
+    """Say in one line which module cannot be traced, and what to do."""
+    try:
+        yield
+    except UnsupportedError:
+        raise
+    except Exception as error:
+        location = f"module {tracer.path!r}" if tracer.path else "the model itself"
+        reason = (str(error) or type(error).__name__).partition("\n")[0] + _ADVICE
+        if isinstance(error, NeedsExampleError) or TracedNumber.__name__ in reason:
+            reason = "control flow depends on the shape of the images; pass images as `example`"
+        raise UnsupportedError(
+            f"cannot trace {type(model).__name__}, at {location}: {reason}"
+        ) from error
+
+
+_ADVICE = (
+    "; its forward must not branch on values: move such a part into a module of its own, and "
+    "register a rule for it by dmn.rules.add_rule"
+)
 
 
 def _remove_parametrizations(model: nn.Module) -> None:

@@ -10,7 +10,7 @@ from weakref import ref
 import torch
 from torch import Tensor, fx, nn
 
-from dmn.errors import DataError, OptionError, UnknownNameError
+from dmn.errors import OptionError, UnknownNameError
 from dmn.explain.methods import explain
 from dmn.explain.target import Target
 from dmn.graph.equal import require_equal
@@ -68,7 +68,7 @@ def split(
     Source: Zimmermann & Loho, Hidden Monotonicity, CVPR 2026; the rotated form is docs/split.md.
     """
     model = unwrap(model)
-    traced = trace(model, is_known)
+    traced = trace(model, is_known, example)
     rules = _find_rules(traced)
     result = SplitModel(traced, rules, pool=pool, theta=theta, threshold=threshold)
     result.name, result._original = type(model).__name__, ref(model)
