@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from dmn.errors import NotEqualError
+from dmn.errors import DmnError, NotEqualError
 from dmn.graph.wrappers import is_compiled
 from dmn.nn import eval_mode, misfits_explained, network_name, pick_logits
 
@@ -40,7 +40,9 @@ def require_equal(
             expected = _columns(pick_logits(original(x), network_name(original)))
         try:
             output = _columns(rewritten(x))
-        except RuntimeError as error:
+        except DmnError:
+            raise
+        except Exception as error:  # also what a method that does not exist raises
             raise _not_equal(original, f"fails ({str(error).partition(chr(10))[0]})") from error
     signatures = [f"{tuple(logits.shape)} of {logits.dtype}" for logits in (output, expected)]
     if signatures[0] != signatures[1]:

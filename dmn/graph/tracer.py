@@ -57,6 +57,7 @@ class _Proxy(fx.Proxy):
 
     tracer: Tracer
     _is_param = False  # what isinstance(..., nn.Parameter) asks a tensor for
+    requires_grad = False  # as in a prediction
 
     __iadd__, __isub__, __imul__, __itruediv__ = map(_in_place, IN_PLACE_OPERATORS)
 

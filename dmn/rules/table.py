@@ -149,12 +149,27 @@ def find_rules(network: fx.GraphModule) -> dict[fx.Node, Rule | str]:
     for node in network.graph.nodes:
         if node.op == "placeholder" and not node.args:
             streams.add(node)
-        if node.op == "output" or is_query(node) or not streams.intersection(node.all_input_nodes):
+        if node.op == "output" or not streams.intersection(node.all_input_nodes):
+            continue
+        if is_query(node) or _is_constant(node, streams):
             continue
         streams.add(node)
         target = target_of(network, node)
         rules[node] = find_rule(Operation(target, node.args, node.kwargs, frozenset(streams)))
     return rules
+
+
+# Constants of the shape or type of an activation, and methods of constants that take only that.
+_LIKE = {
+    *(getattr(torch, f"{name}_like") for name in ("zeros", "ones", "full", "empty")),
+    *("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"),
+}
+_AS = {"expand_as", "view_as", "reshape_as", "type_as", "to"}
+
+
+def _is_constant(node: fx.Node, streams: set[fx.Node]) -> bool:
+    """Return whether an operation reads only shapes and types of activations."""
+    return node.target in _LIKE or (node.target in _AS and node.args[0] not in streams)
 
 
 def find_rule(operation: Operation) -> Rule | str:

@@ -74,8 +74,8 @@ def split(
     result.name, result._original = type(model).__name__, ref(model)
     if example is not None:
         check_numbers(example)
-        result.find_image_layers(example)
         require_equal(result, model, example, exact=True)
+        result.find_image_layers(example)
     return result
 
 

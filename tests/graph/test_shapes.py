@@ -321,6 +321,17 @@ def test_builtins_and_modules_are_put_back():
         assert (nn.Module.__call__, nn.Module.__getattr__) == methods
 
 
+def test_a_branch_on_gradients_goes_as_in_a_prediction():
+    def forward(self, x):
+        x = self.features(x)
+        return self.pooled((2 * x if x.requires_grad else x + 1).mean((2, 3)))
+
+    model, x = Body(forward).eval(), images()
+    for example in (None, x):
+        with torch.no_grad():
+            assert torch.equal(split(model, example)(x), model(x))
+
+
 class Optional(nn.Module):
     """Arguments with defaults are no inputs: the network is what it is without them."""
 
