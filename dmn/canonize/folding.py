@@ -60,7 +60,8 @@ def canonize(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
 
     Args:
         model: Takes one tensor and returns one. It is not changed.
-        example: A batch, to distinguish (B, C) from (B, C, L) in BatchNorm1d and SyncBatchNorm.
+        example: A batch, to distinguish (B, C) from (B, C, L) in BatchNorm1d and SyncBatchNorm, and
+            to trace a forward that branches on shapes.
 
     Returns:
         The same function, in eval mode and without trainable parameters.

@@ -53,7 +53,7 @@ def split(
         model: Any classifier that torch.fx can trace, of operations that have a rule. It is copied
             in eval mode, never changed; of `DataParallel` and `torch.compile`, what they wrap.
         example: Images (B, C, H, W) on which the split network is compared with the original. They
-            also determine which layers are images.
+            also determine which layers are images, and where the forward branches on shapes.
         pool: Form of max pooling. "winner" takes both streams from the position of the largest
             activation; "convex" keeps g and h monotone and convex, but grows.
         theta: Share of min(p, n) kept after each activation, in [0, 1]; 1 for the literal split,

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from pytorch_lightning import LightningModule, Trainer
 from torch import nn
 from torch.export import unflatten
+from torch.utils.data import DataLoader, TensorDataset
 
 from dmn.canonize import canonize, canonized
 from dmn.errors import UnsupportedError
@@ -105,3 +107,52 @@ def test_what_has_no_python_code_is_refused_in_one_line(name):
         with pytest.raises(UnsupportedError, match=message) as refused:
             transform(model, images())
         assert len(refused.value.lines) == 1
+
+
+class WithNet(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, batch_idx):
+        return self(batch[0]).square().mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 1e-3)
+
+
+class WithItsOwnForward(WithNet):
+    def forward(self, x):
+        assert x.shape[1] == 2
+        for layer in self.net[:3]:
+            x = layer(x)
+        return self.net[4](x.view(len(x), -1))
+
+
+def fitted(module, tmp_path):
+    """Train for a step: the module then holds its trainer."""
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(module, DataLoader(TensorDataset(images()), 2))
+    return module.eval()
+
+
+@pytest.mark.parametrize("kind", [WithNet, WithItsOwnForward])
+@pytest.mark.parametrize("wrap", [lambda module: module, nn.DataParallel, compiled])
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_modules_are_networks_like_others(kind, wrap, tmp_path):
+    module, x = wrap(fitted(kind(), tmp_path)), images()
+    ours = split(module, x)
+    assert torch.equal(ours(x), module(x))
+    assert {"net.0", "net.2"} <= set(ours.layers)
+    assert torch.allclose(canonize(module, x)(images()), module(x), atol=1e-5)
