@@ -155,7 +155,7 @@ def test_no_map_depends_on_the_units_of_its_streams(name, options, exponents, mo
     expected, ends, sizes = maps(ours), (ours.g(x), ours.h(x)), ours.magnitudes(x)
     turn = count()
 
-    def rescaling(tensors, exponent):
+    def rescaling(tensors, exponent, dtype=None):
         made.add(exponent)
         return exponent + exponents[next(turn) % len(exponents)]
 
