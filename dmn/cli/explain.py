@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Sequence
@@ -10,23 +11,24 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 import dmn.baselines  # noqa: F401 - registers the post-hoc methods
 from dmn.cli.networks import add_network_options
 from dmn.cli.parser import Parser, number
-from dmn.errors import UnknownNameError
+from dmn.errors import OptionError, UnknownNameError
 from dmn.explain import Explainer, MethodSpec, find_method, list_methods
 from dmn.explain.layers import last_stage
 from dmn.explain.target import probabilities
 from dmn.hub import Network, load
 from dmn.hub.cards import MOST_CLASSES
 from dmn.io.options import require, require_output
-from dmn.io.pictures import read_picture
+from dmn.io.pictures import Picture, read_picture
 from dmn.io.text import plain
 from dmn.io.writing import write_whole
-from dmn.nn import Pair, Stream
+from dmn.nn import Pair, Stream, predict_logits
 from dmn.split import FrontAdapter
 from dmn.viz.panels import overlay, panel, png
 
@@ -92,6 +94,7 @@ def _parser() -> Parser:
     add("--top", type=int, default=3, help="Classes to print.")
     add("--invert", action="store_true", help="Turn dark on white into white on dark first.")
     add("--out", default="explained.png", help="PNG file to save.")
+    add("--maps", help="File to save the maps in as well, as numbers: .npz, of NumPy.")
     return parser
 
 
@@ -108,6 +111,7 @@ def explain(
     top: int = 3,
     invert: bool = False,
     out: str = "explained.png",
+    maps: str | None = None,
     **described: Any,
 ) -> None:
     """Explain pictures, and save a panel of them.
@@ -125,6 +129,8 @@ def explain(
         top: Classes to print.
         invert: Turn dark on white into white on dark first.
         out: PNG file to save.
+        maps: File to save the maps in, as NumPy reads them: an array (N, C, H, W) for each column
+            of the panel, the images among them, and the explained classes (N,) as "target".
         **described: Further options of `dmn.load`: num_classes, size, mean, std, classes.
 
     Raises:
@@ -136,32 +142,60 @@ def explain(
     require("--top", top, 1)
     require("--alpha", alpha, 0, 0.5)
     require_output("--out", out, ".png", [*images, model, weights])
+    if maps is not None:
+        require_output("--maps", maps, ".npz", [*images, model, weights, out])
     specs = [find_method(name, "split", "post-hoc") for name in method or FEATURED]
-    pictures = [read_picture(file) for file in images]
-    if invert:
-        pictures = [picture.point(lambda value: 255 - value) for picture in pictures]
+    pictures = [_read(file, invert) for file in images]
     network = load(model, weights, **described)
     chosen = None if target is None else _class(network, target)
     if network.source == "random":
         print(plain(f"{model} has random weights, and knows nothing; give it some by --weights"))
     inputs = [network.check(network.transform(picture)[None]) for picture in pictures]
+    if maps is not None and len({x.shape for x in inputs}) > 1:
+        raise OptionError("--maps takes pictures of one size, which --size makes them")
     explainers = _explainers(network, inputs[0], specs, layer, stream, alpha, contrast)
-    columns: dict[str, list[Tensor]] = {title: [] for title in ("image", *explainers)}
-    rows = []
+    heatmaps: dict[str, list[Tensor]] = {title: [] for title in explainers}
+    shown, targets, rows = [], [], []
     for file, x in zip(images, inputs, strict=True):
         indices, labels = _classify(network, x, top)
         print(plain(f"{file}: {', '.join(labels)}"))
-        index = indices[0] if chosen is None else chosen
+        targets.append(indices[0] if chosen is None else chosen)
         lines = [Path(file).name, *labels, *([] if chosen is None else [f"why {target}?"])]
         rows.append("\n".join(fill(plain(line), LINE) for line in lines))
-        shown = network.restore(x)
-        columns["image"].append(1 - shown[0] if invert else shown[0])
+        shown.append(network.restore(x))
         for title, explainer in explainers.items():
-            maps = explainer(x, index)
-            columns[title].append(overlay(shown, maps, against=title.endswith(" h"))[0])
+            heatmaps[title].append(explainer(x, targets[-1]))
+    if maps is not None:
+        write_whole(maps, _npz({"image": shown, **heatmaps}, targets))
     done = "replaced" if os.path.exists(out) else "saved"
-    write_whole(out, png(panel(columns, rows, LEGEND, CELL)))
+    write_whole(out, png(panel(_columns(shown, heatmaps, invert), rows, LEGEND, CELL)))
     print(plain(f"{done} {out}: {', '.join(explainers)}"))
+
+
+def _read(file: str, invert: bool) -> Picture:
+    picture = read_picture(file)
+    return picture.point(lambda value: 255 - value) if invert else picture
+
+
+def _columns(
+    shown: list[Tensor], heatmaps: dict[str, list[Tensor]], invert: bool
+) -> dict[str, list[Tensor]]:
+    """Return the columns of the panel: the pictures, and each method's heatmaps over them."""
+    columns = {"image": [1 - picture[0] if invert else picture[0] for picture in shown]}
+    for title, maps in heatmaps.items():
+        pairs = zip(shown, maps, strict=True)
+        columns[title] = [overlay(*pair, against=title.endswith(" h"))[0] for pair in pairs]
+    return columns
+
+
+def _npz(arrays: dict[str, list[Tensor]], targets: list[int]) -> bytes:
+    """Return arrays (1, C, H, W) of each picture as the content of one .npz file."""
+    content = io.BytesIO()
+    stacked: dict[str, Any] = {
+        title: torch.cat(parts).float().cpu().numpy() for title, parts in arrays.items()
+    }
+    np.savez(content, target=np.array(targets), **stacked)
+    return content.getvalue()
 
 
 def _class(network: Network, target: str) -> int:
@@ -185,7 +219,7 @@ def _class(network: Network, target: str) -> int:
 @torch.no_grad()
 def _classify(network: Network, x: Tensor, top: int) -> tuple[list[int], list[str]]:
     """Return the most probable classes of an image, and a label for each."""
-    chances = probabilities(network.model(x))[0]
+    chances = probabilities(predict_logits(network.model, x))[0]
     shares, indices = (values.tolist() for values in chances.topk(min(top, len(chances))))
     names = map(network.label, indices)
     return indices, [f"{name} {_percent(p)}" for name, p in zip(names, shares, strict=True)]

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from dmn.errors import CheckpointError, OptionError, UnknownNameError
+from dmn.errors import CheckpointError, DmnError, OptionError, UnknownNameError
 from dmn.hub.building import about_images, fill
 from dmn.hub.cards import ImageCard, validate_card
 from dmn.hub.network import Network
@@ -29,6 +29,7 @@ from dmn.io.resources import is_path
 from dmn.io.text import one_line
 from dmn.io.weights import read_weights, truncate
 from dmn.io.wrappers import drop_prefix
+from dmn.nn import predict_logits
 
 FORM = "package.module:factory"
 SOURCE = "own"  # of weights that the factory itself has chosen
@@ -172,11 +173,12 @@ def _count_outputs(name: str, model: nn.Module, size: tuple[int, ...] | None) ->
         return 0
     try:
         with torch.no_grad():
-            logits = model(torch.zeros(1, *size))
+            return predict_logits(model, torch.zeros(1, *size)).shape[1]
+    except DmnError as error:
+        raise OptionError(f"{name}: {error}") from error
     except Exception as error:
         shape = "x".join(map(str, size))
         raise OptionError(f"{name} fails at an image of size {shape}: {_reason(error)}") from error
-    return logits.shape[1] if isinstance(logits, torch.Tensor) and logits.ndim == 2 else 0
 
 
 def _reason(error: BaseException) -> str:

@@ -89,7 +89,9 @@ def panel(
         middle = (left + cell // 2, header // 2)
         draw.multiline_text(middle, title, "black", font, anchor="mm", align="center")
         for row, picture in enumerate(pictures):
-            canvas.paste(_to_pil(picture, cell), (left, header + row * (cell + GAP)))
+            scaled = _to_pil(picture, cell)
+            margins = [(cell - side) // 2 for side in scaled.size]
+            canvas.paste(scaled, (left + margins[0], header + row * (cell + GAP) + margins[1]))
     return canvas
 
 
@@ -101,8 +103,9 @@ def png(picture: Image.Image) -> bytes:
 
 
 def _to_pil(picture: Tensor, cell: int) -> Image.Image:
-    """Resize a picture (1 or 3, H, W) to one cell; enlarged pixels stay square."""
+    """Resize a picture (1 or 3, H, W) to fit in a cell; enlarged pixels stay square."""
     picture = picture.detach().float().cpu().expand(3, -1, -1).clamp(0, 1)
-    mode = "nearest" if max(picture.shape[-2:]) <= cell else "area"
-    scaled = F.interpolate(picture[None], (cell, cell), mode=mode)[0]
+    longest = max(picture.shape[-2:])
+    size = [max(1, side * cell // longest) for side in picture.shape[-2:]]
+    scaled = F.interpolate(picture[None], size, mode="nearest" if longest <= cell else "area")[0]
     return Image.fromarray((scaled * 255).byte().permute(1, 2, 0).numpy())

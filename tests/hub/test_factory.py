@@ -210,7 +210,7 @@ OPTIONS = (
     ("Net", {"mean": 0.5}, "'mean' must be a list of numbers"),
     ("Net", {"std": (1, 0, 1)}, "'std' must be a list of positive numbers"),
     ("Net", {"size": (3, 8, 8), "mean": (0.5, 0.5)}, "'mean' must be of 3 channels"),
-    ("Net", {"size": (1, 8, 8)}, "fails at an image of size 1x8x8: RuntimeError"),
+    ("Net", {"size": (1, 8, 8)}, r"images \(1, 1, 8, 8\) do not fit Net: \S+ \(Conv2d\) takes"),
     ("Net", {"num_classes": 0}, "num_classes is 0; give at least 1"),
     ("fixed", {"num_classes": 3}, "num_classes is 3, but .*:fixed takes no such argument"),
     ("fixed", {"size": (3, 8, 8), "classes": ["a", "b"]}, "classes are 2, but .* has 3 outputs"),
