@@ -38,7 +38,7 @@ def load(
         weights: Of the last two: a file; of torchvision's also a name such as "DEFAULT".
         num_classes: Likewise, how many outputs.
         model: For converted networks of your own architecture: one of the original's.
-        size: Of networks of your own: channels, height and width that pictures are brought to.
+        size: Likewise, channels, height and width that pictures are brought to.
         mean: Likewise, subtracted from each channel of pictures in [0, 1].
         std: Likewise, what each channel is then divided by.
         classes: Likewise, names of the outputs, or a text file with one a line.

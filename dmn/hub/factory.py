@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
@@ -19,14 +19,11 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from dmn.errors import CheckpointError, DmnError, OptionError, UnknownNameError
-from dmn.hub.building import about_images, fill
-from dmn.hub.cards import ImageCard, validate_card
+from dmn.errors import DmnError, OptionError, UnknownNameError
+from dmn.hub.building import fill
+from dmn.hub.described import class_names, images_described
 from dmn.hub.network import Network
 from dmn.io.options import require
-from dmn.io.reading import regular
-from dmn.io.resources import is_path
-from dmn.io.text import one_line
 from dmn.io.weights import read_weights, truncate
 from dmn.io.wrappers import drop_prefix
 from dmn.nn import predict_logits
@@ -62,8 +59,8 @@ def load_factory(
         CheckpointError: if the weights cannot be read, or are of another network.
     """
     require("num_classes", num_classes, 1)
-    images = _about_images(name, {"size": size, "mean": mean, "std": std})
-    names = _class_names(classes)
+    images = images_described(name, size=size, mean=mean, std=std)
+    names = class_names(classes)
     state = None if weights is None else read_weights(weights)
     model = _make(name, num_classes, len(names))
     if state is not None:
@@ -71,38 +68,14 @@ def load_factory(
         fill(model, own, f"{weights} does not fit {name}", REMEDY)
     model.eval().requires_grad_(False)
     outputs = _count_outputs(name, model, images["size"]) or num_classes or len(names)
-    if names and len(names) != outputs:
-        raise OptionError(f"classes are {len(names)}, but {name} has {outputs} outputs")
     return Network(
         name,
         model,
-        names or tuple(map(str, range(outputs))),
+        class_names(names, outputs) or tuple(map(str, range(outputs))),
         **images,
         card={"name": name, "factory": name},
         source=SOURCE if weights is None else Path(weights).name,
     )
-
-
-def _about_images(name: str, values: dict[str, Iterable[float] | None]) -> dict[str, Any]:
-    lists = {
-        key: list(value) if isinstance(value, Iterable) else value for key, value in values.items()
-    }
-    try:
-        return about_images(validate_card(ImageCard, lists, name))
-    except CheckpointError as error:
-        raise OptionError(str(error)) from error
-
-
-def _class_names(classes: Sequence[str] | str | Path | None) -> tuple[str, ...]:
-    """Return names of classes, or those that stand in a text file, one a line."""
-    names = [str(classes)] if isinstance(classes, str | Path) else list(classes or ())
-    if len(names) != 1 or not is_path(names[0]):
-        return tuple(names)
-    try:
-        lines = regular(names[0]).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeError) as error:
-        raise OptionError(f"classes: {names[0]} cannot be read: {one_line(error)}") from error
-    return tuple(line.strip() for line in lines if line.strip())
 
 
 def _make(name: str, num_classes: int | None, names: int) -> nn.Module:

@@ -48,10 +48,9 @@ def _is_run(name: str) -> bool:
 
 
 CONVERTED = Source(_is_converted, load_converted, ("model",))
-FACTORY = Source(
-    is_factory, load_factory, ("weights", "num_classes", "size", "mean", "std", "classes")
-)
-TORCHVISION = Source(lambda name: True, load_torchvision, ("weights", "num_classes"))
+NOT_ITS_OWN = ("weights", "num_classes", "size", "mean", "std", "classes")
+FACTORY = Source(is_factory, load_factory, NOT_ITS_OWN)
+TORCHVISION = Source(lambda name: True, load_torchvision, NOT_ITS_OWN)
 SOURCES = (  # the first that takes a name has it
     Source(lambda name: name in checkpoint_names(), load_shipped),
     CONVERTED,
@@ -61,11 +60,9 @@ SOURCES = (  # the first that takes a name has it
     FACTORY,
     TORCHVISION,
 )
-OWN = f"networks of your own ({FORM})"
 WHOSE = {  # to say in a refusal
-    **dict.fromkeys(("weights", "num_classes"), f"torchvision's classifiers and {OWN}"),
+    **dict.fromkeys(NOT_ITS_OWN, f"torchvision's classifiers and networks of your own ({FORM})"),
     "model": "files of save_converted",
-    **dict.fromkeys(("size", "mean", "std", "classes"), OWN),
 }
 
 
@@ -105,12 +102,15 @@ def load(
             of torchvision's have, or as there are names in `classes`.
         model: Of converted files only: a network of the original's architecture, whose weights do
             not matter. It is needed where that is neither of torchvision's nor of `dmn.models`.
-        size: Of networks of your own only: channels, height and width that pictures are brought to;
-            None takes them as they are.
-        mean: Likewise, subtracted from each channel of pictures in [0, 1]; None for 0.
-        std: Likewise, what each channel is then divided by; None for 1.
+        size: Of torchvision's classifiers and networks of your own: channels, height and width that
+            pictures are brought to. None for those of torchvision's weights; takes pictures as they
+            are for a network of your own.
+        mean: Likewise, subtracted from each channel of pictures in [0, 1]; None for those of
+            torchvision's weights, or 0.
+        std: Likewise, what each channel is then divided by; or 1.
         classes: Likewise, a name for each output, or a text file with one a line. None for "0",
-            "1", ...; none at all if `size` and `num_classes` are not given either.
+            "1", ...; none at all for a network of your own if `size` and `num_classes` are not
+            given either.
 
     Raises:
         UnknownNameError: if there is no such network, or it is none of dmn's; names what is.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
+from collections.abc import Sequence
 from difflib import get_close_matches
 from http.client import HTTPException
 from pathlib import Path
@@ -17,14 +19,18 @@ from torchvision import models
 
 from dmn.errors import CheckpointError, UnknownNameError
 from dmn.hub.building import fill
+from dmn.hub.described import class_names, images_described
 from dmn.hub.network import Network
 from dmn.io.options import require
 from dmn.io.resources import checkpoint_names, path_hint
+from dmn.io.text import plain
 from dmn.io.weights import read_state_dict
 from dmn.io.wrappers import drop_prefix
 
+log = logging.getLogger(__name__)
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".pth.tar")
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads that only training uses: never built
+_ASSUMED = "pictures are prepared as for {}; if it was trained otherwise, give size, mean and std"
 REMEDY = "its state_dict() does, if num_classes is None"
 _RENAMED = (
     (r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2"),  # torchvision's own old files
@@ -34,14 +40,19 @@ _RENAMED = (
 
 
 def load_torchvision(
-    name: str, weights: str | Path | None = None, num_classes: int | None = None
+    name: str,
+    weights: str | Path | None = None,
+    num_classes: int | None = None,
+    classes: Sequence[str] | str | Path | None = None,
+    **images: Sequence[float] | None,
 ) -> Network:
     """Load a classifier with weights by name, from a file, or random; see `dmn.load`.
 
     A file still called as torchvision calls it is preprocessed for as those weights ask, any other
     as the default ones; GoogLeNet and Inception have `transform_input` set for the first only. A
     file holds a state dict, as `read_state_dict` says; a `.safetensors` file may name "classes" in
-    its metadata, a JSON list.
+    its metadata, a JSON list. `images` are size, mean and std; what is not given of them is as
+    above.
     """
     require("num_classes", num_classes, 1)
     try:
@@ -68,15 +79,18 @@ def load_torchvision(
         ):
             model = _build(name, reference, path, len(weight))
         fill(model, state, f"{path} does not fit {name}", REMEDY)
-    classes = _classes(labels, len(_head(model)[1]), reference, path)
+    outputs = len(_head(model)[1])
+    names = class_names(classes, outputs) or _classes(labels, outputs, reference, path)
     card = {"name": name, "architecture": name, "weights": source, "preprocessing": reference.name}
+    about = _about_images(reference)
+    if images:
+        known = {key: about[key] for key in ("size", "mean", "std")}
+        about = images_described(name, **{**known, **images})
+        card["preprocessing"] = None  # no longer any of torchvision's
+    elif path and path.name != Path(reference.url).name:
+        log.info(plain(f"{path.name}: {_ASSUMED.format(reference.name)}"))
     return Network(
-        name,
-        model.eval().requires_grad_(False),
-        classes,
-        **_about_images(reference),
-        card=card,
-        source=source,
+        name, model.eval().requires_grad_(False), names, **about, card=card, source=source
     )
 
 

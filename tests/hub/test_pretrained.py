@@ -16,8 +16,9 @@ import torch
 from torch import nn
 from torchvision import models
 
-from dmn.errors import CheckpointError, DmnError, UnknownNameError
-from dmn.hub import load
+from dmn.errors import CheckpointError, DmnError, OptionError, UnknownNameError
+from dmn.hub import load, save_converted
+from dmn.split import split
 
 SMALL = ["squeezenet1_1", "shufflenet_v2_x0_5", "mobilenet_v3_small", "mnasnet0_5"]
 FAMILIES = [
@@ -407,3 +408,38 @@ def test_damaged_files_in_the_folder_are_refused_by_name(published, hub):
         CheckpointError, match=re.escape(f"{hub / file.name}: not a file of weights")
     ):
         load("squeezenet1_1", "DEFAULT")
+
+
+def test_pictures_and_classes_are_as_somebody_elses_training_had_them(tmp_path, image, caplog):
+    """Others train on small images that they normalise as they like; the converted file knows."""
+    state = network("squeezenet1_1", num_classes=2).state_dict()
+    torch.save(state, tmp_path / "theirs.pth")
+    own = {"size": (3, 40, 48), "mean": [0.5], "std": [0.25], "classes": ["cat", "dog"]}
+    ours = load("squeezenet1_1", tmp_path / "theirs.pth", **own)
+    assert not caplog.records
+    x = ours.transform(image)
+    assert x.shape == (3, 40, 48)
+    assert torch.allclose(ours.restore(x[None]).clamp(0, 1), ours.restore(x[None]), atol=1e-6)
+    assert x.abs().max() <= 2
+    assert ours.classes == ("cat", "dog")
+    save_converted(split(ours.model), tmp_path / "split.safetensors", original=ours)
+    again = load(tmp_path / "split.safetensors")
+    assert (again.size, again.mean, again.std) == (ours.size, ours.mean, ours.std)
+    assert torch.equal(again.transform(image), x)
+    assert again.classes == ours.classes
+
+
+def test_what_is_not_said_of_pictures_is_torchvisions_and_logged(tmp_path, image, caplog):
+    torch.save(constants("squeezenet1_1"), tmp_path / "theirs.pth")
+    with caplog.at_level("INFO"):
+        plainly = load("squeezenet1_1", tmp_path / "theirs.pth")
+    assert re.search("prepared as for IMAGENET1K_V1 .* give size, mean and std", caplog.text)
+    smaller = load("squeezenet1_1", tmp_path / "theirs.pth", size=(3, 64, 64))
+    assert (smaller.mean, smaller.std) == (plainly.mean, plainly.std)
+    assert smaller.transform(image).shape == (3, 64, 64)
+
+
+def test_a_name_for_each_class(tmp_path):
+    torch.save(constants("squeezenet1_1", num_classes=2), tmp_path / "theirs.pth")
+    with pytest.raises(OptionError, match="classes are 3, but it has 2 outputs"):
+        load("squeezenet1_1", tmp_path / "theirs.pth", classes=["a", "b", "c"])
