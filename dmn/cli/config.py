@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
 from jsonargparse.typing import Path as FoundPath
 
@@ -30,12 +30,11 @@ class ConfigFile(ActionConfigFile):
         Raises:
             OptionError: names the file and, where there is one, the line.
         """
-        options = read_config(values)
+        options, text = _read_options(values)
         accepted = {action.dest for action in parser._actions}
         if left_out := [name for name in OF_FINETUNE if name in options and name not in accepted]:
             log.info("%s: left out, as only dmn finetune takes it: %s", values, ", ".join(left_out))
-            kept = {name: value for name, value in options.items() if name not in left_out}
-            values = yaml.safe_dump(kept, sort_keys=False)
+            values = re.sub(rf"^({'|'.join(left_out)}):.*\n?", "", text, flags=re.MULTILINE)
         super().__call__(parser, cfg, values, option_string)  # type: ignore[no-untyped-call]
 
 
@@ -65,10 +64,14 @@ def read_config(path: str | Path) -> dict[str, Any]:
     Raises:
         OptionError: names the file and, where there is one, the line.
     """
-    options, _ = _read(path)
+    return _read_options(path)[0]
+
+
+def _read_options(path: str | Path) -> tuple[dict[str, Any], str]:
+    options, text = _read(path)
     if not isinstance(options, dict):
         raise _refusal(path, "it holds no options; write some as `trainer: {max_epochs: 5}`")
-    return options
+    return options, text
 
 
 @contextmanager

@@ -122,32 +122,17 @@ class ClassificationTask(pl.LightningModule):
         logits: Tensor = self.net(x.contiguous(memory_format=self._format))
         return logits
 
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Refuse labels that are no class, before they are on a device that could not say so.
-
-        Raises:
-            DataError: names the label.
-        """
-        labels = as_batch(batch).label
-        if labels.numel() and not 0 <= labels.min() <= labels.max() < self.num_classes:
-            raise DataError(
-                f"the data has labels from {int(labels.min())} to {int(labels.max())}, the network "
-                f"classes from 0 to {self.num_classes - 1}; set model.num_classes, and the outputs "
-                "of the network"
-            )
-        return batch
-
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
         """Return the loss of a batch of any type that `dmn.data.as_batch` takes, and log it."""
-        return self._step(batch, "train", self._label_smoothing, self._terms)
+        return self._step(batch, batch_index, "train", self._label_smoothing, self._terms)
 
     def validation_step(self, batch: Any, batch_index: int) -> None:
         """Log the loss and metrics of a validation batch."""
-        self._step(batch, "val")
+        self._step(batch, batch_index, "val")
 
     def test_step(self, batch: Any, batch_index: int) -> None:
         """Log the loss and metrics of a test batch."""
-        self._step(batch, "test")
+        self._step(batch, batch_index, "test")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the weights of another network.
@@ -190,6 +175,17 @@ class ClassificationTask(pl.LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
+    def _check_labels(self, labels: Tensor, batch_index: int) -> None:
+        """Refuse labels that are no class; on a device that would have to wait, only at first."""
+        if len(labels) == 0 or (batch_index and labels.device.type != "cpu"):
+            return
+        least, largest = int(labels.min()), int(labels.max())
+        if not 0 <= least <= largest < self.num_classes:
+            raise DataError(
+                f"the data has labels from {least} to {largest}, the network classes from 0 to "
+                f"{self.num_classes - 1}; set model.num_classes, and the outputs of the network"
+            )
+
     def _check_logits(self, logits: Tensor, count: int) -> None:
         if logits.shape != (count, self.num_classes):
             raise OptionError(
@@ -201,11 +197,13 @@ class ClassificationTask(pl.LightningModule):
     def _step(
         self,
         batch: Any,
+        batch_index: int,
         stage: str,
         label_smoothing: float = 0.0,
         terms: Mapping[str, Term] | None = None,
     ) -> Tensor:
         batch = as_batch(batch)
+        self._check_labels(batch.label, batch_index)
         logits = self(batch.image)
         self._check_logits(logits, len(batch.label))
         loss = F.cross_entropy(logits, batch.label, label_smoothing=label_smoothing)

@@ -1,0 +1,220 @@
+"""The first steps of eight users, as the pages print them, with a map that must be right.
+
+Each story writes what its user has, then follows one section of a page: its files are written and
+its commands are run as printed. In all of them a planted square alone tells the class, so SplitLRP
+must find it.
+"""
+
+import importlib
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import safetensors.torch
+import torch
+from PIL import Image
+from planted_squares import COLOURS, fit, plant, share, write_folder, write_picture
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchvision import models
+
+from dmn.cli.main import main
+
+ROOT = Path(__file__).parents[1]
+IMAGES, NETWORK, README = (
+    ROOT / path for path in ("docs/own_images.md", "docs/own_network.md", "README.md")
+)
+BACKGROUND = 0.25  # nothing but the square is brighter, in any channel
+FOUND = 0.8  # of the positive relevance
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Work in an empty folder, and forget the modules that a story writes into it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    torch.manual_seed(0)
+    yield
+    for name in tmp_path.glob("*.py"):
+        sys.modules.pop(name.stem, None)
+
+
+def blocks(page, heading):
+    """Return language and content of the code blocks of a section."""
+    section = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", page.read_text(), re.M | re.S)
+    return re.findall(r"^```(\w+)\n(.*?)^```$", section[1], re.M | re.S)
+
+
+def write_files(page, heading):
+    """Write the files that a section shows, whose first line is their name."""
+    for language, content in blocks(page, heading):
+        if language == "python" and (name := re.match(r"# (\w+\.py)\n", content)):
+            Path(name[1]).write_text(content)
+
+
+def commands(page, heading):
+    """Return the commands that a section shows, as lists of words."""
+    lines = [
+        line
+        for language, content in blocks(page, heading)
+        if language == "bash"
+        for line in content.replace("\\\n", " ").splitlines()
+    ]
+    assert lines
+    return [shlex.split(line) for line in lines]
+
+
+def follow(page, heading):
+    """Run the commands of a section, as printed."""
+    for program, *words in commands(page, heading):
+        if program == "dmn":
+            main(words)
+        else:
+            assert program == "python"
+            runpy.run_path(*words)
+
+
+def assert_found(target):
+    """Check the class that was explained, and that the map finds the square."""
+    with np.load("maps.npz") as maps:
+        assert maps["target"].tolist() == [target]
+        (image,), ((values,),) = maps["image"], maps["SplitLRP g"]
+    assert share(values, image.max(axis=0) > BACKGROUND) >= FOUND
+    assert Path("explained.png").is_file()
+
+
+def test_photos_in_folders():
+    write_folder("photos", COLOURS, 20, 48, 48)
+    write_picture("new.png", "green", 48, 48)
+    follow(IMAGES, "A folder of photos")
+    assert_found(list(COLOURS).index("green"))
+
+
+def test_grey_scans_of_two_classes():
+    write_folder("scans", ["smooth", "striped"], 16, 100, 80, "L")
+    write_picture("scan.png", "striped", 100, 80, "L")
+    follow(IMAGES, "Grey images")
+    assert_found(1)
+
+
+def test_a_torchvision_network_with_the_weights_of_somebody_elses_training():
+    theirs = fit(models.resnet18(num_classes=3), list(COLOURS), 32, 32)
+    state = {f"module.{key}": value for key, value in theirs.state_dict().items()}
+    torch.save({"model_state_dict": state, "epoch": 30}, "theirs.pth")
+    write_picture("photo.png", "red", 64, 64)
+    follow(NETWORK, "A network of torchvision's")
+    assert_found(list(COLOURS).index("red"))
+
+
+def test_a_network_with_its_own_code_of_grey_scans_that_are_not_square():
+    write_files(NETWORK, "A network with its own code")
+    net = fit(importlib.import_module("nets").make(2), ["smooth", "striped"], 50, 40, 100, channels=1)
+    torch.save(net.state_dict(), "mine.pth")
+    write_picture("scan.png", "striped", 100, 80, "L")
+    follow(NETWORK, "A network with its own code")
+    assert_found(1)
+
+
+def test_a_lightning_module():
+    write_files(NETWORK, "A LightningModule")
+    module = importlib.import_module("lit").Classifier()
+    rng, labels = np.random.default_rng(0), torch.arange(96) % 3
+    pixels = [plant(rng, list(COLOURS)[label], 48, 48)[0] for label in labels]
+    x = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 255
+    trainer = pl.Trainer(max_epochs=10, accelerator="cpu", barebones=True)
+    trainer.fit(module, DataLoader(TensorDataset(x, labels), 32, shuffle=True))
+    trainer.save_checkpoint("lit.ckpt")
+    write_picture("photo.png", "blue", 48, 48)
+    follow(NETWORK, "A LightningModule")
+    assert_found(0)
+
+
+def test_a_network_in_the_manner_of_hugging_face():
+    write_files(NETWORK, "A network that returns more than logits")
+    fitted = fit(
+        importlib.import_module("hf").ForImageClassification(),
+        list(COLOURS),
+        *(48, 48),
+        loss=lambda output, labels: nn.functional.cross_entropy(output.logits, labels),
+    )
+    safetensors.torch.save_file(fitted.state_dict(), "hf.safetensors")
+    write_picture("photo.png", "green", 48, 48)
+    follow(NETWORK, "A network that returns more than logits")
+    assert_found(1)
+
+
+def test_a_single_logit():
+    write_files(NETWORK, "A single logit")
+    fitted = fit(
+        importlib.import_module("binary").Detector(),
+        ["blue", "red"],
+        *(48, 48),
+        loss=lambda logits, labels: nn.functional.binary_cross_entropy_with_logits(
+            logits, labels.float()
+        ),
+    )
+    torch.save(fitted.state_dict(), "binary.pth")
+    write_picture("photo.png", "red", 48, 48)
+    follow(NETWORK, "A single logit")
+    assert_found(0)
+
+
+def bursts(count, seed):
+    """Return signals (count, 2, 128) with a burst of one of two frequencies, its place, labels."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(0, 0.02, (count, 2, 128)).astype(np.float32)
+    labels, places = np.arange(count) % 2, rng.integers(0, 96, count)
+    for signal, label, place in zip(x, labels, places, strict=True):
+        signal[:, place : place + 32] += np.sin(np.arange(32) * (0.3, 1.2)[label])
+    return x, places, torch.from_numpy(labels)
+
+
+def test_signals():
+    write_files(NETWORK, "Signals")
+    source = Path("signals.py").read_text()
+    (definition,) = re.findall(r"^net = (.*?)\)\.eval\(\)$", source, re.M | re.S)
+    net = eval(f"{definition})", {"nn": nn})  # the network of the page, to be trained here
+    x, _, labels = bursts(64, 0)
+    optimizer = torch.optim.AdamW(net.parameters(), 0.01)
+    for _ in range(40):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(torch.from_numpy(x)), labels).backward()
+        optimizer.step()
+    torch.save(net.state_dict(), "signals.pth")
+    x, places, labels = bursts(4, 1)
+    np.save("signals.npy", x)
+    follow(NETWORK, "Signals")
+    assert (net.eval()(torch.from_numpy(x)).argmax(1) == labels).all()
+    for (values,), place in zip(np.load("maps.npy"), places, strict=True):
+        assert share(values, slice(place, place + 32)) >= FOUND
+
+
+def test_a_converted_file():
+    theirs = fit(models.resnet18(num_classes=3), list(COLOURS), 32, 32)
+    torch.save(theirs.state_dict(), "theirs.pth")
+    write_picture("photo.png", "blue", 64, 64)
+    follow(NETWORK, "Convert it")
+    assert_found(0)
+    ((_, snippet),) = blocks(NETWORK, "In Python")
+    with Image.open("photo.png") as picture:
+        exec(snippet, namespace := {"picture": picture})
+    assert namespace["maps"].shape == namespace["cam"].shape == (1, 1, 64, 64)
+
+
+def test_the_two_commands_of_the_readme():
+    """As processes, which end with 0."""
+    write_folder("photos", COLOURS, 6, 32, 32)
+    write_picture("photo.png", "red", 32, 32)
+    torch.save(models.resnet18(num_classes=3).state_dict(), "theirs.pth")
+    for program, *words in commands(README, "Your own images, your own network"):
+        command = [str(Path(sys.executable).with_name(program)), *words]
+        ended = subprocess.run(command, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
+    assert Path("runs/folder/version_0/checkpoints/best.ckpt").is_file()
+    assert Path("explained.png").is_file()
