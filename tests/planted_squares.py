@@ -8,6 +8,7 @@ from PIL import Image
 from torch import nn
 
 COLOURS = {"blue": (40, 80, 255), "green": (30, 220, 60), "red": (255, 50, 40)}
+GREYS = {"dim": (110, 110, 110), "bright": (230, 230, 230)}
 BRIGHTEST = 30  # of the background, of 255: what is not there leaves no evidence
 STRIPE = 4  # pixels
 
@@ -24,7 +25,9 @@ def plant(rng, name, height, width):
     side = min(height, width) // 3
     top, left = rng.integers(0, height - side + 1), rng.integers(0, width - side + 1)
     square = (slice(top, top + side), slice(left, left + side))
-    pixels[square] = COLOURS.get(name, (200, 200, 200)) + rng.normal(0, 12, (side, side, 1))
+    pixels[square] = (COLOURS | GREYS).get(name, (200, 200, 200)) + rng.normal(
+        0, 12, (side, side, 1)
+    )
     if name == "striped":
         pixels[square][:, np.arange(side) % STRIPE < STRIPE // 2] = 90
     return pixels.clip(0, 255).astype(np.uint8), square
