@@ -17,7 +17,7 @@ from torchvision.transforms import functional as TF
 
 from dmn.data.batch import ImageBatch, keep_batch
 from dmn.data.files import Sample
-from dmn.data.sampling import EpochSampler, require_loading
+from dmn.data.sampling import require_loading, training_sampler
 from dmn.errors import DataError, OptionError
 from dmn.io.options import ABOVE_ZERO, require
 from dmn.io.pictures import Picture, read_picture
@@ -161,9 +161,7 @@ class ImageModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return shuffled batches; an incomplete last one is dropped unless it is the only one."""
-        world = self.trainer.world_size if self.trainer else 1
-        rank = self.trainer.global_rank if self.trainer else 0
-        sampler = EpochSampler(self.train, world, rank, seed=self.seed)
+        sampler = training_sampler(self.train, self.trainer, self.seed)
         return self._loader(self.train, sampler=sampler, drop_last=len(sampler) >= self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Any]:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dmn.data.batch import ImageBatch, keep_batch
 from dmn.data.files import interleave_classes
-from dmn.data.sampling import EpochSampler, RandomAffine, require_loading
+from dmn.data.sampling import RandomAffine, require_loading, training_sampler
 from dmn.errors import DataError, OptionError
 from dmn.io.text import one_line
 
@@ -106,9 +106,7 @@ class MNIST(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[ImageBatch]:
         """Return shuffled, augmented batches; the last incomplete one is dropped."""
-        world = self.trainer.world_size if self.trainer else 1
-        rank = self.trainer.global_rank if self.trainer else 0
-        sampler = EpochSampler(self.train, world, rank, seed=self.seed)
+        sampler = training_sampler(self.train, self.trainer, self.seed)
         return self._loader(self.train, self.batch_size, sampler=sampler, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[ImageBatch]:

@@ -10,10 +10,11 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DistributedSampler
+from torch.utils.data import Dataset, DistributedSampler
 
 from dmn.io.options import SEEDS, require
 
@@ -39,6 +40,25 @@ class EpochSampler(DistributedSampler[Any]):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         for index in super().__iter__():
             yield self.epoch, index
+
+
+def training_sampler(images: Dataset[Any], trainer: pl.Trainer | None, seed: int) -> EpochSampler:
+    """Return the order of training images, from the epoch that the trainer is at.
+
+    Lightning sets the epoch only after worker processes have begun to read, so that a resumed run
+    would begin with the order of its first epoch again.
+
+    Args:
+        images: The training images.
+        trainer: Divides the images among its processes; None for a single process.
+        seed: For the order.
+    """
+    if trainer is None:
+        return EpochSampler(images, 1, 0, seed=seed)
+    sampler = EpochSampler(images, trainer.world_size, trainer.global_rank, seed=seed)
+    progress: Any = trainer.fit_loop.epoch_progress.current  # a type with less is declared
+    sampler.set_epoch(progress.processed)
+    return sampler
 
 
 class RandomAffine:

@@ -1,6 +1,9 @@
 import pytest
+import pytorch_lightning as pl
 import torch
+import torch.nn.functional as F
 
+from dmn.data import MNIST
 from dmn.data.sampling import EpochSampler, RandomAffine
 
 
@@ -50,3 +53,48 @@ def test_images_stay_in_range_and_move_little(epoch):
     assert warped.max() <= 1 + 1e-6
     assert warped.sum() == pytest.approx(float(image.sum()), rel=0.35)
     assert warped[..., 9:19, 9:19].sum() > 0.95 * warped.sum()
+
+
+class Recorder(pl.LightningModule):
+    """Notes what it is given in each epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.seen = torch.nn.Linear(28 * 28, 10), {}
+
+    def training_step(self, batch, batch_index):
+        self.seen.setdefault(self.current_epoch, []).append(batch.image)
+        return F.cross_entropy(self.layer(batch.image.flatten(1)), batch.label)
+
+    def validation_step(self, batch, batch_index):
+        pass
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.01)
+
+
+def run_epochs(count, workers, checkpoint=None):
+    trainer = pl.Trainer(
+        max_epochs=count,
+        limit_train_batches=2,
+        limit_val_batches=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(recorder := Recorder(), MNIST(num_workers=workers), ckpt_path=checkpoint)
+    return trainer, recorder.seen
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_resumed_run_sees_what_a_whole_one_does_whoever_loads_it(workers, tmp_path):
+    _, whole = run_epochs(3, 0)
+    trainer, _ = run_epochs(1, 0)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    _, resumed = run_epochs(3, workers, tmp_path / "last.ckpt")
+    assert list(resumed) == [1, 2]
+    for epoch, batches in resumed.items():
+        assert torch.equal(torch.cat(batches), torch.cat(whole[epoch]))
+    assert not torch.equal(torch.cat(whole[0]), torch.cat(whole[1]))
