@@ -5,7 +5,7 @@ from torch.utils.data import DataLoader, default_collate
 from train_problem import Halves, make_task
 
 from dmn.data import as_batch
-from dmn.errors import CheckpointError
+from dmn.errors import CheckpointError, DataError
 from dmn.train import HeatmapLogger, OneCycle, QuantusLogger
 
 
@@ -92,3 +92,12 @@ def test_batches_whose_mask_is_none_train_and_are_probed(make_trainer):
         trainer.fit(make_task(), data)
         logged.append({k: v for k, v in trainer.callback_metrics.items() if "time/" not in k})
     assert logged[0] == logged[1]
+
+
+@pytest.mark.parametrize("wrong", [2, 7, -1, -100])
+@pytest.mark.parametrize("job", ["fit", "validate", "test"])
+def test_a_label_that_is_no_class_is_named(job, wrong, make_trainer):
+    data = Halves()
+    data.parts.tensors[1][20] = wrong
+    with pytest.raises(DataError, match=f"labels from .*{wrong}.*classes from 0 to 1; set model"):
+        getattr(make_trainer(), job)(make_task(), data)
