@@ -90,6 +90,7 @@ LEAST: dict[str, float] = {  # of options whose own code would take less, and go
     **dict.fromkeys([f"{name}.every_n_epochs" for name in ("heatmaps", "quantus", "rank")], 0),
     **dict.fromkeys(("unfreeze.head_epochs", "unfreeze.layers_per_epoch"), 0),
     **dict.fromkeys(("trainer.max_epochs", "trainer.max_steps"), -1),
+    "trainer.accumulate_grad_batches": 1,
     "model.layer_decay": 0,
     "model.optimizer.init_args.lr": 0,
     "quantus.seed": 0,

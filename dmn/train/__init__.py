@@ -11,8 +11,9 @@ from dmn.train.probe_callbacks import HeatmapLogger, ProbeCallback, QuantusLogge
 from dmn.train.progress import EpochLines, RunSummary, progress_bar
 from dmn.train.rank_logger import RankLogger
 from dmn.train.resume import check_same_run
+from dmn.train.schedule import OneCycle
 from dmn.train.select import BestExplanation
-from dmn.train.task import ClassificationTask, OneCycle
+from dmn.train.task import ClassificationTask
 from dmn.train.terms import Distillation, Term
 from dmn.train.trainer import Trainer
 

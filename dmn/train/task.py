@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
@@ -19,39 +18,17 @@ from dmn.errors import CheckpointError, DataError, OptionError
 from dmn.explain import Explainer
 from dmn.io.weights import format_mismatches, state_dict_mismatches
 from dmn.train.groups import layerwise
+from dmn.train.schedule import (
+    SchedulerFactory,
+    check_same_steps,
+    make_schedule,
+    planned_steps,
+    steps_in_checkpoint,
+)
 from dmn.train.terms import Term
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
-SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
 ExplainerFactory = Callable[[Any], Explainer]
-
-
-class OneCycle(OneCycleLR):
-    """Warm up to the optimizer's learning rate, then anneal to nearly zero.
-
-    Args:
-        optimizer: Its learning rate is the peak.
-        total_steps: Optimizer steps of the whole run; set by the task.
-        warmup: Share of the steps for the warm-up.
-    """
-
-    def __init__(self, optimizer: Optimizer, total_steps: int, warmup: float = 0.2) -> None:
-        peaks = [group["lr"] for group in optimizer.param_groups]
-        super().__init__(optimizer, peaks, total_steps, pct_start=warmup)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the state of a run.
-
-        Raises:
-            CheckpointError: if that run was planned for another number of steps.
-        """
-        if state_dict["total_steps"] != self.total_steps:
-            raise CheckpointError(
-                f"the run was planned for {state_dict['total_steps']} steps, now it would have "
-                f"{self.total_steps}; resume it with the epochs and batches that it had, or train "
-                "on from its weights by `dmn finetune --init_from last`"
-            )
-        super().load_state_dict(state_dict)
 
 
 class ClassificationTask(pl.LightningModule):
@@ -104,6 +81,7 @@ class ClassificationTask(pl.LightningModule):
         self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
         self._label_smoothing, self._layer_decay = label_smoothing, layer_decay
         self._terms = terms
+        self._planned_steps: int | None = None
         metrics: dict[str, Metric | MetricCollection] = {
             "acc": MulticlassAccuracy(num_classes, average="micro")
         }
@@ -134,8 +112,13 @@ class ClassificationTask(pl.LightningModule):
         """Log the loss and metrics of a test batch."""
         self._step(batch, batch_index, "test")
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note the number of steps that the schedule is for."""
+        if self._planned_steps is not None:
+            checkpoint["planned_steps"] = self._planned_steps
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the weights of another network.
+        """Refuse the weights of another network, and note the steps its schedule was for.
 
         Raises:
             CheckpointError: if weights do not fit; names the keys.
@@ -144,6 +127,7 @@ class ClassificationTask(pl.LightningModule):
             raise CheckpointError(
                 f"the checkpoint is of another network: {format_mismatches(faults)}"
             )
+        self._planned_steps = steps_in_checkpoint(checkpoint)
 
     def on_train_start(self) -> None:
         """Refuse the state of another optimizer, which would fail at its first step.
@@ -161,15 +145,22 @@ class ClassificationTask(pl.LightningModule):
                 )
 
     def configure_optimizers(self) -> Any:
-        """Return the optimizer, and the scheduler for the run's number of steps."""
+        """Return the optimizer, and the scheduler for the run's number of steps.
+
+        Raises:
+            OptionError: if the run has no steps or no end, or the scheduler takes none.
+            CheckpointError: if a run is resumed that was planned for another number of steps.
+        """
         if self._layer_decay == 1:
             optimizer = self._optimizer(self.parameters())
         else:
             optimizer = layerwise(self._optimizer, self.net, self._layer_decay)
         if self._lr_scheduler is None:
             return optimizer
-        steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = self._lr_scheduler(optimizer, steps)
+        steps = planned_steps(self.trainer)
+        check_same_steps(self._planned_steps, steps)
+        self._planned_steps = steps
+        scheduler = make_schedule(self._lr_scheduler, optimizer, steps)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
