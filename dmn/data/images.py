@@ -17,7 +17,7 @@ from torchvision.transforms import functional as TF
 
 from dmn.data.batch import ImageBatch, keep_batch
 from dmn.data.files import Sample
-from dmn.data.sampling import require_loading, training_sampler
+from dmn.data.sampling import EpochLoader, EpochSampler, require_loading
 from dmn.errors import DataError, OptionError
 from dmn.io.options import ABOVE_ZERO, require
 from dmn.io.pictures import Picture, read_picture
@@ -161,7 +161,9 @@ class ImageModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return shuffled batches; an incomplete last one is dropped unless it is the only one."""
-        sampler = training_sampler(self.train, self.trainer, self.seed)
+        world = self.trainer.world_size if self.trainer else 1
+        rank = self.trainer.global_rank if self.trainer else 0
+        sampler = EpochSampler(self.train, world, rank, seed=self.seed)
         return self._loader(self.train, sampler=sampler, drop_last=len(sampler) >= self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -173,7 +175,7 @@ class ImageModule(pl.LightningDataModule):
         return self._loader(self.test)
 
     def _loader(self, images: ImageDataset, **options: Any) -> DataLoader[Any]:
-        return DataLoader(
+        return EpochLoader(
             images,
             self.batch_size,
             num_workers=self.num_workers,

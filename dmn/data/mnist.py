@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dmn.data.batch import ImageBatch, keep_batch
 from dmn.data.files import interleave_classes
-from dmn.data.sampling import RandomAffine, require_loading, training_sampler
+from dmn.data.sampling import EpochLoader, EpochSampler, RandomAffine, require_loading
 from dmn.errors import DataError, OptionError
 from dmn.io.text import one_line
 
@@ -106,7 +106,9 @@ class MNIST(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[ImageBatch]:
         """Return shuffled, augmented batches; the last incomplete one is dropped."""
-        sampler = training_sampler(self.train, self.trainer, self.seed)
+        world = self.trainer.world_size if self.trainer else 1
+        rank = self.trainer.global_rank if self.trainer else 0
+        sampler = EpochSampler(self.train, world, rank, seed=self.seed)
         return self._loader(self.train, self.batch_size, sampler=sampler, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[ImageBatch]:
@@ -118,7 +120,7 @@ class MNIST(pl.LightningDataModule):
         return self._loader(self.test, 250)
 
     def _loader(self, digits: Digits, batch_size: int, **options: Any) -> DataLoader[ImageBatch]:
-        return DataLoader(
+        return EpochLoader(
             digits,
             batch_size,
             num_workers=self.num_workers,

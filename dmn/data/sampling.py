@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
-import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler
 
 from dmn.io.options import SEEDS, require
+
+Batch = TypeVar("Batch")
 
 
 def require_loading(batch_size: int, seed: int, num_workers: int) -> None:
@@ -42,23 +43,15 @@ class EpochSampler(DistributedSampler[Any]):
             yield self.epoch, index
 
 
-def training_sampler(images: Dataset[Any], trainer: pl.Trainer | None, seed: int) -> EpochSampler:
-    """Return the order of training images, from the epoch that the trainer is at.
+class EpochLoader(DataLoader[Batch]):
+    """A loader whose processes begin to read when the first batch is asked for.
 
-    Lightning sets the epoch only after worker processes have begun to read, so that a resumed run
-    would begin with the order of its first epoch again.
-
-    Args:
-        images: The training images.
-        trainer: Divides the images among its processes; None for a single process.
-        seed: For the order.
+    Lightning sets the sampler's epoch after it has made the iterator. Processes that had read ahead
+    would give a resumed run the order of its first epoch again.
     """
-    if trainer is None:
-        return EpochSampler(images, 1, 0, seed=seed)
-    sampler = EpochSampler(images, trainer.world_size, trainer.global_rank, seed=seed)
-    progress: Any = trainer.fit_loop.epoch_progress.current  # a type with less is declared
-    sampler.set_epoch(progress.processed)
-    return sampler
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        yield from super().__iter__()
 
 
 class RandomAffine:

@@ -56,11 +56,11 @@ def test_images_stay_in_range_and_move_little(epoch):
 
 
 class Recorder(pl.LightningModule):
-    """Notes what it is given in each epoch."""
+    """Notes what it is given in each epoch; a schedule asks for the number of steps before."""
 
-    def __init__(self):
+    def __init__(self, scheduled):
         super().__init__()
-        self.layer, self.seen = torch.nn.Linear(28 * 28, 10), {}
+        self.layer, self.seen, self.scheduled = torch.nn.Linear(28 * 28, 10), {}, scheduled
 
     def training_step(self, batch, batch_index):
         self.seen.setdefault(self.current_epoch, []).append(batch.image)
@@ -70,10 +70,14 @@ class Recorder(pl.LightningModule):
         pass
 
     def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), 0.01)
+        optimizer = torch.optim.SGD(self.parameters(), 0.01)
+        if not self.scheduled:
+            return optimizer
+        steps = self.trainer.estimated_stepping_batches
+        return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)]
 
 
-def run_epochs(count, workers, checkpoint=None):
+def run_epochs(count, workers, scheduled, checkpoint=None):
     trainer = pl.Trainer(
         max_epochs=count,
         limit_train_batches=2,
@@ -84,16 +88,18 @@ def run_epochs(count, workers, checkpoint=None):
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(recorder := Recorder(), MNIST(num_workers=workers), ckpt_path=checkpoint)
+    data = MNIST(num_workers=workers)
+    trainer.fit(recorder := Recorder(scheduled), data, ckpt_path=checkpoint)
     return trainer, recorder.seen
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
-def test_a_resumed_run_sees_what_a_whole_one_does_whoever_loads_it(workers, tmp_path):
-    _, whole = run_epochs(3, 0)
-    trainer, _ = run_epochs(1, 0)
+@pytest.mark.parametrize("scheduled", [False, True])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_run_sees_what_a_whole_one_does_whoever_loads_it(workers, scheduled, tmp_path):
+    _, whole = run_epochs(3, 0, scheduled)
+    trainer, _ = run_epochs(1, 0, scheduled)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-    _, resumed = run_epochs(3, workers, tmp_path / "last.ckpt")
+    _, resumed = run_epochs(3, workers, scheduled, tmp_path / "last.ckpt")
     assert list(resumed) == [1, 2]
     for epoch, batches in resumed.items():
         assert torch.equal(torch.cat(batches), torch.cat(whole[epoch]))
