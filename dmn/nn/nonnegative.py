@@ -73,7 +73,18 @@ def constrained(model: nn.Module) -> Iterator[Constrained]:
 
 @torch.no_grad()
 def project(model: nn.Module) -> None:
-    """Set each constrained weight to the nearest allowed value, in place (call after each step)."""
+    """Set each constrained weight to the nearest allowed value, in place.
+
+    Call it after each step of an optimizer; `dmn.train.ProjectNonnegative` does so for Lightning:
+
+        loss.backward()
+        optimizer.step()
+        project(net)
+
+    Args:
+        model: Any module; weights below its `Monotone` parts are constrained, the others are left
+            alone. Reparametrised weights are nonnegative anyway.
+    """
     for item in constrained(model):
         if not item.reparametrised:
             item.weight.clamp_(min=item.floor)
