@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "baselines": {"nn", "explain", "graph", "rules", "canonize"},
     "evaluate": {"nn", "explain"},
     "data": {"io"},
-    "hub": {"io", "nn", "models", "graph", "rules", "canonize", "split"},
+    "hub": {"io", "nn", "explain", "models", "graph", "rules", "canonize", "split"},
     "tracking": {"io"},
     "train": {
         "io",

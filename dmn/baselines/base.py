@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dmn.errors import MissingPackageError
 from dmn.explain import Target, resolve_target
 from dmn.explain.read import eval_mode_with_grad
+from dmn.explain.target import class_names
 from dmn.graph.arguments import find_image_argument
 from dmn.graph.equal import require_equal
 from dmn.nn import check_images, check_rank, check_target, predict_logits
@@ -96,8 +97,7 @@ class Baseline:
     def __call__(self, x: Tensor, target: Target = None) -> Tensor:
         """Explain images of shape (B, C, H, W); returns maps of shape (B, 1, H, W), float32.
 
-        Positive values are evidence for the target: class indices, one per image, or None for the
-        predicted classes.
+        Positive values are evidence for the target: see `dmn.explain.resolve_target`.
         """
         check_images(x)
         check_rank(self.model, x)
@@ -106,7 +106,8 @@ class Baseline:
             self.compared = True
         with eval_mode_with_grad(self.network):
             images = x.detach().clone().requires_grad_()
-            targets = resolve_target(self.network, images, target).clone()
+            names = class_names(self.model)  # a rewritten network has none
+            targets = resolve_target(self.network, images, target, names).clone()
             self.scores.targets = targets.cpu()
             maps = self.attribute(images, targets).detach().sum(dim=1, keepdim=True)
         return (maps.abs() if self.absolute else maps).float()

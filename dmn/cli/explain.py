@@ -6,7 +6,6 @@ import io
 import os
 import re
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from textwrap import fill
 from typing import Any, get_args
@@ -200,20 +199,10 @@ def _npz(arrays: dict[str, list[Tensor]], targets: list[int]) -> bytes:
 
 def _class(network: Network, target: str) -> int:
     """Find a class by name or, failing that, by index."""
-    names = [name.lower() for name in network.classes]
-    if target.lower() in names:
-        return names.index(target.lower())
-    if target.isdecimal() and int(target) < (len(names) or MOST_CLASSES):
+    named = target.lower() in map(str.lower, network.classes)
+    if target.isdecimal() and not named and int(target) < (len(network.classes) or MOST_CLASSES):
         return int(target)
-    if not names:
-        raise UnknownNameError(
-            f"no class {target!r}; names of classes are not known: give an index, or --classes"
-        )
-    close = get_close_matches(target.lower(), names) or network.classes[:3]
-    raise UnknownNameError(
-        f"no class {target!r}; there are {', '.join(close)} and others, by name or by index, "
-        f"0 to {len(names) - 1}"
-    )
+    return network.index(target)
 
 
 @torch.no_grad()

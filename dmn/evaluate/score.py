@@ -17,7 +17,7 @@ from dmn.errors import DataError
 from dmn.evaluate.batch import Array, ExplainedBatch, Scores
 from dmn.evaluate.metrics import MetricSpec, metric_specs
 from dmn.explain import Explainer
-from dmn.explain.target import Target, class_indices
+from dmn.explain.target import Target, class_indices, class_names
 from dmn.nn import eval_mode
 
 
@@ -71,7 +71,9 @@ def score(
         if masks.shape != unknown.shape:
             shapes = f"{tuple(masks.shape)}, of images {tuple(x.shape)}"
             raise DataError(f"masks of shape {shapes}; {tuple(unknown.shape)} would do")
-    batch = ExplainedBatch(model, explainer, x, class_indices(x, y), masks, unknown, seed)
+    batch = ExplainedBatch(
+        model, explainer, x, class_indices(x, y, class_names(model)), masks, unknown, seed
+    )
     explained = Scores(np.full(len(x), np.nan))
 
     def explain(rows: Array) -> None:

@@ -22,7 +22,8 @@ class Explainer(Protocol):
 
         Args:
             x: Images (B, C, H, W), signals (B, C, L) or volumes (B, C, D, H, W).
-            target: Class index, one per image, or None for the predicted class.
+            target: Class index, one per image, or None for the predicted class. The name of a class
+                stands for its index if the network has an attribute `classes`.
 
         Returns:
             Maps (B, 1, H, W), float32, with the axes of x; positive speaks for the target.
@@ -31,4 +32,5 @@ class Explainer(Protocol):
             DataError: for other shapes, and images that do not fit a layer; names the layer.
             UnsupportedError: if the network does not return logits; see `dmn.nn.pick_logits`.
             TargetError: for a target that is not a class, or not one per image.
+            UnknownNameError: for a name of no class.
         """

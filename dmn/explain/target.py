@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from reprlib import repr as shortened
 from typing import Any
 
@@ -11,21 +12,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dmn.errors import TargetError
+from dmn.errors import TargetError, UnknownNameError
 from dmn.nn import Pair, eval_mode, predict_logits
 
-Target = int | Sequence[int] | NDArray[Any] | Tensor | None
+Target = int | str | Sequence[int] | Sequence[str] | NDArray[Any] | Tensor | None
+SHOWN = 3  # names, where none is close
 
 
 @torch.no_grad()
-def resolve_target(model: nn.Module | Pair, x: Tensor, target: Target) -> Tensor:
+def resolve_target(
+    model: nn.Module | Pair, x: Tensor, target: Target, classes: Sequence[str] | None = None
+) -> Tensor:
     """Turn a target into one class index per image.
 
     Args:
         model: The classifier, called in eval mode, and only if the target is None.
         x: Images (B, C, H, W).
         target: A class index for all images, a list, array or tensor of one for each (B,), or None
-            for the predicted ones. Of a network with one logit the only class is 0.
+            for the predicted ones. Of a network with one logit the only class is 0. A class may
+            also be given by its name, if names are known.
+        classes: The name of each class; by default what the model's attribute `classes` says.
 
     Returns:
         Class indices (B,), on the images' device.
@@ -34,16 +40,17 @@ def resolve_target(model: nn.Module | Pair, x: Tensor, target: Target) -> Tensor
         UnsupportedError, DataError: where the model cannot be run; see `dmn.nn.predict_logits`.
         TargetError: if something is not an index, or there is not one per image. Indices that are
             too large are found later, by `dmn.nn.check_target`.
+        UnknownNameError: if no class has the name; names those that are close.
     """
     if target is None:
         with eval_mode(model):
             return predict_logits(model, x).argmax(dim=1)
-    return class_indices(x, target)
+    return class_indices(x, target, class_names(model) if classes is None else classes)
 
 
-def class_indices(x: Tensor, target: Target) -> Tensor:
+def class_indices(x: Tensor, target: Target, classes: Sequence[str] = ()) -> Tensor:
     """Return one class index per image, as `resolve_target`, for a target that is not None."""
-    indices = _integers(target)
+    indices = _integers(target, classes)
     if indices is None:
         raise TargetError(
             f"target is {_describe(target)}; give the index of a class, or a list, array or tensor "
@@ -59,13 +66,48 @@ def class_indices(x: Tensor, target: Target) -> Tensor:
     return indices.to(x.device).expand(len(x))
 
 
+def class_names(model: object) -> tuple[str, ...]:
+    """Return the names of a model's classes, its attribute `classes`; none if it has none."""
+    classes = getattr(model, "classes", None)
+    if not isinstance(classes, list | tuple):
+        return ()
+    return tuple(classes) if all(isinstance(name, str) for name in classes) else ()
+
+
+def find_class(name: str, classes: Sequence[str]) -> int:
+    """Return the index of a class, by its name in any case.
+
+    Args:
+        name: As one of the classes'.
+        classes: The name of each class, at least one.
+
+    Raises:
+        UnknownNameError: if no class has the name, with those that are close; or if several have.
+    """
+    found = [index for index, known in enumerate(classes) if known == name] or [
+        index for index, known in enumerate(classes) if known.lower() == name.lower()
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        indices = ", ".join(map(str, found))
+        raise UnknownNameError(f"{len(found)} classes are named {name!r}; give an index: {indices}")
+    by_lower_case = {known.lower(): known for known in classes}
+    close = [by_lower_case[match] for match in get_close_matches(name.lower(), by_lower_case)]
+    shown = ", ".join(close or classes[:SHOWN])
+    raise UnknownNameError(
+        f"no class {name!r}; there are {shown} and others, by name or by index, 0 to "
+        f"{len(classes) - 1}"
+    )
+
+
 def probabilities(logits: Tensor) -> Tensor:
     """Return the classes' probabilities, (B, K): the softmax, or of a single logit the sigmoid."""
     return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
 
 
-def _integers(target: Target) -> Tensor | None:
-    """Return integers as a tensor, and None for anything else, such as booleans."""
+def _integers(target: Target, classes: Sequence[str]) -> Tensor | None:
+    """Return integers, or names' indices, as a tensor; None for anything else, as for booleans."""
     try:
         values = target if isinstance(target, Tensor) else np.asarray(target)
     except (TypeError, ValueError):  # lists of unequal length
@@ -73,6 +115,9 @@ def _integers(target: Target) -> Tensor | None:
     if isinstance(values, Tensor):
         kinds = (values.is_floating_point(), values.is_complex(), values.dtype == torch.bool)
         return None if any(kinds) else values.long()
+    if values.dtype.kind == "U" and classes:
+        indices = [find_class(str(name), classes) for name in values.flat]
+        return torch.tensor(indices).reshape(values.shape)
     return torch.from_numpy(values.astype(np.int64)) if values.dtype.kind in "iu" else None
 
 

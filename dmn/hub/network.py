@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dmn.errors import DataError
+from dmn.errors import DataError, UnknownNameError
+from dmn.explain.target import find_class
 from dmn.hub.preprocess import per_channel
 from dmn.io.text import one_line
 from dmn.nn import Pair, is_pair, predict_logits
@@ -103,6 +104,19 @@ class Network:
     def label(self, index: int) -> str:
         """Return the name of a class, which is its index where names are not known."""
         return self.classes[index] if self.classes else str(index)
+
+    def index(self, name: str) -> int:
+        """Return the index of a class, by its name in any case, to explain it.
+
+        Raises:
+            UnknownNameError: if no class has the name, with those that are close; if several have;
+                or if names are not known.
+        """
+        if not self.classes:
+            raise UnknownNameError(
+                f"no class {name!r}; names of classes are not known: give an index, or --classes"
+            )
+        return find_class(name, self.classes)
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
+from dmn.explain.target import class_names
 from dmn.models import DifferenceOfMonotone
 from dmn.nn import GRADIENT, BackwardConfig, Pair, Reading, Stream, is_pair
 from dmn.split.mirror import unfold_front
@@ -38,6 +39,11 @@ class FrontAdapter:
     def layers(self) -> tuple[str, ...]:
         """Names a map can be read at."""
         return ("input", *self._model.layers)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, where the network has an attribute `classes`."""
+        return class_names(self._model)
 
     def modules(self) -> Iterator[nn.Module]:
         """Yield the network's modules."""

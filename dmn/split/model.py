@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from dmn.errors import OptionError, UnknownNameError
 from dmn.explain.methods import explain
-from dmn.explain.target import Target
+from dmn.explain.target import Target, class_names
 from dmn.graph.equal import require_equal
 from dmn.graph.trace import Traced, Unsupported, describe, trace, unsupported
 from dmn.graph.wrappers import unwrap
@@ -72,6 +72,7 @@ def split(
     rules = _find_rules(traced)
     result = SplitModel(traced, rules, pool=pool, theta=theta, threshold=threshold)
     result.name, result._original = type(model).__name__, ref(model)
+    result.classes = class_names(model)
     if example is not None:
         check_numbers(example)
         require_equal(result, model, example, exact=True)
@@ -88,6 +89,7 @@ class SplitModel(nn.Module):
     Attributes:
         network: The original's operations, as a graph.
         name: Name of the original's class.
+        classes: Names of the classes that it tells apart, where it has an attribute `classes`.
         options: The network's own form of max pooling, theta and threshold.
         certified: The last certificate.
     """
@@ -112,6 +114,7 @@ class SplitModel(nn.Module):
         self._images: tuple[str, ...] | None = None
         self._original: Callable[[], nn.Module | None] = _no_original
         self.name = type(traced.network).__name__
+        self.classes: tuple[str, ...] = ()
         self.certified: Certificate | None = None
         self.options = BackwardConfig(pool=pool, theta=theta, threshold=threshold)
         self._check(self.options)

@@ -7,15 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_pairs import fronted_pair, tiny_pair
 
-from dmn.errors import TargetError
+from dmn.baselines import Gradient, LRPEpsilon
+from dmn.errors import TargetError, UnknownNameError
+from dmn.evaluate import score
 from dmn.explain import SplitCAM, SplitGrad, SplitLRP, explain_together, resolve_target
 from dmn.explain.controls import RandomMap
-from dmn.explain.target import probabilities
+from dmn.explain.target import class_names, find_class, probabilities
 from dmn.nn import check_target, select_output
 from dmn.split import FrontAdapter, split
 from dmn.train.penalty import evidence
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 WRONG = {
     "a number that is not whole": (1.5, r"target is 1\.5; give the index of a class, or a list"),
     "a whole number that is a float": (1.0, r"target is 1\.0; give the index"),
@@ -95,7 +98,8 @@ def test_a_target_of_any_integers_is_taken_for_what_it_says(kind):
     explain, x, numbers = KINDS[kind], images_for(kind), [2, 0, 1, 1, 2]
     wanted = explain(x, torch.tensor(numbers))
     forms = [numbers, tuple(numbers), np.array(numbers, np.uint16), np.array(numbers, np.int64)]
-    for form in (*forms, *(torch.tensor(numbers, dtype=kind) for kind in INTEGERS)):
+    forms += [[np.int32(number) for number in numbers], [torch.tensor(n) for n in numbers]]
+    for form in (*forms, *(torch.tensor(numbers, dtype=kind) for kind in INTEGERS + UNSIGNED)):
         assert torch.equal(explain(x, form), wanted)
     wanted = explain(x, torch.ones(5, dtype=torch.long))
     for form in (1, np.int64(1), np.uint8(1), torch.tensor(1), np.array(1)):
@@ -151,3 +155,71 @@ def test_probabilities_of_one_logit_are_the_sigmoid():
     assert torch.equal(probabilities(logits), logits.softmax(1))
     two = torch.stack([torch.zeros(4), logits[:, 0]], dim=1)
     assert torch.allclose(probabilities(logits[:, :1])[:, 0], two.softmax(1)[:, 1])
+
+
+NAMES = ["tiger cat", "Crane", "crane", "Äpfel"]
+
+
+def named_networks():
+    """Make networks that know their classes by name, each with a method that explains it."""
+    torch.manual_seed(0)
+    ordinary = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4)).double().eval()
+    pair, fronted = tiny_pair(num_classes=4), fronted_pair()
+    ordinary.classes, pair.classes, fronted.classes = NAMES, tuple(NAMES), NAMES[:3]
+    return {
+        "post-hoc": (Gradient(ordinary), IMAGES),
+        "rewritten": (LRPEpsilon(ordinary), IMAGES),
+        "trained pair": (SplitCAM(pair, "stem"), IMAGES),
+        "its own method": (pair.explain, IMAGES),
+        "split": (SplitLRP(split(ordinary, IMAGES)), IMAGES),
+        "front": (SplitGrad(FrontAdapter(fronted)), images_for("front")),
+    }
+
+
+@pytest.mark.parametrize("kind", named_networks())
+def test_names_stand_for_indices_where_the_network_knows_them(kind):
+    explain, x = named_networks()[kind]
+    for name, index in {"tiger cat": 0, "Tiger Cat": 0, "crane": 2, "Crane": 1}.items():
+        for form in (name, [name] * 5, (name,) * 5, np.array([name] * 5)):
+            assert torch.equal(explain(x, form), explain(x, index))
+    mixed = ["crane", "Crane", "tiger cat", "crane", "TIGER CAT"]
+    assert torch.equal(explain(x, mixed), explain(x, [2, 1, 0, 2, 0]))
+    with pytest.raises(UnknownNameError, match=r"no class 'tigre cat'; there are tiger cat and "):
+        explain(x, "tigre cat")
+    with pytest.raises(UnknownNameError, match=r"2 classes are named 'CRANE'; give an index: 1, 2"):
+        explain(x, ["tiger cat", "CRANE", "crane", "crane", "crane"])
+    with pytest.raises(TargetError, match=r"shape \(2,\), of 5 images"):
+        explain(x, ["crane", "crane"])
+    with pytest.raises(TargetError, match="give the index"):
+        explain(x, [True] * 5)
+
+
+def test_scores_take_names():
+    pair = tiny_pair()
+    pair.classes = NAMES[:3]
+    explainer = SplitCAM(pair, "stem")
+    named, numbered = (
+        score("Sparseness", pair, explainer, IMAGES, y)["Sparseness"].values.tolist()
+        for y in (["crane", "Crane", "crane", "tiger cat", "tiger cat"], [2, 1, 2, 0, 0])
+    )
+    np.testing.assert_array_equal(named, numbered)
+    assert not np.isnan(named).all()
+
+
+@pytest.mark.parametrize("classes", [None, 3, "abc", [0, 1], {"a": 0}, torch.arange(3)])
+def test_what_are_no_names_is_not_taken_for_them(classes):
+    network = torch.nn.Flatten()
+    network.classes = classes
+    assert class_names(network) == ()
+
+
+@given(
+    st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=6, unique_by=str.lower),
+    st.data(),
+)
+def test_each_name_is_of_its_own_class(names, data):
+    index = data.draw(st.integers(0, len(names) - 1))
+    assert find_class(names[index], names) == index
+    unknown = "".join(names) + "?"
+    with pytest.raises(UnknownNameError, match=f"0 to {len(names) - 1}"):
+        find_class(unknown, names)

@@ -1,6 +1,7 @@
 """Networks by name: shipped, of runs, of torchvision; and what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import effort
@@ -197,6 +198,17 @@ def test_a_bare_name_is_of_no_folder(tmp_path, monkeypatch):
         load("./squeezenet1_1")
     with pytest.raises(UnknownNameError, match=r"no network 'mine'.*; write \./mine for"):
         load("mine")
+
+
+@pytest.mark.parametrize(("name", "index"), [("7", 7), ("0", 0)])
+def test_a_class_is_found_by_its_name(name, index):
+    network = load("mnist_paired")
+    assert network.index(name) == index
+    assert network.label(index) == name
+    with pytest.raises(UnknownNameError, match="no class 'seven'; there are 0, 1, 2 and others"):
+        network.index("seven")
+    with pytest.raises(UnknownNameError, match="names of classes are not known: give an index"):
+        replace(network, classes=()).index(name)
 
 
 def truncate(path):
