@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
+from jsonargparse import (  # type: ignore[attr-defined]
+    ActionConfigFile,
+    ArgumentParser,
+    set_dumper,
+)
 from jsonargparse.typing import Path as FoundPath
 
 from dmn.errors import OptionError
 from dmn.io.reading import regular
 from dmn.io.resources import SUFFIXES, config_names
-from dmn.io.yaml import LARGEST, read_yaml
+from dmn.io.yaml import LARGEST, read_yaml, write_yaml
 
-OF_FINETUNE = ("init_from", "fresh_head")  # in the configuration that a fine-tuned run has saved
+OF_ONE_COMMAND = ("init_from", "fresh_head", "weights_only", "verbose")  # in what runs have saved
 log = logging.getLogger(__name__)
+set_dumper("yaml", write_yaml)
 
 
 class ConfigFile(ActionConfigFile):
@@ -30,11 +34,12 @@ class ConfigFile(ActionConfigFile):
         Raises:
             OptionError: names the file and, where there is one, the line.
         """
-        options, text = _read_options(values)
+        options = read_config(values)
         accepted = {action.dest for action in parser._actions}
-        if left_out := [name for name in OF_FINETUNE if name in options and name not in accepted]:
-            log.info("%s: left out, as only dmn finetune takes it: %s", values, ", ".join(left_out))
-            values = re.sub(rf"^({'|'.join(left_out)}):.*\n?", "", text, flags=re.MULTILINE)
+        left_out = [name for name in OF_ONE_COMMAND if name in options and name not in accepted]
+        if left_out and "ckpt_path" in accepted:  # a command for runs
+            log.info("%s: left out, as other commands take it: %s", values, ", ".join(left_out))
+            values = write_yaml({name: options[name] for name in options if name not in left_out})
         super().__call__(parser, cfg, values, option_string)  # type: ignore[no-untyped-call]
 
 
@@ -64,14 +69,10 @@ def read_config(path: str | Path) -> dict[str, Any]:
     Raises:
         OptionError: names the file and, where there is one, the line.
     """
-    return _read_options(path)[0]
-
-
-def _read_options(path: str | Path) -> tuple[dict[str, Any], str]:
-    options, text = _read(path)
+    options, _ = _read(path)
     if not isinstance(options, dict):
         raise _refusal(path, "it holds no options; write some as `trainer: {max_epochs: 5}`")
-    return options, text
+    return options
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 from dmn.data import MNIST, ImageModule
+from dmn.errors import DataError
 from dmn.io.text import plain
 
 VIEWS = {"paired": 2, "opposed": 2, "inverted": 1, "plain": 1}  # channels seen, per channel
@@ -28,7 +29,7 @@ def link_to_data(config: Any) -> None:
         config: The options of a subcommand, as jsonargparse has parsed them; changed in place.
 
     Raises:
-        DataError: if there are no classes.
+        DataError: if there are less than two classes.
     """
     data = _data(config["data"])
     if data is None:
@@ -42,6 +43,11 @@ def link_to_data(config: Any) -> None:
             config["data"]["init_args"][name] = getattr(data, name)
     config["model"]["classes"] = list(data.classes)
     count = len(data.classes)
+    if count < 2:
+        raise DataError(
+            f"the data has one class, {plain(data.classes[0])}; a classifier needs two at least; "
+            "is data.root the folder that has a folder for each class?"
+        )
     net = config["model"]["net"]
     changes = list(_link_channels(net, getattr(data, "channels", None), "model.net"))
     for arguments, path in [(config["model"], "model"), *_networks(net, "model.net")]:

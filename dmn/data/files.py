@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,19 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name in LITTER
 
 
-def list_images(folder: Path, classes: Sequence[str], require_each: bool) -> list[Sample]:
+def count_pictures(folder: Path) -> int:
+    """Return how many visible pictures lie in a folder itself."""
+    names = (path.name for path in folder.iterdir() if os.path.isfile(path))
+    return sum(not _is_hidden(name) and _is_picture(name) for name in names)
+
+
+def _is_picture(name: str) -> bool:
+    return name.lower().endswith(picture_suffixes())
+
+
+def list_images(
+    folder: Path, classes: Sequence[str], require_each: bool, tell: bool = True
+) -> list[Sample]:
     """Return the images in class folders as pairs of path and class index, by class and name.
 
     A picture is a file with a suffix of `dmn.io.pictures.FORMATS`, in any case. Others are left out
@@ -45,6 +57,7 @@ def list_images(folder: Path, classes: Sequence[str], require_each: bool) -> lis
         folder: Folder of the class folders; links are followed.
         classes: Names of the class folders.
         require_each: Refuse a class without images.
+        tell: Log what is left out.
 
     Raises:
         DataError: if a folder is not a class, a class has no images, or a link leads back to a
@@ -57,7 +70,7 @@ def list_images(folder: Path, classes: Sequence[str], require_each: bool) -> lis
         )
     left_out: Counter[str] = Counter()
     found = {name: _images_below(folder / name, left_out) for name in classes}
-    if left_out:
+    if left_out and tell:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(left_out.items()))
         log.warning(
             "%s: files that are no pictures by their suffix are left out: %s", folder, kinds
@@ -71,7 +84,7 @@ def list_images(folder: Path, classes: Sequence[str], require_each: bool) -> lis
 
 def _images_below(folder: Path, left_out: Counter[str]) -> list[str]:
     """Return the pictures below a folder; count the suffixes of other visible files."""
-    suffixes, found = picture_suffixes(), []
+    found = []
     for root, subfolders, names in os.walk(folder, followlinks=True):
         subfolders[:] = (name for name in subfolders if not _is_hidden(name))
         real = Path(root).resolve()
@@ -79,7 +92,7 @@ def _images_below(folder: Path, left_out: Counter[str]) -> list[str]:
             if link.resolve() in (real, *real.parents):
                 raise DataError(f"{link} leads back to {link.resolve()}; remove that link")
         visible = [name for name in names if not _is_hidden(name)]
-        pictures = sorted(name for name in visible if name.lower().endswith(suffixes))
+        pictures = sorted(name for name in visible if _is_picture(name))
         left_out.update(
             Path(name).suffix.lower() or "without a suffix" for name in {*visible} - {*pictures}
         )
@@ -181,6 +194,9 @@ def divide(
 ) -> list[list[Sample]]:
     """Split samples at random, each class by the same shares.
 
+    If that leaves a part empty, as classes have few samples each, the shares are of all together,
+    and of each class one sample at least is in the rest.
+
     Args:
         samples: Pairs of source and class index.
         shares: Shares of all parts except the last, which is the rest; they sum to at most 1.
@@ -195,12 +211,23 @@ def divide(
     for index in np.random.default_rng(seed).permutation(len(samples)):
         if index not in follow:
             members[samples[index][1]].append(int(index))
-    parts: list[list[int]] = [[] for _ in (*shares, "the rest")]
-    for indices in members.values():
-        edges = [0, *(round(len(indices) * total) for total in accumulate(shares)), len(indices)]
-        for part, (start, end) in zip(parts, pairwise(edges), strict=True):
-            part += indices[start:end]
+    parts = _cut(members.values(), shares)
+    if any(share and not part for share, part in zip(shares, parts, strict=False)):
+        several = [index for indices in members.values() for index in indices[1:]]
+        single = [indices[0] for indices in members.values()]
+        parts = _cut([np.random.default_rng(seed).permutation(several).tolist()], shares)
+        parts[-1] += single
     for part in parts:
         members_of_part = set(part)
         part += [index for index, first in follow.items() if first in members_of_part]
     return [[samples[index] for index in sorted(part)] for part in parts]
+
+
+def _cut(groups: Iterable[list[int]], shares: Sequence[float]) -> list[list[int]]:
+    """Cut each group by the shares, and join what is of the same share; the rest is last."""
+    parts: list[list[int]] = [[] for _ in (*shares, "the rest")]
+    for indices in groups:
+        edges = [0, *(round(len(indices) * total) for total in accumulate(shares)), len(indices)]
+        for part, (start, end) in zip(parts, pairwise(edges), strict=True):
+            part += indices[start:end]
+    return parts

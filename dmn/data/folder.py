@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 from dmn.data.files import (
     Sample,
     copies,
+    count_pictures,
     divide,
     folders,
     interleave_classes,
@@ -25,23 +28,30 @@ from dmn.errors import DataError, OptionError, UnreadableImageError
 from dmn.io.options import require
 from dmn.io.pictures import Picture, picture_traits, read_picture
 
-NAMES = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
+NAMES = {  # of the folders of parts, in any case
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid"),
+    "test": ("test", "testing"),
+}
 SAMPLED = 100  # images whose heads are read to find size and channels
-LARGEST = 224  # pixels, to which larger images are scaled if no size is asked for
+SMALLEST, LARGEST = 32, 224  # pixels, to which others are scaled if no size is asked for
+log = logging.getLogger(__name__)
 
 
 class Folder(ImageModule):
     """Images in class folders: root/class/..., or root/train/class/... and so on.
 
-    A part without its own folder (validation, val or valid; test) is a share of the training
-    images, the same for every class. Copies of a file, under any names, then stay in one part and
+    The folders of parts are called train or training; validation, val or valid; test or testing,
+    in upper or lower case. A part without its own folder is a share of the training images, the
+    same for every class; where that would leave a part empty, as classes have few images each, it
+    is a share of all together. Copies of a file, under any names, then stay in one part and
     count as one; parts with folders of their own are not changed. Hidden files and folders, whose
     names begin with a dot, are left out, as are the folders `__MACOSX` and `@eaDir`.
 
     Args:
         root: The folder.
         size: Side of the square that images are cropped to, in pixels; None for the median of their
-            shorter sides, at most 224.
+            shorter sides, at least 32 and at most 224.
         channels: 1 for grey images, 3 for RGB; None for 1 if all images are grey, else 3. Size and
             channels are found out from the heads of 100 training images.
         mean: Means by which channels are normalised; None for both keeps images in [0, 1].
@@ -60,6 +70,9 @@ class Folder(ImageModule):
         OptionError: if only one of mean and std is given, or not one number for each channel.
         DataError: if there is no such folder or no class in it; if a part or a class has no image,
             or a part has a class that is not in training; if a mask is missing.
+
+    Folders beside those of the parts, and pictures beside the folders of classes, are not used, and
+    named in a log message.
     """
 
     def __init__(
@@ -93,9 +106,9 @@ class Folder(ImageModule):
         training, _ = self._find_classes()
         if self.size is None or self.channels is None:
             sides, channels = zip(
-                *_sample_traits(list_images(training, self.classes, True)), strict=True
+                *_sample_traits(list_images(training, self.classes, True, tell=False)), strict=True
             )
-            self.size = self.size or min(median_low(sides), LARGEST)
+            self.size = self.size or min(max(median_low(sides), SMALLEST), LARGEST)
             self.channels = self.channels or max(channels)
         for option, values in {"mean": self.mean, "std": self.std}.items():
             if values is not None and len(values) != self.channels:
@@ -108,6 +121,7 @@ class Folder(ImageModule):
         """List the images and split them."""
         self.inspect()
         training, parts = self._find_classes()
+        self._tell_unused(training, parts)
         shares = [0.0 if part in parts else share for part, share in self.shares.items()]
         images = list_images(training, self.classes, True)
         copied = copies([path for path, _ in images]) if any(shares) else {}
@@ -124,6 +138,11 @@ class Folder(ImageModule):
 
     def _find_classes(self) -> tuple[Path, dict[str, Path]]:
         """Set the classes; return the folder of training images, and those of other parts."""
+        if not os.path.isdir(self.root):
+            raise DataError(
+                f"{self.root.resolve()}: there is no such folder; put images there as "
+                "class/name.jpg, or give another folder (data.root)"
+            )
         parts = self._part_folders()
         training = parts.pop("train", self.root)
         self.classes = tuple(folders(training))
@@ -137,12 +156,27 @@ class Folder(ImageModule):
 
     def _part_folders(self) -> dict[str, Path]:
         """Return the folders that contain class folders; one with images only is itself a class."""
+        present = [name for name in folders(self.root) if folders(self.root / name)]
         return {
             part: self.root / name
             for part, names in NAMES.items()
-            for name in reversed(names)
-            if folders(self.root / name)
+            for wanted in reversed(names)
+            for name in present
+            if name.lower() == wanted
         }
+
+    def _tell_unused(self, training: Path, parts: dict[str, Path]) -> None:
+        """Log the folders and pictures that lie where none is looked for."""
+        used = {path.name for path in (training, *parts.values())}
+        if training != self.root and (unused := sorted({*folders(self.root)} - used)):
+            log.warning(
+                "%s: not used: %s; a part of the data is called train, val or test, and holds "
+                "folders of classes",
+                self.root,
+                ", ".join(unused),
+            )
+        if count := count_pictures(training):
+            log.warning("%s: not used: %d pictures beside the folders of classes", training, count)
 
     def _part_images(
         self, part: str, samples: list[Sample], masks: str | None = None

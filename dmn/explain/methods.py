@@ -27,6 +27,7 @@ from dmn.nn import (
     Stream,
     check_images,
     check_layers,
+    is_pair,
     misfits_explained,
 )
 
@@ -93,6 +94,12 @@ class SplitExplainer:
         pool: Pool | None = None,
         epsilon: float = EPSILON,
     ) -> None:
+        if not is_pair(pair):
+            kind = type(pair).__name__
+            raise OptionError(
+                f"{type(self).__name__} explains g - h, and {kind} is no such difference; give it "
+                f"a split network (dmn.split.split), or name it in dmn.split.ResplitExplainer"
+            )
         check_layers([layer], pair.layers, pair.layers)
         if self.backward == "relevance" and alpha:
             raise OptionError("relevance takes no shift; leave alpha at 0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,6 +35,7 @@ def read_picture(path: str | Path, upright: bool = True) -> Picture:
     return decode(path, _as_rgb, upright)
 
 
+@cache
 def picture_suffixes() -> tuple[str, ...]:
     """Return the suffixes of files in one of `FORMATS`, in lower case."""
     Image.init()

@@ -1,7 +1,8 @@
-"""YAML from any source, checked before its values are constructed."""
+"""YAML from any source, checked before its values are constructed; YAML that reads as it was."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -11,6 +12,23 @@ from dmn.io.text import one_line
 LARGEST = 100_000  # bytes
 DEEPEST = 50  # nested values
 MOST = 10_000  # values, counting repetitions by aliases
+
+
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
+    """Quotes strings such as 1e3, which other readers than PyYAML take for numbers."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def write_yaml(options: Any) -> str:
+    """Return plain values as YAML, in their order; text stays text wherever it is read."""
+    text: str = yaml.dump(options, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def read_yaml(content: bytes) -> Any:

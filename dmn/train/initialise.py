@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +86,10 @@ def initialise(net: nn.Module, checkpoint: str | Path, fresh_head: bool = False)
     head = {key for key in shared if key.rpartition(".")[0] in last}
     if wrong := [key for key in other if key not in head]:
         shapes = (f"{key} {tuple(given[key].shape)} for {tuple(own[key].shape)}" for key in wrong)
-        raise CheckpointError(f"{checkpoint}: other shapes: {truncate(list(shapes))}")
+        raise CheckpointError(
+            f"{checkpoint}: other shapes: {truncate(list(shapes))}"
+            + _hint_at_channels((own[key].shape, given[key].shape) for key in wrong)
+        )
     fitting = {key: own[key] for key in shared if key not in other}
     if wrong := state_dict_mismatches(fitting, given).get("of another type", []):
         raise CheckpointError(f"{checkpoint}: of another type: {truncate(wrong)}")
@@ -99,6 +103,17 @@ def initialise(net: nn.Module, checkpoint: str | Path, fresh_head: bool = False)
         tuple(replaced),
         _project(net),
     )
+
+
+def _hint_at_channels(shapes: Iterable[tuple[torch.Size, torch.Size]]) -> str:
+    """Say what helps if kernels are for another number of channels."""
+    for own, other in shapes:
+        if len(own) == len(other) > 2 and own[1] != other[1] and own[2:] == other[2:]:
+            return (
+                "; if its images have other channels, give it such: --data.channels 3 reads grey "
+                "images as RGB, 1 colours as grey"
+            )
+    return ""
 
 
 def load_shipped_weights(net: nn.Module, name: str) -> None:

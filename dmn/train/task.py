@@ -14,9 +14,10 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from dmn.data import as_batch
-from dmn.errors import CheckpointError, DataError, OptionError
+from dmn.errors import CheckpointError, DataError, DmnError, OptionError
 from dmn.explain import Explainer
-from dmn.io.weights import format_mismatches, state_dict_mismatches
+from dmn.io.text import one_line
+from dmn.io.weights import format_mismatches, state_dict_mismatches, truncate
 from dmn.train.groups import layerwise
 from dmn.train.schedule import (
     SchedulerFactory,
@@ -113,16 +114,25 @@ class ClassificationTask(pl.LightningModule):
         self._step(batch, batch_index, "test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note the number of steps that the schedule is for."""
+        """Keep the names of the classes with the weights, and the steps the schedule is for."""
+        checkpoint["classes"] = list(self.classes)
         if self._planned_steps is not None:
             checkpoint["planned_steps"] = self._planned_steps
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the weights of another network, and note the steps its schedule was for.
+        """Refuse the weights of another network or of other classes; note its planned steps.
 
         Raises:
-            CheckpointError: if weights do not fit; names the keys.
+            CheckpointError: if weights do not fit; names the keys. If the classes have other names.
         """
+        known = tuple(checkpoint.get("classes", self.classes))
+        unnamed = tuple(map(str, range(self.num_classes)))
+        if known != self.classes and unnamed not in (known, self.classes):
+            raise CheckpointError(
+                "the checkpoint is of a network for other classes "
+                f"({_difference(known, self.classes)}); give it data with its classes, or train on "
+                "from its weights by `dmn finetune --init_from`"
+            )
         if faults := state_dict_mismatches(self.state_dict(), checkpoint["state_dict"]):
             raise CheckpointError(
                 f"the checkpoint is of another network: {format_mismatches(faults)}"
@@ -177,6 +187,19 @@ class ClassificationTask(pl.LightningModule):
                 f"{self.num_classes - 1}; set model.num_classes, and the outputs of the network"
             )
 
+    def _try(self, image: Tensor) -> Tensor:
+        try:
+            logits: Tensor = self(image)
+        except (DmnError, torch.OutOfMemoryError):
+            raise
+        except (RuntimeError, ValueError, IndexError) as error:  # of layers that shapes do not fit
+            shape = "x".join(map(str, image.shape[1:]))
+            raise OptionError(
+                f"the network fails at images of size {shape}: {one_line(error)}; change data.size "
+                "or data.channels, or the network"
+            ) from error
+        return logits
+
     def _check_logits(self, logits: Tensor, count: int) -> None:
         if logits.shape != (count, self.num_classes):
             raise OptionError(
@@ -195,7 +218,7 @@ class ClassificationTask(pl.LightningModule):
     ) -> Tensor:
         batch = as_batch(batch)
         self._check_labels(batch.label, batch_index)
-        logits = self(batch.image)
+        logits = self._try(batch.image)
         self._check_logits(logits, len(batch.label))
         loss = F.cross_entropy(logits, batch.label, label_smoothing=label_smoothing)
         metrics = self.metrics[f"{stage}_metrics"]
@@ -212,3 +235,13 @@ class ClassificationTask(pl.LightningModule):
         self.log(f"{stage}/loss", loss, sync_dist=True, **options)
         self.log_dict(metrics, **options)
         return loss
+
+
+def _difference(known: tuple[str, ...], own: tuple[str, ...]) -> str:
+    """Return what differs between the names in a checkpoint and a network's own."""
+    names = {
+        "only in the checkpoint": [name for name in known if name not in own],
+        "only here": [name for name in own if name not in known],
+    }
+    parts = [f"{where}: {truncate(found)}" for where, found in names.items() if found]
+    return "; ".join(parts) or "the same names in another order"
