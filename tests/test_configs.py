@@ -6,6 +6,7 @@ import shlex
 import effort
 import pytest
 import yaml
+from photos import make_photos
 
 from dmn.cli.main import main
 from dmn.errors import UnknownNameError
@@ -16,9 +17,9 @@ SHORT = shlex.split(
     "--trainer.num_sanity_val_steps 0 --quantus.images 2 --heatmaps.images 2"
 )
 ELSEWHERE = {"cifar10", "imagenet", "mnist_full"}  # not bundled: tried in test_scale_configs
-# Digits, and scenes with a front. Of the others, the commands of the header parse here, and
+# Digits, images of one's own, and scenes with a front. Of the others, the commands of the header parse here, and
 # `dmn validate` scores the explainers in cli/test_validate.py.
-QUICK = {"debug", "scenes_front"}
+QUICK = {"debug", "folder", "scenes_front"}
 
 
 def header(name):
@@ -33,7 +34,8 @@ def commands():
 
 @pytest.mark.parametrize("name", effort.slow_except(QUICK, sorted({*config_names()} - ELSEWHERE)))
 def test_configs_train_and_leave_what_is_promised(name, tmp_path):
-    main(["fit", "--config", name, "--run.root", str(tmp_path), *SHORT])
+    options = ["--data.root", str(make_photos(tmp_path / "photos"))] if name == "folder" else []
+    main(["fit", "--config", name, "--run.root", str(tmp_path), *SHORT, *options])
     folder = tmp_path / name / "version_0"
     watched = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]["explainers"]
     for left in ("config.yaml", "metrics.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):

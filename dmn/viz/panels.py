@@ -9,8 +9,10 @@ from textwrap import fill
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
+
+from dmn.viz.typeface import typeface
 
 FOR = torch.tensor([0.70, 0.02, 0.15])  # red: speaks for the class
 AGAINST = torch.tensor([0.02, 0.19, 0.58])  # blue: speaks against it
@@ -65,7 +67,7 @@ def panel(
         caption: Text below the grid, broken into lines.
         cell: Side of a picture in pixels.
     """
-    font = ImageFont.load_default(13)
+    font = typeface([*columns, *rows, caption])
     ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
 
     def extent(text: str) -> int:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import effort
 import pytest
+from photos import make_photos
 
 from dmn.cli.main import main
 from dmn.io.resources import CONFIGS, checkpoint_names
 
-NAMES = {"mnist": "mnist_paired", "mnist_cnn": ""}  # of shipped networks that are called otherwise
+NAMES = {"mnist": "mnist_paired", "mnist_cnn": "", "folder": "scenes_front"}  # called otherwise
 SPLIT = sorted(
     path.stem for path in CONFIGS.glob("*.yaml") if "ResplitExplainer" in path.read_text()
 )
@@ -20,6 +21,7 @@ QUICK = {"mnist", "scenes_front"}  # trained as g - h, and split
 @pytest.mark.parametrize("config", effort.slow_except(QUICK, [*SPLIT, "mnist"]))
 def test_explainers_of_shipped_configs_are_scored(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    make_photos(tmp_path / "photos", "0123456789")  # for `folder`
     shipped = NAMES.get(config, config)
     assert not shipped or shipped in checkpoint_names()
     command = ["validate", "--config", config, "--trainer.limit_val_batches", "1"]

@@ -15,7 +15,7 @@ from dmn.errors import UnknownNameError
 from dmn.evaluate import METRICS, score
 from dmn.explain import RandomMap, SplitCAM, controls
 from dmn.tracking import EpochCSVLogger
-from dmn.train import HeatmapLogger, QuantusLogger
+from dmn.train import HeatmapLogger, QuantusLogger, probe_callbacks
 from dmn.train.probe_callbacks import SCORED
 from dmn.viz.panels import CELL, GAP, LABEL
 
@@ -52,6 +52,32 @@ def test_other_explainers_are_drawn_as_one_map(data, make_trainer, logger, tmp_p
     path = tmp_path / "run" / "version_0" / "heatmaps" / "noise_epoch_000.png"
     with Image.open(path) as picture:
         assert picture.width == LABEL + 2 * (CELL + GAP)
+
+
+@pytest.mark.parametrize(
+    ("names", "written"),
+    [
+        (None, ("0", "1")),
+        (["Γάτα", "chat noir"], ("Γάτα", "chat noir")),
+        (["a", "one that is longer than a row"], ("a", "one that is longer\nthan a row")),
+        (["犬", "tab\there"], ("class 0", "tab\\there")),
+    ],
+)
+def test_rows_name_the_classes_as_far_as_they_can_be_drawn(
+    names, written, data, make_trainer, monkeypatch
+):
+    task, rows = make_task(), []
+    if names:
+        task.classes = tuple(names)
+    draw = probe_callbacks.panel
+    monkeypatch.setattr(
+        probe_callbacks, "panel", lambda c, names, *rest: rows.extend(names) or draw(c, names, *rest)
+    )
+    make_trainer(HeatmapLogger(images=4), max_epochs=1).fit(task, data)
+    assert len(rows) == 2 * 4  # of two methods
+    for row, label in zip(rows, 2 * data.parts[:4][1].tolist(), strict=True):
+        assert row.startswith(f"true {written[label]}\nsaid ")
+        assert row.partition("\nsaid ")[2] in written
 
 
 def test_every_metric_of_every_method_and_control_is_logged(task, data, make_trainer):

@@ -5,8 +5,8 @@ from torch.utils.data import DataLoader, default_collate
 from train_problem import Halves, make_task
 
 from dmn.data import as_batch
-from dmn.errors import DataError
-from dmn.train import HeatmapLogger, QuantusLogger
+from dmn.errors import CheckpointError, DataError, OptionError
+from dmn.train import ClassificationTask, HeatmapLogger, OneCycle, QuantusLogger
 
 
 def test_training_learns_and_stays_monotone(task, data, make_trainer):
@@ -61,10 +61,63 @@ def test_batches_whose_mask_is_none_train_and_are_probed(make_trainer):
     assert logged[0] == logged[1]
 
 
-@pytest.mark.parametrize("wrong", [2, 7, -1, -100])
-@pytest.mark.parametrize("job", ["fit", "validate", "test"])
-def test_a_label_that_is_no_class_is_named(job, wrong, make_trainer):
-    data = Halves()
-    data.parts.tensors[1][20] = wrong
-    with pytest.raises(DataError, match=f"labels from .*{wrong}.*classes from 0 to 1; set model"):
-        getattr(make_trainer(), job)(make_task(), data)
+class Fixed(Halves):
+    """Halves with other images or labels."""
+
+    def __init__(self, images, labels):
+        super().__init__()
+        self.parts = [(image, label, image) for image, label in zip(images, labels, strict=True)]
+
+
+def linear(inputs, outputs=2, **options):
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(inputs, outputs))
+    return ClassificationTask(net, num_classes=2, **options)
+
+
+@pytest.mark.filterwarnings("error:You have overridden")
+@pytest.mark.parametrize("labels", [[0, 1, 2], [-1, 0, 1], [5, 5, 5]])
+@pytest.mark.parametrize("stage", ["fit", "validate", "test"])
+def test_labels_that_are_no_class_are_named(labels, stage, make_trainer):
+    data = Fixed(torch.rand(3, 1, 4, 4), torch.tensor(labels))
+    message = rf"labels from {min(labels)} to {max(labels)}, the network classes from 0 to 1"
+    with pytest.raises(DataError, match=message):
+        getattr(make_trainer(), stage)(linear(16), datamodule=data)
+
+
+@pytest.mark.parametrize("outputs", [1, 3, 10])
+def test_another_number_of_logits_is_refused_before_training(outputs, make_trainer):
+    data = Fixed(torch.rand(3, 1, 4, 4), torch.tensor([0, 1, 1]))
+    trainer = make_trainer()
+    with pytest.raises(OptionError, match=rf"\(3, {outputs}\) for 3 images, not one logit"):
+        trainer.fit(linear(16, outputs), data)
+    assert trainer.global_step == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 5), (3, 4, 4)])
+def test_images_that_a_network_fails_at_are_told_by_their_size(shape, make_trainer):
+    data = Fixed(torch.rand(2, *shape), torch.tensor([0, 1]))
+    size = "x".join(map(str, shape))
+    with pytest.raises(OptionError, match=rf"fails at images of size {size}: .*data.size") as told:
+        make_trainer().fit(linear(16), data)
+    assert "\n" not in str(told.value)
+
+
+OTHERS = {
+    "other classes": (["cat", "cow"], "only in the checkpoint: dog; only here: cow"),
+    "another order": (["dog", "cat"], "the same names in another order"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_checkpoint_is_for_its_classes(kind, data, make_trainer, tmp_path):
+    names, message = OTHERS[kind]
+    trainer, path = make_trainer(max_epochs=1), tmp_path / "run.ckpt"
+    trainer.fit(linear(64, classes=["cat", "dog"]), data)
+    trainer.save_checkpoint(path)
+    for stage in ("test", "validate"):
+        run = getattr(make_trainer(), stage)
+        options = {"datamodule": data, "ckpt_path": path, "verbose": False}
+        run(linear(64, classes=["cat", "dog"]), **options)
+        run(linear(64), **options)  # which knows no names
+        with pytest.raises(CheckpointError, match=message):
+            run(linear(64, classes=names), **options)

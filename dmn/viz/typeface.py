@@ -1,0 +1,37 @@
+"""Typefaces for labels in the scripts that they are written in."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from PIL import ImageFont
+
+POINTS = 13
+NO_CHARACTER = "\U0010ffff"  # drawn as every character that a typeface lacks
+
+
+def typeface(texts: list[str]) -> Any:
+    """Return Pillow's typeface for ASCII, and for other text one with most alphabets."""
+    return ImageFont.load_default(POINTS) if all(map(str.isascii, texts)) else _of_alphabets()
+
+
+def can_be_drawn(text: str) -> bool:
+    """Return whether `typeface` has every character of a text, as it has not of Chinese."""
+    return text.isascii() or all(map(_has, text))
+
+
+@cache
+def _of_alphabets() -> Any:
+    import matplotlib  # DejaVu Sans is inside its wheel
+
+    path = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    return ImageFont.truetype(str(path), POINTS - 1)
+
+
+@cache
+def _has(character: str) -> bool:
+    font = _of_alphabets()
+    drawn, missing = (bytes(font.getmask(text)) for text in (character, NO_CHARACTER))
+    return character.isspace() or drawn != missing
