@@ -17,9 +17,10 @@ SHORT = shlex.split(
     "--trainer.num_sanity_val_steps 0 --quantus.images 2 --heatmaps.images 2"
 )
 ELSEWHERE = {"cifar10", "imagenet", "mnist_full"}  # not bundled: tried in test_scale_configs
-# Digits, images of one's own, and scenes with a front. Of the others, the commands of the header parse here, and
-# `dmn validate` scores the explainers in cli/test_validate.py.
-QUICK = {"debug", "folder", "scenes_front"}
+# Digits, and scenes with a front. Images of one's own are in cli/test_own_images.py. Of the others,
+# the commands of the header parse here, and `dmn validate` scores the explainers in
+# cli/test_validate.py.
+QUICK = {"debug", "scenes_front"}
 
 
 def header(name):

@@ -96,6 +96,8 @@ class ProbeCallback(pl.Callback):
     def _is_due(self, trainer: pl.Trainer) -> bool:
         if trainer.sanity_checking or not self.every_n_epochs:
             return False
+        if trainer.state.fn == "validate":  # alone, of no epoch
+            return True
         epoch = trainer.current_epoch + 1
         return epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs
 

@@ -1,10 +1,11 @@
 import multiprocessing
 from pathlib import Path
 
+import effort
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pytorch_lightning import Trainer
@@ -14,6 +15,9 @@ from dmn.data.files import copies, divide, interleave_classes
 from dmn.data.images import ImageDataset
 from dmn.data.sampling import EpochSampler
 from dmn.errors import DataError, DmnError, OptionError, UnreadableImageError
+from dmn.io.pictures import picture_suffixes
+
+PARTS = ("train", "validation", "test")
 
 
 def save(path, mode="RGB", seed=0, size=(40, 30)):
@@ -75,6 +79,122 @@ def test_folders_of_their_own_are_used_and_the_rest_is_drawn_from_training(tmp_p
     data = module(tmp_path)
     assert [len(part) for part in (data.train, data.validation, data.test)] == [10, 3, 4]
     assert {label for _, label in data.test.samples} == {1}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("TRAIN", "Val", "Test"), ("Training", "VALIDATION", "Testing"), ("train", "Valid", "TEST")],
+)
+def test_folders_of_parts_are_found_in_upper_and_lower_case(tmp_path, names):
+    for name, count in zip(names, (4, 2, 1), strict=True):
+        fill(tmp_path / name, {"a": count, "b": count})
+    data = module(tmp_path)
+    assert data.classes == ("a", "b")
+    for part, name, count in zip(
+        (data.train, data.validation, data.test), names, (8, 4, 2), strict=True
+    ):
+        assert len(part) == count
+        assert all(path.startswith(f"{tmp_path}/{name}/") for path in paths(part))
+
+
+@pytest.mark.parametrize("other", ["test", "Unlabelled", "labels/2024"])
+def test_folders_that_are_no_part_are_told(tmp_path, other, caplog):
+    for part in ("train", "val"):
+        fill(tmp_path / part, {"a": 10, "b": 10})
+    (tmp_path / other).mkdir(parents=True)
+    save(tmp_path / other / "0.png")
+    assert len(module(tmp_path).validation) == 20
+    name, *_ = other.split("/")
+    (message,) = caplog.messages
+    assert f"not used: {name}; a part of the data is called train, val or test" in message
+
+
+@pytest.mark.parametrize("training", ["", "Train"])
+def test_pictures_beside_the_classes_are_told(tmp_path, training, caplog):
+    fill(tmp_path / training, {"a": 10, "b": 10})
+    module(tmp_path)
+    assert not caplog.messages
+    for name in ("x.png", "y.JPG", ".z.png", "notes.txt"):
+        (tmp_path / training / name).touch()
+    module(tmp_path, size=None)
+    (message,) = caplog.messages
+    assert message.endswith("not used: 2 pictures beside the folders of classes")
+
+
+@pytest.mark.parametrize("suffix", sorted(picture_suffixes()))
+def test_what_can_be_read_is_listed_by_its_suffix(tmp_path, suffix):
+    for number in range(4):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        name = f"{number}{suffix.upper() if number % 2 else suffix}"
+        (tmp_path / "a" / name).touch()
+        (tmp_path / "a" / f"{number}{suffix}.txt").touch()
+    assert len(files.list_images(tmp_path, ["a"], True)) == 4
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".avif", ".jfif", ".jp2", ".webp", ".tif"])
+def test_pictures_of_other_kinds_than_png_are_used(tmp_path, suffix):
+    names = [f"{number}{suffix if number % 2 else '.png'}" for number in range(10)]
+    for number, name in enumerate(names):
+        save(tmp_path / "a" / name, seed=number)
+    data = module(tmp_path, size=None)
+    parts = [data.train, data.validation, data.test]
+    assert {Path(path).name for path in set.union(*map(paths, parts))} == {*names}
+    assert all(everything(part).image.shape[1:] == (3, 32, 32) for part in parts)
+
+
+def test_what_is_left_out_by_its_suffix_is_counted(tmp_path, caplog):
+    fill(tmp_path, {"a": 10, "b": 10})
+    for name in ("a/0.HEIC", "a/1.heic", "b/Thumbs.db", "b/README", "b/.hidden"):
+        (tmp_path / name).touch()
+    data = module(tmp_path, size=None)
+    assert len(data.train) + len(data.validation) + len(data.test) == 20
+    (message,) = caplog.messages
+    assert message.endswith("left out: 1 .db, 2 .heic, 1 without a suffix")
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "0.heic").touch()
+    with pytest.raises(DataError, match=r"no image in .*/c \(only .*\.heic"):
+        module(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("mode", "sizes", "size", "channels"),
+    [
+        ("L", [(40, 36)], 36, 1),
+        ("RGBA", [(40, 36)], 36, 3),
+        ("P", [(50, 60), (40, 80), (90, 45)], 45, 3),
+        ("1", [(6, 5)], 32, 1),
+        ("LA", [(300, 400)], 224, 1),
+    ],
+)
+def test_size_and_channels_follow_from_the_images(tmp_path, mode, sizes, size, channels):
+    for number in range(12):
+        save(tmp_path / "a" / f"{number}.png", mode, number, sizes[number % len(sizes)])
+    data = module(tmp_path, size=None)
+    assert (data.size, data.channels) == (size, channels)
+    assert everything(data.validation).image.shape[1:] == (channels, size, size)
+
+
+def test_grey_and_coloured_images_together_are_coloured(tmp_path):
+    fill(tmp_path, {"a": 10})
+    for number in range(10):
+        save(tmp_path / "b" / f"{number}.png", "L")
+    assert module(tmp_path).channels == 3
+    assert everything(module(tmp_path, channels=1).train).image.shape[1] == 1
+
+
+def test_a_class_of_one_image_is_trained_with(tmp_path):
+    fill(tmp_path, {"a": 10, "b": 1, "c": 10})
+    data = module(tmp_path)
+    assert [label for _, label in data.train.samples].count(1) == 1
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_few_images_of_many_classes_leave_some_for_every_part(tmp_path, count):
+    fill(tmp_path, {f"{number:02}": count for number in range(30)})
+    data = module(tmp_path)
+    assert min(map(len, (data.validation, data.test))) > 0
+    assert {label for _, label in data.train.samples} == set(range(30))
+    assert len(set.union(*(paths(getattr(data, part)) for part in PARTS))) == 30 * count
 
 
 def test_a_class_may_be_called_train(tmp_path):
@@ -437,3 +557,18 @@ def test_parts_of_a_division_are_disjoint_and_whole():
     assert sorted(sample for part in parts for sample in part) == samples
     for part, share in zip(parts, (0.25, 0.25, 0.5), strict=True):
         assert abs(len(part) - share * 61) <= 2
+
+
+@settings(max_examples=effort.examples(30, 100))
+@given(
+    st.lists(st.integers(0, 9), max_size=80),
+    st.tuples(st.floats(0.05, 0.4), st.floats(0.05, 0.4)),
+    st.integers(0, 99),
+)
+def test_a_division_is_whole_and_leaves_no_part_empty(labels, shares, seed):
+    samples = list(enumerate(labels))
+    parts = divide(samples, shares, seed)
+    assert sorted(sample for part in parts for sample in part) == samples
+    several = len(samples) - len(set(labels))  # of each class one at least may have to stay
+    if min(shares) * several >= 2:
+        assert all(parts[:-1])

@@ -71,7 +71,9 @@ def test_rows_name_the_classes_as_far_as_they_can_be_drawn(
         task.classes = tuple(names)
     draw = probe_callbacks.panel
     monkeypatch.setattr(
-        probe_callbacks, "panel", lambda c, names, *rest: rows.extend(names) or draw(c, names, *rest)
+        probe_callbacks,
+        "panel",
+        lambda c, names, *rest: rows.extend(names) or draw(c, names, *rest),
     )
     make_trainer(HeatmapLogger(images=4), max_epochs=1).fit(task, data)
     assert len(rows) == 2 * 4  # of two methods
@@ -267,6 +269,14 @@ def test_watching_can_be_rarer_or_off(task, data, make_trainer, logger, tmp_path
     make_trainer(rare, off, max_epochs=5, logger=logger).fit(task, data)
     assert seen == [1, 3, 4]  # each second, and the last
     assert not (tmp_path / "run/version_0/heatmaps").exists()
+
+
+@pytest.mark.parametrize(("every", "files"), [(1, 2), (5, 2), (0, 0)])
+def test_validating_alone_is_watched_however_rarely_training_is(
+    every, files, task, data, make_trainer, logger, tmp_path
+):
+    make_trainer(HeatmapLogger(2, every), logger=logger).validate(task, data, verbose=False)
+    assert len(list(tmp_path.glob("run/**/*.png"))) == files
 
 
 def test_data_without_masks_is_scored_where_none_is_needed(task, make_trainer):
