@@ -6,7 +6,7 @@ from train_problem import Halves, make_task
 
 from dmn.data import as_batch
 from dmn.errors import CheckpointError, DataError, OptionError
-from dmn.train import ClassificationTask, HeatmapLogger, OneCycle, QuantusLogger
+from dmn.train import ClassificationTask, HeatmapLogger, QuantusLogger
 
 
 def test_training_learns_and_stays_monotone(task, data, make_trainer):
