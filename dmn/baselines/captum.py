@@ -27,6 +27,8 @@ from dmn.explain.registry import register
 from dmn.rules import Rule
 from dmn.rules.base import WinnerPool
 
+LEAST_DIFFERENCE = 1e-10  # captum's: DeepLift takes the gradient of what differs by less
+
 
 def _captum() -> Any:
     with required("captum"):
@@ -236,8 +238,10 @@ class DeepLift(Captum):
 
     def attribute(self, x: Tensor, target: Tensor) -> Tensor:
         """Return contributions (B, C, H, W); see `Baseline.attribute`."""
+        least = max(LEAST_DIFFERENCE, torch.finfo(x.dtype).tiny)  # in float16 it would be 0
+        method = self.captum.DeepLift(self.scores, eps=least)
         with _without_hook_warnings():
-            lifted: Tensor = self.captum.DeepLift(self.scores).attribute(x, self.baseline, target)
+            lifted: Tensor = method.attribute(x, self.baseline, target)
         return lifted
 
 

@@ -31,6 +31,7 @@ from dmn.explain.registry import register
 from dmn.nn import OutputSelector, predict_logits, select_output
 from dmn.rules import Rule
 
+STABILIZER = 1e-6  # zennit's
 _Rules = list[Any]  # pairs of module types and zennit's rule for them
 
 
@@ -171,7 +172,9 @@ class LRPEpsilonPlus(LRP):
     def compose(self, zennit: Any, rules: _Rules) -> Any:
         """Return zennit's composite of this name."""
         rules = _with_norms(zennit, rules)
-        return zennit.composites.EpsilonPlus(layer_map=rules, zero_params=self.zero_params)
+        return zennit.composites.EpsilonPlus(
+            stabilizer=_stabilizer(self.network), layer_map=rules, zero_params=self.zero_params
+        )
 
 
 @register("post-hoc")
@@ -185,7 +188,9 @@ class LRPEpsilonAlpha2Beta1(LRP):
     def compose(self, zennit: Any, rules: _Rules) -> Any:
         """Return zennit's composite of this name."""
         rules = _with_norms(zennit, rules)
-        return zennit.composites.EpsilonAlpha2Beta1(layer_map=rules, zero_params=self.zero_params)
+        return zennit.composites.EpsilonAlpha2Beta1(
+            stabilizer=_stabilizer(self.network), layer_map=rules, zero_params=self.zero_params
+        )
 
 
 @register("post-hoc")
@@ -205,6 +210,12 @@ class ExcitationBackprop(LRP):
         """Return zennit's composite of this name, which has no rule for activations."""
         rules = [*rules, ((zennit.types.Activation,), zennit.rules.Pass())]
         return zennit.composites.ExcitationBackprop(layer_map=rules, zero_params=self.zero_params)
+
+
+def _stabilizer(network: nn.Module) -> float:
+    """Return zennit's own stabilizer, or one whose inverse the network's type can hold."""
+    dtype = next((weight.dtype for weight in network.parameters()), torch.float32)
+    return max(STABILIZER, torch.finfo(dtype).tiny)
 
 
 def _with_norms(zennit: Any, rules: _Rules) -> _Rules:
