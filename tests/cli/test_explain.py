@@ -302,3 +302,33 @@ def test_help_reads_like_documentation(capsys):
     out = capsys.readouterr().out
     assert "dmn explain cat.jpg --model resnet18 --weights DEFAULT" in out
     assert "IntegratedGradients" in out
+
+
+def test_maps_are_saved_as_numbers(run, models):
+    run("pair", "a.png", "b.jpg", "--maps", "maps.npz", "--target", "zebra", "--method", "SplitLRP")
+    network = load(models / "pair.safetensors")
+    with np.load("maps.npz") as saved:
+        maps = dict(saved)
+    assert maps["target"].tolist() == [2, 2]
+    assert set(maps) == {"target", "image", "SplitLRP g", "SplitLRP h", "SplitLRP g-h"}
+    pictures = [network.transform(read_picture(name)) for name in ("a.png", "b.jpg")]
+    x = torch.stack(pictures)
+    assert np.allclose(maps["image"], network.restore(x), atol=1e-6)
+    expected = network.model.explain(x, 2, "SplitLRP", stream="g")
+    assert np.allclose(maps["SplitLRP g"], expected, atol=1e-6)
+
+
+def test_maps_of_several_sizes_are_refused_before_any_work(run, models, tmp_path, monkeypatch):
+    (tmp_path / "flexible.py").write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    parts = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()\n"
+        "    return nn.Sequential(*parts, nn.Linear(4, 2))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    command = ["explain", "a.png", "b.jpg", "--model", "flexible:make", "--maps"]
+    with pytest.raises(SystemExit, match="--maps takes pictures of one size, which --size makes"):
+        main([*command, "maps.npz"])
+    assert not Path("maps.npz").exists()
+    with pytest.raises(SystemExit, match=r"--maps is 'maps.txt'; give a name that ends with .npz"):
+        main([*command, "maps.txt"])

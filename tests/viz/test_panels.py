@@ -72,3 +72,13 @@ def test_captions_are_broken_into_lines_and_never_cut():
     assert many.shape[0] > one.shape[0]
     assert (many[:, -GAP:] == 255).all()
     assert (many[one.shape[0] :] < 128).any()
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 20), (20, 40), (300, 100)])
+def test_pictures_that_are_not_square_keep_their_shape(height, width):
+    red = torch.tensor([1.0, 0, 0]).view(3, 1, 1).expand(1, 3, height, width)
+    picture = np.asarray(panel({"one": red}, ["a"]))
+    rows, columns = np.nonzero((picture == [255, 0, 0]).all(-1))
+    sides = np.ptp(rows) + 1, np.ptp(columns) + 1
+    assert max(sides) == CELL
+    assert sides[0] * width == pytest.approx(sides[1] * height, abs=max(height, width))
