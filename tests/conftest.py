@@ -21,7 +21,8 @@ import pytest
 LOCAL = ("127.", "::1", "localhost")
 LONGEST = (  # files, to be started first where several processes share the tests
     *("test_crash", "test_recipes", "test_training", "test_configs", "test_streaming"),
-    *("test_two_processes", "test_processes", "test_leaks", "test_shipped_networks"),
+    *("test_first_steps", "test_two_processes", "test_processes", "test_leaks"),
+    "test_shipped_networks",
 )
 
 

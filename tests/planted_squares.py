@@ -9,17 +9,18 @@ from torch import nn
 
 COLOURS = {"blue": (40, 80, 255), "green": (30, 220, 60), "red": (255, 50, 40)}
 GREYS = {"dim": (110, 110, 110), "bright": (230, 230, 230)}
-BRIGHTEST = 30  # of the background, of 255: what is not there leaves no evidence
+BRIGHTEST = 30  # of the background, of 255
+DARK = 6  # likewise, for difference networks, whose g shows the evidence of the background too
 STRIPE = 4  # pixels
 
 
-def plant(rng, name, height, width):
+def plant(rng, name, height, width, brightest=BRIGHTEST):
     """Return a picture (H, W, 3) of a class, and where its square is: rows and columns.
 
     The classes are three colours and, in grey, "smooth" and "striped". The background is a soft
     random texture that is of no class.
     """
-    coarse = rng.uniform(0, BRIGHTEST, (height // 8 + 1, width // 8 + 1)).astype(np.uint8)
+    coarse = rng.uniform(0, brightest, (height // 8 + 1, width // 8 + 1)).astype(np.uint8)
     smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
     pixels = np.repeat(np.asarray(smooth, float)[..., None], 3, axis=2)
     side = min(height, width) // 3
@@ -34,20 +35,19 @@ def plant(rng, name, height, width):
 
 
 def write_folder(root, names, count, height, width, mode="RGB"):
-    """Write pictures of each class into a folder of its name."""
+    """Write pictures of each class into a folder of its name, on a dark background."""
     rng = np.random.default_rng(0)
     for name in names:
         Path(root, name).mkdir(parents=True)
         for index in range(count):
-            pixels, _ = plant(rng, name, height, width)
+            pixels, _ = plant(rng, name, height, width, DARK)
             Image.fromarray(pixels).convert(mode).save(Path(root, name, f"{index:03}.png"))
 
 
-def write_picture(path, name, height, width, mode="RGB"):
-    """Write a picture that no network has seen; returns where its square is."""
-    pixels, square = plant(np.random.default_rng(1), name, height, width)
+def write_picture(path, name, height, width, mode="RGB", brightest=BRIGHTEST):
+    """Write a picture that no network has seen."""
+    pixels, _ = plant(np.random.default_rng(1), name, height, width, brightest)
     Image.fromarray(pixels).convert(mode).save(path)
-    return square
 
 
 def fit(net, names, height, width, steps=30, channels=3, loss=nn.functional.cross_entropy):

@@ -19,7 +19,7 @@ import pytorch_lightning as pl
 import safetensors.torch
 import torch
 from PIL import Image
-from planted_squares import COLOURS, GREYS, fit, plant, share, write_folder, write_picture
+from planted_squares import COLOURS, DARK, GREYS, fit, plant, share, write_folder, write_picture
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision import models
@@ -92,7 +92,7 @@ def assert_found(target):
 def test_photos_in_folders():
     """The README's two commands are run as processes, which end with 0; what follows is not."""
     write_folder("photos", COLOURS, 20, 32, 32)
-    write_picture("new.png", "green", 32, 32)
+    write_picture("new.png", "green", 32, 32, brightest=DARK)
     write_picture("photo.png", "red", 32, 32)
     torch.save(models.resnet18(num_classes=3).state_dict(), "theirs.pth")
     first, second = commands(README, "Your own images, your own network")
@@ -110,7 +110,7 @@ def test_photos_in_folders():
 
 def test_grey_scans_of_two_classes():
     write_folder("scans", GREYS, 16, 100, 80, "L")
-    write_picture("scan.png", "bright", 100, 80, "L")
+    write_picture("scan.png", "bright", 100, 80, "L", DARK)
     follow(IMAGES, "Grey images")
     assert_found(0)
 
