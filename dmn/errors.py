@@ -66,6 +66,10 @@ class UnsupportedError(DmnError, ValueError):
     nodes: tuple[Any, ...] = ()
 
 
+class NeedsExampleError(UnsupportedError):
+    """A network whose forward depends on the shape of images, of which none was given."""
+
+
 class NotEqualError(DmnError, RuntimeError):
     """A rewritten network that does not predict what the original does; says by how much."""
 

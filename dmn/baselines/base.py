@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import KW_ONLY, dataclass, field, fields
 
 import torch
 from torch import Tensor, nn
 
-from dmn.errors import MissingPackageError
+from dmn.errors import MissingPackageError, NeedsExampleError
 from dmn.explain import Target, resolve_target
 from dmn.explain.read import eval_mode_with_grad
 from dmn.explain.target import class_names
@@ -81,9 +81,11 @@ class Baseline:
 
     def __post_init__(self) -> None:
         find_image_argument(self.model)
-        self.network = self.prepare()
-        self.compared = self.network is self.model
-        self.scores = Logits(self.network, self.contrast)
+        self.network: nn.Module = self.model
+        self.scores = Logits(self.model, self.contrast)
+        self.ready = self.compared = False
+        with suppress(NeedsExampleError):  # the first images to be explained will do
+            self._begin()
 
     def __repr__(self) -> str:
         options = [(option.name, getattr(self, option.name), option) for option in fields(self)]
@@ -101,6 +103,8 @@ class Baseline:
         """
         check_images(x)
         check_rank(self.model, x)
+        if not self.ready:
+            self._begin(x)
         if not self.compared:
             require_equal(self.network, self.model, x)
             self.compared = True
@@ -112,8 +116,17 @@ class Baseline:
             maps = self.attribute(images, targets).detach().sum(dim=1, keepdim=True)
         return (maps.abs() if self.absolute else maps).float()
 
-    def prepare(self) -> nn.Module:
-        """Return the network to run: the model itself, unless a method must rewrite it."""
+    def _begin(self, example: Tensor | None = None) -> None:
+        self.network = self.scores.model = self.prepare(example)
+        self.compared = self.network is self.model
+        self.ready = True
+
+    def prepare(self, example: Tensor | None = None) -> nn.Module:
+        """Return the network to run: the model itself, unless a method must rewrite it.
+
+        Args:
+            example: Images (B, C, H, W), for a network whose forward depends on their shape.
+        """
         return self.model
 
     def attribute(self, x: Tensor, target: Tensor) -> Tensor:

@@ -182,9 +182,9 @@ class GuidedBackprop(Captum):
     Source: Springenberg et al., Striving for Simplicity, 2015.
     """
 
-    def prepare(self) -> nn.Module:
+    def prepare(self, example: Tensor | None = None) -> nn.Module:
         """Return a copy whose ReLUs are modules, each called once."""
-        return for_tensor_hooks(self.model)
+        return for_tensor_hooks(self.model, example)
 
     def attribute(self, x: Tensor, target: Tensor) -> Tensor:
         """Return guided gradients (B, C, H, W); see `Baseline.attribute`."""
@@ -230,9 +230,9 @@ class DeepLift(Captum):
 
     baseline: float = 0.0
 
-    def prepare(self) -> nn.Module:
+    def prepare(self, example: Tensor | None = None) -> nn.Module:
         """Return a copy with a module for each operation."""
-        network = for_tensor_hooks(self.model, rescale=True)
+        network = for_tensor_hooks(self.model, example, rescale=True)
         refuse_without_rule(network, _has_rescale_rule, type(self).__name__)
         return network
 

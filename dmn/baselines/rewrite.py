@@ -145,7 +145,9 @@ OWN = (Negate, Average, Elementwise, ScaleShift, StackedSum, BothReLUs, WindowsA
 """Modules of this package for which the rules of other libraries are defined."""
 
 
-def for_tensor_hooks(model: nn.Module, rescale: bool = False) -> fx.GraphModule:
+def for_tensor_hooks(
+    model: nn.Module, example: Tensor | None = None, rescale: bool = False
+) -> fx.GraphModule:
     """Return a copy in which every module has its own input tensor.
 
     Captum hooks the input tensor of a module. If other modules share the tensor, the rule is
@@ -153,11 +155,12 @@ def for_tensor_hooks(model: nn.Module, rescale: bool = False) -> fx.GraphModule:
 
     Args:
         model: As for `hookable`.
+        example: As for `hookable`.
         rescale: Write modules in a form that captum's DeepLift has rules for: `ConvexConcave` with
             ReLU, and max pooling without overlapping windows, of which captum's rule keeps only
             one if they share a maximum.
     """
-    network = hookable(model)
+    network = hookable(model, example)
     for node in network.graph.find_nodes(op="call_module"):
         with network.graph.inserting_before(node):
             node.args = tuple(network.graph.call_method("clone", (arg,)) for arg in node.args)

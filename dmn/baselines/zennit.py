@@ -80,7 +80,7 @@ class LRP(Baseline):
         rules = [((Negate, Elementwise), zennit.rules.Pass()), ((Average,), zennit.rules.Norm())]
         self.composite = self.compose(zennit, rules)
 
-    def prepare(self) -> nn.Module:
+    def prepare(self, example: Tensor | None = None) -> nn.Module:
         """Return a copy with a module for each operation that has a rule."""
         rewrite, types = canonize if self.canonize else hookable, _zennit().types
         kinds = (types.Linear, types.AvgPool, types.Activation, _BatchNorm)
@@ -91,7 +91,7 @@ class LRP(Baseline):
                 return isinstance(target, (types.Activation, *OWN)) and no_attention
             return rule.moves or isinstance(target, kinds)
 
-        network = for_rules(rewrite(self.model), _zennit().layer.Sum, kinds)
+        network = for_rules(rewrite(self.model, example), _zennit().layer.Sum, kinds)
         refuse_without_rule(network, has_rule, type(self).__name__)
         return network
 
@@ -173,7 +173,7 @@ class LRPEpsilonPlus(LRP):
         """Return zennit's composite of this name."""
         rules = _with_norms(zennit, rules)
         return zennit.composites.EpsilonPlus(
-            stabilizer=_stabilizer(self.network), layer_map=rules, zero_params=self.zero_params
+            stabilizer=_stabilizer(self.model), layer_map=rules, zero_params=self.zero_params
         )
 
 
@@ -189,7 +189,7 @@ class LRPEpsilonAlpha2Beta1(LRP):
         """Return zennit's composite of this name."""
         rules = _with_norms(zennit, rules)
         return zennit.composites.EpsilonAlpha2Beta1(
-            stabilizer=_stabilizer(self.network), layer_map=rules, zero_params=self.zero_params
+            stabilizer=_stabilizer(self.model), layer_map=rules, zero_params=self.zero_params
         )
 
 
@@ -212,9 +212,9 @@ class ExcitationBackprop(LRP):
         return zennit.composites.ExcitationBackprop(layer_map=rules, zero_params=self.zero_params)
 
 
-def _stabilizer(network: nn.Module) -> float:
+def _stabilizer(model: nn.Module) -> float:
     """Return zennit's own stabilizer, or one whose inverse the network's type can hold."""
-    dtype = next((weight.dtype for weight in network.parameters()), torch.float32)
+    dtype = next((weight.dtype for weight in model.parameters()), torch.float32)
     return max(STABILIZER, torch.finfo(dtype).tiny)
 
 

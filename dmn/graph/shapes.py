@@ -36,7 +36,7 @@ def require(value: Any, expected: Any, where: str) -> None:
         )
 
 
-class NeedsExampleError(Exception):
+class UnknownShapeError(Exception):
     """A forward asks for the shape of images, and there is no example to tell."""
 
 
@@ -57,7 +57,7 @@ class ExampleValues:
         """Return the value of a node.
 
         Raises:
-            NeedsExampleError: if it depends on the images, and there is no example.
+            UnknownShapeError: if it depends on the images, and there is no example.
         """
         with _untraced(), torch.inference_mode(False), torch.no_grad():
             # in the order in which they run, as some overwrite what others read
@@ -65,7 +65,7 @@ class ExampleValues:
                 if earlier not in self._values and earlier not in self._unknown:
                     self._evaluate(earlier)
         if node in self._unknown:
-            raise NeedsExampleError
+            raise UnknownShapeError
         return self._values[node]
 
     def _evaluate(self, node: fx.Node) -> None:

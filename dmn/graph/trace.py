@@ -14,9 +14,9 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 from torchvision.ops import StochasticDepth, stochastic_depth
 
-from dmn.errors import UnsupportedError
+from dmn.errors import NeedsExampleError, UnsupportedError
 from dmn.graph.hooks import refuse_hooks, remove_backward_hooks
-from dmn.graph.shapes import NeedsExampleError
+from dmn.graph.shapes import UnknownShapeError
 from dmn.graph.tracer import IN_PLACE_OPERATORS, TracedNumber, Tracer, is_number, tensors_by_type
 from dmn.graph.unpack import SPLITTING, unpack_splits
 from dmn.graph.wrappers import refuse_without_code, unwrap, unwrap_submodules
@@ -139,12 +139,13 @@ def _naming_the_place(model: nn.Module, tracer: Tracer) -> Iterator[None]:
         raise
     except Exception as error:
         location = f"module {tracer.path!r}" if tracer.path else "the model itself"
-        reason = (str(error) or type(error).__name__).partition("\n")[0] + _ADVICE
-        if isinstance(error, NeedsExampleError) or TracedNumber.__name__ in reason:
-            reason = "control flow depends on the shape of the images; pass images as `example`"
-        raise UnsupportedError(
-            f"cannot trace {type(model).__name__}, at {location}: {reason}"
-        ) from error
+        place = f"cannot trace {type(model).__name__}, at {location}:"
+        reason = (str(error) or type(error).__name__).partition("\n")[0]
+        if isinstance(error, UnknownShapeError) or TracedNumber.__name__ in reason:
+            raise NeedsExampleError(
+                f"{place} control flow depends on the shape of the images; pass images as `example`"
+            ) from error
+        raise UnsupportedError(f"{place} {reason}{_ADVICE}") from error
 
 
 _ADVICE = (

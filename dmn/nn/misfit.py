@@ -53,8 +53,8 @@ def check_fit(model: nn.Module | Pair, x: Tensor) -> None:
         x: Images (B, C, H, W), or of another shape.
 
     Raises:
-        DataError: names the first layer whose input has another rank or number of channels than it
-            takes, and both shapes.
+        DataError: names the first layer whose input has another rank, number of channels or type
+            than it takes, and both.
     """
     names: Iterable[tuple[str, nn.Module]] = ((type(m).__name__, m) for m in model.modules())
     if isinstance(model, nn.Module):
@@ -98,9 +98,13 @@ def _checker(images: str, name: str) -> Callable[[nn.Module, Any], None]:
     """Return a hook that refuses an input of the layer of this name."""
 
     def check(layer: nn.Module, args: Any) -> None:
-        if args and isinstance(args[0], Tensor) and (taken := _expected(layer, args[0].shape)):
-            where = f"{name or 'it'} ({type(layer).__name__})"
-            raise DataError(f"{images}: {where} takes {taken}, and gets {tuple(args[0].shape)}")
+        if not (args and isinstance(args[0], Tensor)):
+            return
+        where, x = f"{name or 'it'} ({type(layer).__name__})", args[0]
+        if taken := _expected(layer, x.shape):
+            raise DataError(f"{images}: {where} takes {taken}, and gets {tuple(x.shape)}")
+        if isinstance(layer, nn.Linear | _ConvNd) and x.dtype != layer.weight.dtype:
+            raise DataError(f"{images}: {where} takes {layer.weight.dtype}, and gets {x.dtype}")
 
     return check
 

@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 
 from dmn.canonize import canonize, hookable
 from dmn.errors import NotEqualError, UnsupportedError
-from dmn.explain import SplitCAM, SplitGrad, SplitLRP
+from dmn.explain import SplitCAM, SplitGrad, SplitLRP, list_methods
 from dmn.split import split
 
 CHANNELS, SIZE, TARGET = 4, 12, torch.tensor([0, 2])
@@ -370,3 +370,40 @@ def test_a_copy_that_fails_is_refused():
     assert torch.allclose(canonize(model, x)(x), model(x), atol=1e-6)
     with pytest.raises(NotEqualError, match="fails"):
         POST_HOC["LRPEpsilon"](model)(x, 1)
+
+
+class Resized(nn.Module):
+    """It enlarges small images, and pools as often as large ones allow."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(2, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        if x.shape[-1] < 12:
+            x = nn.functional.interpolate(x, scale_factor=2.0)
+        x = self.norm(self.conv(x)).relu()
+        for _ in range(x.shape[-1] // 8):
+            x = nn.functional.max_pool2d(x, 2)
+        return self.head(x.mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("spec", list_methods("post-hoc"), ids=lambda spec: spec.name)
+@pytest.mark.parametrize("size", [8, 16])
+def test_branches_on_shapes_are_decided_by_the_first_images(spec, size):
+    """The maps are those of the same operations without a branch."""
+    torch.manual_seed(0)
+    model = randomise(Resized()).eval()
+    twice = (nn.MaxPool2d(2), nn.MaxPool2d(2))
+    parts = (model.conv, model.norm, nn.ReLU(), *twice, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    grown = (nn.Upsample(scale_factor=2.0),) if size < 12 else ()
+    straight = nn.Sequential(*grown, *parts, model.head).eval()
+    x = torch.rand(2, 2, size, size)
+    assert torch.allclose(model(x), straight(x))
+    names = ("conv", str(len(grown))) if spec.needs_layer else (None, None)
+    maps, expected = (
+        spec.factory(net, **({"layer": name} if name else {}))(x, 1)
+        for net, name in zip((model, straight), names, strict=True)
+    )
+    assert torch.allclose(maps, expected, rtol=1e-4, atol=1e-6)

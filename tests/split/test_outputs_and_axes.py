@@ -182,6 +182,16 @@ def test_one_image_without_a_batch_is_not_taken_for_many():
             attempt()
 
 
+@pytest.mark.parametrize("types", [(torch.float64, torch.float32), (torch.float32, torch.float64)])
+def test_images_of_another_type_than_the_weights_are_told(types):
+    weights, images = types
+    pair = split(made(lambda logits: logits).to(weights))
+    with pytest.raises(DataError, match=rf"conv \(Conv2d\) takes {weights}, and gets {images}"):
+        pair(inputs(2).to(images))
+    with pytest.raises(DataError, match=rf"takes {weights}, and gets {images}"):
+        SplitCAM(pair, "conv")(inputs(2).to(images))
+
+
 @pytest.mark.parametrize("x", [torch.zeros(2, 2, 8, 8, dtype=torch.uint8), [[1.0]]])
 def test_numbers_of_other_kinds_are_told(x):
     model = made(lambda logits: logits)
