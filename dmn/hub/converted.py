@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dmn.canonize.folding import canonize
-from dmn.errors import CheckpointError, UnsupportedError
+from dmn.errors import CheckpointError, NeedsExampleError, UnsupportedError
 from dmn.hub import building, torchvision
 from dmn.hub.cards import ImageCard, validate_card
 from dmn.hub.network import Network
@@ -222,11 +222,22 @@ def _built(model: nn.Module | None, about: Conversion) -> tuple[nn.Module, nn.Mo
 
 def _rebuilt(model: nn.Module, about: Conversion) -> tuple[nn.Module, nn.Module]:
     """Convert a model as another was; returns it, and the graph that has its weights."""
-    graph: nn.Module = canonize(model) if about.canonized else model
+    try:
+        return _convert(model, about)
+    except NeedsExampleError:
+        if about.size is None:
+            raise
+        return _convert(model, about, torch.zeros(1, *about.size))
+
+
+def _convert(
+    model: nn.Module, about: Conversion, example: Tensor | None = None
+) -> tuple[nn.Module, nn.Module]:
+    graph: nn.Module = canonize(model, example) if about.canonized else model
     if about.split is None:
         return graph, graph
     options = {name: about.split[name] for name in ("pool", "theta", "threshold")}
-    network = split(graph, **options)
+    network = split(graph, example, **options)
     return network, network.network
 
 

@@ -213,3 +213,30 @@ def test_options_of_other_kinds_of_networks_are_refused(folder):
         load("squeezenet1_1", model=torch.nn.Identity())
     with pytest.raises(OptionError, match=r"num_classes is 0; give at least 1"):
         load("squeezenet1_1", num_classes=0)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_network_that_branches_on_shapes_comes_back(form, tmp_path, monkeypatch):
+    """Its file knows the size of its images, at which it is written as a graph again."""
+    monkeypatch.chdir(tmp_path)
+    Path("branching.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)\n"
+        "        self.head = nn.Linear(4, 2)\n"
+        "    def forward(self, x):\n"
+        "        if x.shape[-1] < 12:\n"
+        "            x = nn.functional.interpolate(x, scale_factor=2.0)\n"
+        "        return self.head(self.norm(self.conv(x)).relu().mean((2, 3)))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    weights = ["--weights", "net.pth", "--size", "3", "8", "8"]
+    original = load("branching:Net").model
+    torch.save(original.state_dict(), "net.pth")
+    main(["convert", "branching:Net", *weights, "--form", form, "--out", "n.safetensors"])
+    again = load("n.safetensors", model=load("branching:Net").model)
+    x = torch.rand(2, 3, 8, 8)
+    assert torch.allclose(again.model(x), original(x), atol=1e-6)
+    assert again.size == (3, 8, 8)
