@@ -108,6 +108,7 @@ def test_photos_in_folders():
     assert Path("runs/tuned/version_0/checkpoints/best.ckpt").is_file()
 
 
+@pytest.mark.slow  # grey scans of this size are explained below, and photos are trained on above
 def test_grey_scans_of_two_classes():
     write_folder("scans", GREYS, 16, 100, 80, "L")
     write_picture("scan.png", "bright", 100, 80, "L", DARK)
@@ -115,9 +116,15 @@ def test_grey_scans_of_two_classes():
     assert_found(0)
 
 
-def test_a_torchvision_network_with_the_weights_of_somebody_elses_training():
-    theirs = fit(models.resnet18(num_classes=3), list(COLOURS), 32, 32)
-    state = {f"module.{key}": value for key, value in theirs.state_dict().items()}
+@pytest.fixture(scope="module")
+def theirs():
+    """Return the weights of a ResNet18 that somebody else has trained."""
+    torch.manual_seed(0)
+    return fit(models.resnet18(num_classes=3), list(COLOURS), 32, 32).state_dict()
+
+
+def test_a_torchvision_network_with_the_weights_of_somebody_elses_training(theirs):
+    state = {f"module.{key}": value for key, value in theirs.items()}
     torch.save({"model_state_dict": state, "epoch": 30}, "theirs.pth")
     write_picture("photo.png", "red", 64, 64)
     follow(NETWORK, "A network of torchvision's")
@@ -209,9 +216,8 @@ def test_signals():
         assert share(values, slice(place, place + 32)) >= FOUND
 
 
-def test_a_converted_file():
-    theirs = fit(models.resnet18(num_classes=3), list(COLOURS), 32, 32)
-    torch.save(theirs.state_dict(), "theirs.pth")
+def test_a_converted_file(theirs):
+    torch.save(theirs, "theirs.pth")
     write_picture("photo.png", "blue", 64, 64)
     follow(NETWORK, "Convert it")
     assert_found(0)

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -124,6 +125,39 @@ def test_an_interrupted_run_resumes_to_the_same_weights(folder):
     tables = [(folder / "metrics.csv").read_text().splitlines() for folder in (whole, resumed)]
     assert len(tables[0]) == 1 + 4
     assert tables[0] == tables[1]
+
+
+def test_both_parts_of_a_resumed_run_are_synced(folder, monkeypatch, capsys):
+    """Weights & Biases is offline: nothing is erased, and the last line names both folders."""
+    (folder / "stopping.py").write_text(
+        "import pytorch_lightning as pl\n"
+        "class Stop(pl.Callback):\n"
+        "    def on_train_epoch_start(self, trainer, module):\n"
+        "        if trainer.current_epoch == 1:\n"
+        "            raise KeyboardInterrupt\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+    command = ["fit --config debug --trainer.max_epochs 2 --run.name w", *FAST]
+    with pytest.raises(SystemExit):
+        run(*command, "--trainer.callbacks+", "stopping.Stop")
+    capsys.readouterr()
+    run(*command, "--ckpt_path", "last")
+    (sync,) = [line for line in capsys.readouterr().out.splitlines() if "wandb sync" in line]
+    parts = list(folder.glob("runs/w/version_0/wandb/offline-run-*"))
+    assert len(parts) == 2
+    assert all(part.name in sync and list(part.glob("*.wandb")) for part in parts)
+    with open(folder / "runs/w/version_0/metrics.csv") as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
+
+
+def test_a_training_in_half_precision_scores_its_maps(folder):
+    run("fit --config debug --trainer.precision bf16-true --heatmaps.every_n_epochs 0")
+    with open(folder / "runs/debug/version_0/metrics.csv") as file:
+        row = list(csv.DictReader(file))[-1]
+    scores = {name: value for name, value in row.items() if re.fullmatch("quantus/.*/.*", name)}
+    assert scores
+    for method in {name.rpartition("/")[2] for name in scores}:  # the controls among them
+        assert any(scores[name] != "nan" for name in scores if name.endswith(f"/{method}"))
 
 
 def test_config_files_dotted_options_and_print_config(folder, capsys):
