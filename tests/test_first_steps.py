@@ -89,21 +89,33 @@ def assert_found(target):
     assert Path("explained.png").is_file()
 
 
-def test_photos_in_folders():
-    """The README's two commands are run as processes, which end with 0; what follows is not."""
-    write_folder("photos", COLOURS, 20, 32, 32)
-    write_picture("new.png", "green", 32, 32, brightest=DARK)
-    write_picture("photo.png", "red", 32, 32)
-    torch.save(models.resnet18(num_classes=3).state_dict(), "theirs.pth")
-    first, second = commands(README, "Your own images, your own network")
-    for program, *words in (first, second):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Run the README's two commands as processes, which end with 0."""
+    folder = tmp_path_factory.mktemp("photos")
+    write_folder(folder / "photos", COLOURS, 20, 32, 32)
+    write_picture(folder / "photo.png", "red", 32, 32)
+    torch.save(models.resnet18(num_classes=3).state_dict(), folder / "theirs.pth")
+    for program, *words in commands(README, "Your own images, your own network"):
         command = [str(Path(sys.executable).with_name(program)), *words]
-        ended = subprocess.run(command, capture_output=True, text=True)
+        ended = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         assert ended.returncode == 0, ended.stderr
-    Path("explained.png").unlink()
-    assert commands(IMAGES, "A folder of photos")[0] == first
-    follow(IMAGES, "A folder of photos", skip=1)
+    (folder / "explained.png").unlink()
+    return folder
+
+
+def test_photos_in_folders(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    write_picture("new.png", "green", 32, 32, brightest=DARK)
+    readme, page = commands(README, "Your own images, your own network"), "A folder of photos"
+    assert commands(IMAGES, page)[0] == readme[0]  # which has been run
+    follow(IMAGES, page, skip=1)
     assert_found(list(COLOURS).index("green"))
+
+
+@pytest.mark.slow  # test_own_images.py does so in fewer epochs
+def test_what_follows_on_a_training(trained, monkeypatch):
+    monkeypatch.chdir(trained)
     follow(IMAGES, "Test, resume and fine-tune")
     assert Path("runs/tuned/version_0/checkpoints/best.ckpt").is_file()
 
