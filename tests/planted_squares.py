@@ -15,7 +15,7 @@ STRIPE = 4  # pixels
 
 
 def plant(rng, name, height, width, brightest=BRIGHTEST):
-    """Return a picture (H, W, 3) of a class, and where its square is: rows and columns.
+    """Return a picture (H, W, 3) of a class.
 
     The classes are three colours and, in grey, "smooth" and "striped". The background is a soft
     random texture that is of no class.
@@ -31,7 +31,7 @@ def plant(rng, name, height, width, brightest=BRIGHTEST):
     )
     if name == "striped":
         pixels[square][:, np.arange(side) % STRIPE < STRIPE // 2] = 90
-    return pixels.clip(0, 255).astype(np.uint8), square
+    return pixels.clip(0, 255).astype(np.uint8)
 
 
 def write_folder(root, names, count, height, width, mode="RGB"):
@@ -40,22 +40,27 @@ def write_folder(root, names, count, height, width, mode="RGB"):
     for name in names:
         Path(root, name).mkdir(parents=True)
         for index in range(count):
-            pixels, _ = plant(rng, name, height, width, DARK)
+            pixels = plant(rng, name, height, width, DARK)
             Image.fromarray(pixels).convert(mode).save(Path(root, name, f"{index:03}.png"))
 
 
 def write_picture(path, name, height, width, mode="RGB", brightest=BRIGHTEST):
     """Write a picture that no network has seen."""
-    pixels, _ = plant(np.random.default_rng(1), name, height, width, brightest)
+    pixels = plant(np.random.default_rng(1), name, height, width, brightest)
     Image.fromarray(pixels).convert(mode).save(path)
+
+
+def batch(rng, names, count, height, width, channels=3):
+    """Return pictures as a network sees them, (count, channels, H, W), and their labels."""
+    labels = torch.arange(count) % len(names)
+    pixels = [plant(rng, names[label], height, width)[..., :channels] for label in labels]
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 255, labels
 
 
 def fit(net, names, height, width, steps=30, channels=3, loss=nn.functional.cross_entropy):
     """Train a network by a plain loop, until it tells the classes apart."""
     rng = np.random.default_rng(2)
-    labels = torch.arange(64) % len(names)
-    pixels = [plant(rng, names[label], height, width)[0][..., :channels] for label in labels]
-    x = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 255
+    x, labels = batch(rng, names, 64, height, width, channels)
     optimizer = torch.optim.AdamW(net.parameters(), 0.01)
     net.train()
     for _ in range(steps):

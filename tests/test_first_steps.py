@@ -19,7 +19,7 @@ import pytorch_lightning as pl
 import safetensors.torch
 import torch
 from PIL import Image
-from planted_squares import COLOURS, DARK, GREYS, fit, plant, share, write_folder, write_picture
+from planted_squares import COLOURS, DARK, GREYS, batch, fit, share, write_folder, write_picture
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision import models
@@ -157,9 +157,7 @@ def test_a_network_with_its_own_code_of_grey_scans_that_are_not_square():
 def test_a_lightning_module():
     write_files(NETWORK, "A LightningModule")
     module = importlib.import_module("lit").Classifier()
-    rng, labels = np.random.default_rng(0), torch.arange(96) % 3
-    pixels = [plant(rng, list(COLOURS)[label], 48, 48)[0] for label in labels]
-    x = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 255
+    x, labels = batch(np.random.default_rng(0), list(COLOURS), 96, 48, 48)
     trainer = pl.Trainer(max_epochs=10, accelerator="cpu", barebones=True)
     trainer.fit(module, DataLoader(TensorDataset(x, labels), 32, shuffle=True))
     trainer.save_checkpoint("lit.ckpt")
@@ -168,33 +166,36 @@ def test_a_lightning_module():
     assert_found(0)
 
 
+def fit_shown(heading, factory, names, loss):
+    """Write the files of a section, and fit the network that they make, `module:name`."""
+    write_files(NETWORK, heading)
+    module, _, name = factory.partition(":")
+    net = getattr(importlib.import_module(module), name)()
+    return fit(net, names, 48, 48, loss=loss).state_dict()
+
+
 def test_a_network_in_the_manner_of_hugging_face():
-    write_files(NETWORK, "A network that returns more than logits")
-    fitted = fit(
-        importlib.import_module("hf").ForImageClassification(),
-        list(COLOURS),
-        *(48, 48),
-        loss=lambda output, labels: nn.functional.cross_entropy(output.logits, labels),
-    )
-    safetensors.torch.save_file(fitted.state_dict(), "hf.safetensors")
+    heading = "A network that returns more than logits"
+
+    def loss(output, labels):
+        return nn.functional.cross_entropy(output.logits, labels)
+
+    state = fit_shown(heading, "hf:ForImageClassification", list(COLOURS), loss)
+    safetensors.torch.save_file(state, "hf.safetensors")
     write_picture("photo.png", "green", 48, 48)
-    follow(NETWORK, "A network that returns more than logits")
+    follow(NETWORK, heading)
     assert_found(1)
 
 
 def test_a_single_logit():
-    write_files(NETWORK, "A single logit")
-    fitted = fit(
-        importlib.import_module("binary").Detector(),
-        ["blue", "red"],
-        *(48, 48),
-        loss=lambda logits, labels: nn.functional.binary_cross_entropy_with_logits(
-            logits, labels.float()
-        ),
-    )
-    torch.save(fitted.state_dict(), "binary.pth")
+    heading = "A single logit"
+
+    def loss(logits, labels):
+        return nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
+
+    torch.save(fit_shown(heading, "binary:Detector", ["blue", "red"], loss), "binary.pth")
     write_picture("photo.png", "red", 48, 48)
-    follow(NETWORK, "A single logit")
+    follow(NETWORK, heading)
     assert_found(0)
 
 

@@ -104,10 +104,13 @@ class Folder(ImageModule):
     def inspect(self) -> None:
         """Find the classes and, where they are None, the size and the channels of the images."""
         training, _ = self._find_classes()
+        unknown = self.size is None or self.channels is None
+        self._find_traits(list_images(training, self.classes, True, tell=False) if unknown else [])
+
+    def _find_traits(self, images: list[Sample]) -> None:
+        """Set size and channels by the training images, where they are None."""
         if self.size is None or self.channels is None:
-            sides, channels = zip(
-                *_sample_traits(list_images(training, self.classes, True, tell=False)), strict=True
-            )
+            sides, channels = zip(*_sample_traits(images), strict=True)
             self.size = self.size or min(max(median_low(sides), SMALLEST), LARGEST)
             self.channels = self.channels or max(channels)
         for option, values in {"mean": self.mean, "std": self.std}.items():
@@ -119,11 +122,11 @@ class Folder(ImageModule):
 
     def setup(self, stage: str) -> None:
         """List the images and split them."""
-        self.inspect()
         training, parts = self._find_classes()
         self._tell_unused(training, parts)
         shares = [0.0 if part in parts else share for part, share in self.shares.items()]
         images = list_images(training, self.classes, True)
+        self._find_traits(images)
         copied = copies([path for path, _ in images]) if any(shares) else {}
         *parts_drawn, train = divide(images, shares, self.seed, copied)
         samples = dict(zip(self.shares, parts_drawn, strict=True))

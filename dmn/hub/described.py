@@ -33,17 +33,14 @@ def images_described(name: str, **values: Iterable[float] | None) -> dict[str, A
         raise OptionError(str(error)) from error
 
 
-def class_names(
-    classes: Sequence[str] | str | Path | None, outputs: int | None = None
-) -> tuple[str, ...]:
+def classes_described(classes: Sequence[str] | str | Path | None) -> tuple[str, ...]:
     """Return names of classes, or those that stand in a text file, one a line.
 
     Args:
         classes: Names, or a file; None for none.
-        outputs: How many the network has, where that is known.
 
     Raises:
-        OptionError: if the file cannot be read, or there is not one name for each output.
+        OptionError: if the file cannot be read.
     """
     names = [str(classes)] if isinstance(classes, str | Path) else list(classes or ())
     if len(names) == 1 and is_path(names[0]):
@@ -52,7 +49,15 @@ def class_names(
         except (OSError, UnicodeError) as error:
             raise OptionError(f"classes: {names[0]} cannot be read: {one_line(error)}") from error
         names = [line.strip() for line in lines if line.strip()]
-    if names and outputs and len(names) != outputs:
+    return tuple(names)
+
+
+def require_one_per_output(names: Sequence[str], outputs: int) -> None:
+    """Refuse names of classes, if there are any, of which there is not one for each output.
+
+    Raises:
+        OptionError: with both numbers.
+    """
+    if names and len(names) != outputs:
         hint = "; name the class that a single one speaks for" if outputs == 1 else ""
         raise OptionError(f"classes are {len(names)}, but it has {outputs} outputs{hint}")
-    return tuple(names)

@@ -21,9 +21,10 @@ from torch.nn.parameter import is_lazy
 
 from dmn.errors import DmnError, OptionError, UnknownNameError
 from dmn.hub.building import fill
-from dmn.hub.described import class_names, images_described
+from dmn.hub.described import classes_described, images_described, require_one_per_output
 from dmn.hub.network import Network
 from dmn.io.options import require
+from dmn.io.text import size_text
 from dmn.io.weights import read_weights, truncate
 from dmn.io.wrappers import drop_prefix
 from dmn.nn import predict_logits
@@ -60,7 +61,7 @@ def load_factory(
     """
     require("num_classes", num_classes, 1)
     images = images_described(name, size=size, mean=mean, std=std)
-    names = class_names(classes)
+    names = classes_described(classes)
     state = None if weights is None else read_weights(weights)
     model = _make(name, num_classes, len(names))
     if state is not None:
@@ -68,10 +69,11 @@ def load_factory(
         fill(model, own, f"{weights} does not fit {name}", REMEDY)
     model.eval().requires_grad_(False)
     outputs = _count_outputs(name, model, images["size"]) or num_classes or len(names)
+    require_one_per_output(names, outputs)
     return Network(
         name,
         model,
-        class_names(names, outputs) or tuple(map(str, range(outputs))),
+        names or tuple(map(str, range(outputs))),
         **images,
         card={"name": name, "factory": name},
         source=SOURCE if weights is None else Path(weights).name,
@@ -150,8 +152,9 @@ def _count_outputs(name: str, model: nn.Module, size: tuple[int, ...] | None) ->
     except DmnError as error:
         raise OptionError(f"{name}: {error}") from error
     except Exception as error:
-        shape = "x".join(map(str, size))
-        raise OptionError(f"{name} fails at an image of size {shape}: {_reason(error)}") from error
+        raise OptionError(
+            f"{name} fails at an image of size {size_text(size)}: {_reason(error)}"
+        ) from error
 
 
 def _reason(error: BaseException) -> str:

@@ -48,9 +48,9 @@ def _is_run(name: str) -> bool:
 
 
 CONVERTED = Source(_is_converted, load_converted, ("model",))
-NOT_ITS_OWN = ("weights", "num_classes", "size", "mean", "std", "classes")
-FACTORY = Source(is_factory, load_factory, NOT_ITS_OWN)
-TORCHVISION = Source(lambda name: True, load_torchvision, NOT_ITS_OWN)
+DESCRIPTION = ("weights", "num_classes", "size", "mean", "std", "classes")
+FACTORY = Source(is_factory, load_factory, DESCRIPTION)
+TORCHVISION = Source(lambda name: True, load_torchvision, DESCRIPTION)
 SOURCES = (  # the first that takes a name has it
     Source(lambda name: name in checkpoint_names(), load_shipped),
     CONVERTED,
@@ -61,7 +61,7 @@ SOURCES = (  # the first that takes a name has it
     TORCHVISION,
 )
 WHOSE = {  # to say in a refusal
-    **dict.fromkeys(NOT_ITS_OWN, f"torchvision's classifiers and networks of your own ({FORM})"),
+    **dict.fromkeys(DESCRIPTION, f"torchvision's classifiers and networks of your own ({FORM})"),
     "model": "files of save_converted",
 }
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dmn.errors import DataError, UnknownNameError
 from dmn.explain.target import find_class
 from dmn.hub.preprocess import per_channel
-from dmn.io.text import one_line
+from dmn.io.text import one_line, size_text
 from dmn.nn import Pair, is_pair, predict_logits
 from dmn.split import SplitModel, as_pair
 
@@ -94,10 +94,9 @@ class Network:
             try:
                 self.predict(x)
             except Exception as error:
-                shape = "x".join(map(str, x.shape[1:]))
                 raise DataError(
-                    f"{self.name} fails at an image of size {shape}: {one_line(error)}; if it "
-                    "takes another size, give that (--size)"
+                    f"{self.name} fails at an image of size {size_text(x.shape[1:])}: "
+                    f"{one_line(error)}; if it takes another size, give that (--size)"
                 ) from error
         return x
 

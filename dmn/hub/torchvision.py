@@ -19,7 +19,7 @@ from torchvision import models
 
 from dmn.errors import CheckpointError, UnknownNameError
 from dmn.hub.building import fill
-from dmn.hub.described import class_names, images_described
+from dmn.hub.described import classes_described, images_described, require_one_per_output
 from dmn.hub.network import Network
 from dmn.io.options import require
 from dmn.io.resources import checkpoint_names, path_hint
@@ -65,22 +65,10 @@ def load_torchvision(
             "with its card or of dmn convert, package.module:factory of your own, or a classifier "
             f"of torchvision's such as resnet18 or vgg16: {error}{path_hint(name)}"
         ) from error
-    state, labels = _read(path) if path else ({}, None)
-    model = _build(name, reference, path, num_classes)
-    if path:
-        state = drop_prefix(state, model.state_dict().keys(), path)
-        state = {key: state[key] for key in state if not key.startswith(_AUXILIARY)}
-        key, head = _head(model)
-        weight = state.get(key, head)
-        if (
-            num_classes is None
-            and weight.shape[1:] == head.shape[1:]
-            and 0 < len(weight) != len(head)
-        ):
-            model = _build(name, reference, path, len(weight))
-        fill(model, state, f"{path} does not fit {name}", REMEDY)
+    model, labels = _load_model(name, reference, path, num_classes)
     outputs = len(_head(model)[1])
-    names = class_names(classes, outputs) or _classes(labels, outputs, reference, path)
+    names = classes_described(classes)
+    require_one_per_output(names, outputs)
     card = {"name": name, "architecture": name, "weights": source, "preprocessing": reference.name}
     about = _about_images(reference)
     if images:
@@ -90,7 +78,12 @@ def load_torchvision(
     elif path and path.name != Path(reference.url).name:
         log.info(plain(f"{path.name}: {_ASSUMED.format(reference.name)}"))
     return Network(
-        name, model.eval().requires_grad_(False), names, **about, card=card, source=source
+        name,
+        model.eval().requires_grad_(False),
+        names or _classes(labels, outputs, reference, path),
+        **about,
+        card=card,
+        source=source,
     )
 
 
@@ -173,6 +166,27 @@ def _cached(url: str) -> Path:
     if not digest.startswith(start):
         raise CheckpointError(f"{path}: damaged, by its hash; delete it, or replace it by {url}")
     return path
+
+
+def _load_model(
+    name: str, reference: Any, path: Path | None, num_classes: int | None
+) -> tuple[nn.Module, Any]:
+    """Build a classifier and fill it from a file, if there is one; return it, and its labels."""
+    state, labels = _read(path) if path else ({}, None)
+    model = _build(name, reference, path, num_classes)
+    if path:
+        state = drop_prefix(state, model.state_dict().keys(), path)
+        state = {key: state[key] for key in state if not key.startswith(_AUXILIARY)}
+        key, head = _head(model)
+        weight = state.get(key, head)
+        if (
+            num_classes is None
+            and weight.shape[1:] == head.shape[1:]
+            and 0 < len(weight) != len(head)
+        ):
+            model = _build(name, reference, path, len(weight))
+        fill(model, state, f"{path} does not fit {name}", REMEDY)
+    return model, labels
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], Any]:

@@ -1,8 +1,9 @@
-"""Escape text from any source, so that terminals and spreadsheets show it as text."""
+"""Text for messages; text from any source, so that terminals and spreadsheets show it as text."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 # control characters, line separators, marks of text direction, surrogates
 _CONTROL = re.compile(
@@ -27,6 +28,11 @@ def plain_lines(text: str) -> str:
 def one_line(error: Exception) -> str:
     """Return the message of an error in one line, or the name of its type if it has none."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def size_text(shape: Iterable[int]) -> str:
+    """Return the size of an image in words, such as 3x32x32."""
+    return "x".join(map(str, shape))
 
 
 def cell(text: str) -> str:

@@ -16,7 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 from dmn.data import as_batch
 from dmn.errors import CheckpointError, DataError, DmnError, OptionError
 from dmn.explain import Explainer
-from dmn.io.text import one_line
+from dmn.io.text import one_line, size_text
 from dmn.io.weights import format_mismatches, state_dict_mismatches, truncate
 from dmn.train.groups import layerwise
 from dmn.train.schedule import (
@@ -193,10 +193,9 @@ class ClassificationTask(pl.LightningModule):
         except (DmnError, torch.OutOfMemoryError):
             raise
         except (RuntimeError, ValueError, IndexError) as error:  # of layers that shapes do not fit
-            shape = "x".join(map(str, image.shape[1:]))
             raise OptionError(
-                f"the network fails at images of size {shape}: {one_line(error)}; change data.size "
-                "or data.channels, or the network"
+                f"the network fails at images of size {size_text(image.shape[1:])}: "
+                f"{one_line(error)}; change data.size or data.channels, or the network"
             ) from error
         return logits
 

@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from pytorch_lightning import Trainer
 
 from dmn.data import Folder, ImageBatch, files
 from dmn.data.files import copies, divide, interleave_classes
@@ -296,20 +295,13 @@ def test_a_data_set_smaller_than_a_batch_still_trains(flat):
     assert len(module(flat, batch_size=8).train_dataloader()) == 21 // 8
 
 
-def test_a_run_trains_and_tests_on_it(flat):
+def test_a_run_trains_and_tests_on_it(flat, make_trainer):
     from torch import nn
 
     from dmn.train.task import ClassificationTask
 
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 24 * 24, 2))
-    trainer = Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-    )
+    trainer = make_trainer(max_epochs=1)
     data = Folder(str(flat), size=24, num_workers=0, batch_size=7)
     task = ClassificationTask(net, num_classes=2)
     trainer.fit(task, datamodule=data)

@@ -77,25 +77,22 @@ class Recorder(pl.LightningModule):
         return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)]
 
 
-def run_epochs(count, workers, scheduled, checkpoint=None):
-    trainer = pl.Trainer(
-        max_epochs=count,
-        limit_train_batches=2,
-        limit_val_batches=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    data = MNIST(num_workers=workers)
-    trainer.fit(recorder := Recorder(scheduled), data, ckpt_path=checkpoint)
-    return trainer, recorder.seen
+@pytest.fixture
+def run_epochs(make_trainer):
+    def run(count, workers, scheduled, checkpoint=None):
+        trainer = make_trainer(max_epochs=count, limit_train_batches=2, limit_val_batches=1)
+        data = MNIST(num_workers=workers)
+        trainer.fit(recorder := Recorder(scheduled), data, ckpt_path=checkpoint)
+        return trainer, recorder.seen
+
+    return run
 
 
 @pytest.mark.parametrize("scheduled", [False, True])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_resumed_run_sees_what_a_whole_one_does_whoever_loads_it(workers, scheduled, tmp_path):
+def test_a_resumed_run_sees_what_a_whole_one_does_whoever_loads_it(
+    workers, scheduled, run_epochs, tmp_path
+):
     _, whole = run_epochs(3, 0, scheduled)
     trainer, _ = run_epochs(1, 0, scheduled)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
