@@ -30,6 +30,7 @@ from dmn.io.writing import write_whole
 from dmn.nn import Pair, Stream, predict_logits
 from dmn.split import FrontAdapter
 from dmn.viz.panels import overlay, panel, png
+from dmn.viz.typeface import class_label
 
 DESCRIPTION = """\
 Show what in pictures of your own speaks for a class, and what against it.
@@ -153,13 +154,16 @@ def explain(
     if maps is not None and len({x.shape for x in inputs}) > 1:
         raise OptionError("--maps takes pictures of one size, which --size makes them")
     explainers = _explainers(network, inputs[0], specs, layer, stream, alpha, contrast)
+    why = [] if chosen is None else [f"why {class_label(str(target), chosen)}?"]
     heatmaps: dict[str, list[Tensor]] = {title: [] for title in explainers}
     shown, targets, rows = [], [], []
     for file, x in zip(images, inputs, strict=True):
-        indices, labels = _classify(network, x, top)
-        print(plain(f"{file}: {', '.join(labels)}"))
-        targets.append(indices[0] if chosen is None else chosen)
-        lines = [Path(file).name, *labels, *([] if chosen is None else [f"why {target}?"])]
+        likely = _classify(network, x, top)
+        printed = [f"{network.label(index)} {share}" for index, share in likely.items()]
+        print(plain(f"{file}: {', '.join(printed)}"))
+        targets.append(next(iter(likely)) if chosen is None else chosen)
+        drawn = [f"{class_label(network.label(i), i)} {share}" for i, share in likely.items()]
+        lines = [Path(file).name, *drawn, *why]
         rows.append("\n".join(fill(plain(line), LINE) for line in lines))
         shown.append(network.restore(x))
         for title, explainer in explainers.items():
@@ -206,12 +210,11 @@ def _class(network: Network, target: str) -> int:
 
 
 @torch.no_grad()
-def _classify(network: Network, x: Tensor, top: int) -> tuple[list[int], list[str]]:
-    """Return the most probable classes of an image, and a label for each."""
+def _classify(network: Network, x: Tensor, top: int) -> dict[int, str]:
+    """Return the most probable classes of an image, the first first, and how probable each is."""
     chances = probabilities(predict_logits(network.model, x))[0]
     shares, indices = (values.tolist() for values in chances.topk(min(top, len(chances))))
-    names = map(network.label, indices)
-    return indices, [f"{name} {_percent(p)}" for name, p in zip(names, shares, strict=True)]
+    return dict(zip(indices, map(_percent, shares), strict=True))
 
 
 def _percent(share: float) -> str:

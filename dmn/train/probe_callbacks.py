@@ -27,7 +27,7 @@ from dmn.io.writing import write_whole
 from dmn.tracking.failures import Failures
 from dmn.train.probe_images import ProbeImages
 from dmn.viz.panels import overlay, panel, png
-from dmn.viz.typeface import can_be_drawn
+from dmn.viz.typeface import class_label
 
 SCORED = [
     "PixelFlipping",
@@ -149,7 +149,7 @@ def _class(module: pl.LightningModule, index: int) -> str:
     """Name a class, on as many lines as it takes; by its number, if it cannot be drawn."""
     names = getattr(module, "classes", None)
     name = plain(names[index]) if names else str(index)
-    return fill(name, LINE) if can_be_drawn(name) else f"class {index}"
+    return fill(class_label(name, index), LINE)
 
 
 def _caption(explainer: Explainer) -> str:

@@ -22,6 +22,11 @@ def can_be_drawn(text: str) -> bool:
     return text.isascii() or all(map(_has, text))
 
 
+def class_label(name: str, index: int) -> str:
+    """Return the name of a class to be drawn; by its number, if it cannot be."""
+    return name if can_be_drawn(name) else f"class {index}"
+
+
 @cache
 def _of_alphabets() -> Any:
     import matplotlib  # DejaVu Sans is inside its wheel

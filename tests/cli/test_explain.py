@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from dmn.cli.main import main
 from dmn.hub import Network, load, save_network
 from dmn.io.pictures import read_picture
 from dmn.models import DifferenceOfMonotone, MonotoneConvNet, MonotoneMLP, PlainCNN, Trunk
-from dmn.viz.panels import GAP, LABEL
+from dmn.viz.panels import GAP, LABEL, panel
 
 SIDE = {"in_channels": 2, "widths": [4, 6], "units": 1, "grid": 2, "num_classes": 3}
 NETS = {
@@ -332,3 +333,22 @@ def test_maps_of_several_sizes_are_refused_before_any_work(run, models, tmp_path
     assert not Path("maps.npz").exists()
     with pytest.raises(SystemExit, match=r"--maps is 'maps.txt'; give a name that ends with .npz"):
         main([*command, "maps.txt"])
+
+
+def test_names_that_cannot_be_drawn_are_printed_and_drawn_as_numbers(
+    run, models, capsys, monkeypatch
+):
+    drawn = []
+    monkeypatch.setattr(
+        "dmn.cli.explain.panel", lambda c, rows, *rest: drawn.extend(rows) or panel(c, rows, *rest)
+    )
+    network = load(models / "pair.safetensors")
+    named = replace(network, classes=("Γάτα", "犬", "chat"))
+    monkeypatch.setattr("dmn.cli.explain.load", lambda *args, **options: named)
+    run("pair", "a.png", "--method", "SplitLRP", "--target", "犬")
+    assert "犬" in capsys.readouterr().out
+    (row,) = drawn
+    assert "Γάτα" in row
+    assert "class 1 " in row
+    assert "why class 1?" in row
+    assert "犬" not in row

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from dmn.viz.panels import panel
-from dmn.viz.typeface import can_be_drawn
+from dmn.viz.typeface import can_be_drawn, class_label
 
 READABLE = ["cat", "Äpfel", "Γάτα", "кот", "señal ß"]
 
@@ -22,3 +22,8 @@ def test_rows_of_other_letters_look_different():
     pictures = {"image": torch.ones(1, 3, 8, 8)}
     drawn = [np.asarray(panel(pictures, [text])) for text in ("ÄΓж", "ÖΔш")]
     assert not np.array_equal(*drawn)
+
+
+def test_a_class_is_labelled_by_its_name_or_its_number():
+    assert class_label("Γάτα", 0) == "Γάτα"
+    assert class_label("犬", 2) == "class 2"
