@@ -92,7 +92,7 @@ class Literal:
     def __init__(self, model, x, *, pool="winner", alpha=0.0, theta=1.0, threshold=0.0):
         self.pool, self.alpha, self.theta, self.threshold = pool, alpha, theta, threshold
         self.traced = trace(model)
-        self.streams, self.steps, self.weighted, self.nodes = {}, {}, set(), []
+        self.streams, self.steps, self.nonlinear, self.nodes = {}, {}, set(), []
         # At kinks, and in windows with equal entries, rounding in p - n would choose another side.
         self.original = Recorder(self.traced.network).values_of(x)
         values = {}
@@ -133,10 +133,8 @@ class Literal:
             nonlinear = False
             if type(target) in CONVOLUTIONS or isinstance(target, nn.Linear):
                 p, n, z = self.linear(target, *inputs[0])
-                self.weighted.add(node)
             elif isinstance(target, (nn.BatchNorm1d, nn.BatchNorm2d)):
                 p, n, z = self.norm(target, *inputs[0])
-                self.weighted.add(node)
             elif isinstance(target, ACTIVATIONS):
                 p, n, z = self.activation(target, *inputs[0], self.original[sources[0]])
                 nonlinear = True
@@ -150,6 +148,7 @@ class Literal:
                 p, n = self.function(name, target, args, kwargs, sources)
                 z = p, n
         if nonlinear:
+            self.nonlinear.add(node)
             with torch.enable_grad():
                 p, n = self.shifted(p, n)
         self.steps[node] = sources, p, n, z
@@ -282,8 +281,8 @@ class Literal:
         constant = torch.as_tensor(operand, dtype=torch.float64)
         return positive(constant), positive(-constant)
 
-    def back(self, start_p, start_n, relevance=None):
-        """Go back from sensitivities of the output; with epsilon, from relevance instead.
+    def back(self, start_p, start_n, shift=None, epsilon=0.0):
+        """Go back from sensitivities of the output; with a shift by node, from relevance instead.
 
         Returns (sensitivity or relevance of p, of n) by node.
         """
@@ -293,13 +292,12 @@ class Literal:
                 continue
             sources, p, n, conserving = self.steps[node]
             dp, dn = found[node]
-            if relevance is not None:
-                epsilon = relevance if node in self.weighted else 0.0
+            if shift is not None:
                 dp, dn = (
-                    torch.where(out > 0, r / (out + epsilon), torch.zeros_like(r))
+                    torch.where(out > 0, r / out, torch.zeros_like(r))
                     for r, out in ((dp, p.detach()), (dn, n.detach()))
                 )
-            outputs = [p, n] if relevance is None else list(conserving)
+            outputs = [p, n] if shift is None else list(conserving)
             inputs = [stream for source in sources for stream in self.streams[source]]
             grads = torch.autograd.grad(
                 outputs, inputs, [dp, dn], retain_graph=True, allow_unused=True
@@ -310,10 +308,30 @@ class Literal:
                     grads[2 * index : 2 * index + 2], self.streams[source], strict=True
                 ):
                     grad = torch.zeros_like(stream) if grad is None else grad
-                    pair.append(grad if relevance is None else grad * stream.detach())
+                    pair.append(grad if shift is None else grad * stream.detach())
+                if shift is not None and node in self.nonlinear:
+                    pair = self.spread(source, *pair, shift(node), epsilon)
                 before = found.get(source, (0, 0))
                 found[source] = (before[0] + pair[0], before[1] + pair[1])
         return found
+
+    def spread(self, node, relevance_p, relevance_n, alpha, epsilon):
+        """Spread relevance where a chain of linear operations ends.
+
+        Of what the larger stream has, and of 2 alpha of what the smaller has, 1 - alpha goes by the
+        larger stream and -alpha by the smaller, divided by what that makes of both.
+        """
+        p, n = (stream.detach() for stream in self.streams[node])
+        negative = self.original[node] < 0
+        larger, smaller = torch.where(negative, n, p), torch.where(negative, p, n)
+        own = torch.where(negative, relevance_n, relevance_p)
+        other = torch.where(negative, relevance_p, relevance_n)
+        own, other = own + 2 * alpha * other, (1 - 2 * alpha) * other
+        z = (1 - alpha) * larger - alpha * smaller
+        factor = torch.where(z + epsilon > 0, own / (z + epsilon), torch.zeros_like(own))
+        rest = torch.where(smaller > 0, other * smaller / (smaller + epsilon), 0 * other)
+        own, other = (1 - alpha) * larger * factor, rest - alpha * smaller * factor
+        return torch.where(negative, other, own), torch.where(negative, own, other)
 
     def sensitivities(self, target, seed=None):
         """Return by layer name (dp_g, dn_g, dp_h, dn_h) of the chosen logits."""
@@ -323,11 +341,16 @@ class Literal:
             name: (*g[node], *h[node]) for name, node in self.traced.layers.items() if node in g
         }
 
-    def relevance(self, target, epsilon):
-        """Return by layer name the relevance (R+_g, R-_g, R+_h, R-_h) of the chosen logits."""
+    def relevance(self, target, epsilon, shift=lambda node: 0.0):
+        """Return by layer name the relevance (R+_g, R-_g, R+_h, R-_h) of the chosen logits.
+
+        Of the shift of the output alpha, g starts from 1 - alpha of its evidence less alpha of
+        that of h; and h likewise.
+        """
         one = torch.zeros_like(self.p).scatter_(1, target[:, None], 1.0)
-        g = self.back(one * self.p.detach(), 0 * one, epsilon)
-        h = self.back(0 * one, one * self.n.detach(), epsilon)
+        alpha, p, n = shift(self.output), one * self.p.detach(), one * self.n.detach()
+        g = self.back((1 - alpha) * p, -alpha * n, shift, epsilon)
+        h = self.back(-alpha * p, (1 - alpha) * n, shift, epsilon)
         return {
             name: (*g[node], *h[node]) for name, node in self.traced.layers.items() if node in g
         }

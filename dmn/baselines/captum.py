@@ -25,7 +25,7 @@ from dmn.baselines.rewrite import (
 )
 from dmn.explain.registry import register
 from dmn.rules import Rule
-from dmn.rules.base import WinnerPool
+from dmn.rules.pools import WinnerPool
 
 LEAST_DIFFERENCE = 1e-10  # captum's: DeepLift takes the gradient of what differs by less
 

@@ -87,7 +87,8 @@ class SplitExplainer:
         *,
         contrast: bool = False,
         absolute: bool = False,
-        alpha: Alpha = 0.0,
+        alpha: Alpha | None = None,
+        head_alpha: float = 0.5,
         rho: float = 1.0,
         theta: float | None = None,
         threshold: float | None = None,
@@ -101,12 +102,19 @@ class SplitExplainer:
                 f"a split network (dmn.split.split), or name it in dmn.split.ResplitExplainer"
             )
         check_layers([layer], pair.layers, pair.layers)
-        if self.backward == "relevance" and alpha:
-            raise OptionError("relevance takes no shift; leave alpha at 0")
         self.pair, self.layer, self.stream, self.part = pair, layer, stream, part
         self.contrast, self.absolute = contrast, absolute
-        shift = tuple(alpha.items()) if isinstance(alpha, Mapping) else alpha
-        config = BackwardConfig(self.backward, "class", epsilon, shift, rho, theta, threshold, pool)
+        config = BackwardConfig(
+            self.backward,
+            "class",
+            epsilon,
+            _hashable(alpha),
+            head_alpha,
+            rho,
+            theta,
+            threshold,
+            pool,
+        )
         _require_hashable(config)
         self.passes: tuple[BackwardConfig, ...] = (config,)
         if contrast and self.backward == "relevance":
@@ -244,6 +252,13 @@ class _Pass(NamedTuple):
 
     layers: dict[str, None]
     streams: dict[Stream, None]
+
+
+def _hashable(alpha: Alpha | None) -> Any:
+    """Return shifts by layer, and a pair of shifts, as tuples."""
+    if isinstance(alpha, Mapping):
+        return tuple(alpha.items())
+    return tuple(alpha) if isinstance(alpha, list) else alpha
 
 
 def _require_hashable(config: BackwardConfig) -> None:

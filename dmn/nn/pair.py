@@ -14,7 +14,7 @@ Backward = Literal["gradient", "relevance"]
 Stream = Literal["g", "h", "g-h"]
 Pool = Literal["winner", "convex"]
 OutputSelector = Literal["class", "contrast", "all"]
-Alpha = float | Mapping[str, float] | Literal["balanced"]
+Alpha = float | Sequence[float] | Mapping[str, float] | Literal["balanced", "auto"]
 LayerAlphas = tuple[tuple[str, float], ...]  # a mapping as pairs, which can be hashed
 
 EPSILON = 1e-6  # of Zimmermann & Loho
@@ -43,7 +43,8 @@ class BackwardConfig(NamedTuple):
     backward: Backward = "gradient"
     output: OutputSelector = "class"
     epsilon: float = EPSILON
-    alpha: float | LayerAlphas | Literal["balanced"] = 0.0
+    alpha: float | tuple[float, float] | LayerAlphas | Literal["balanced", "auto"] | None = None
+    head_alpha: float = 0.5
     rho: float = 1.0
     theta: float | None = None
     threshold: float | None = None

@@ -38,17 +38,13 @@ def _bound(weight: Tensor, slack: Tensor | None) -> Tensor:
     return weight.abs() if slack is None else weight.abs() * (1 + slack)
 
 
-def _positive(weight: Tensor, slack: Tensor | None) -> Tensor:
-    """Return (V + W) / 2, the weight from p to p."""
-    return torch.relu(weight) if slack is None else (_bound(weight, slack) + weight) / 2
-
-
 class Rule:
     """An operation that does to s what it does to u: averages, shapes, concatenation, sums.
 
     Attributes:
-        weighted: It has weights, so that relevance is stabilised by epsilon in the backward pass.
-        nonlinear: It is not linear: the shift acts before it, and s is recentred after it.
+        weighted: It has weights, by which signals may grow.
+        on_vectors: It has weights and no positions: a linear layer.
+        nonlinear: It is not linear: the shift acts on its input, and s is recentred after it.
         symmetric: It does the same to p and to n.
         is_relu: It is ReLU.
         moves: Each output is one of the inputs, or one plus a constant, so that its gradient
@@ -56,6 +52,7 @@ class Rule:
     """
 
     weighted = False
+    on_vectors = False
     nonlinear = False
     symmetric = True
     is_relu = False
@@ -91,18 +88,31 @@ class Rule:
             q: Half the difference of the sensitivities to p and n; None for zero.
             a: Half their sum, shifted if the operation is not linear; None for zero.
         """
-        return None if q is None else call.vjp(q), None if a is None else self.sum_back(call, a)
+        from_difference = None if q is None else self.difference_back(call, q)
+        return from_difference, None if a is None else self.sum_back(call, a)
 
-    def p_back(self, call: Call, q: Tensor) -> list[Tensor]:
-        """Propagate half of p's sensitivity back, where n has none on either side."""
-        if self.symmetric:
-            return call.vjp(q)
-        pairs = zip(call.vjp(q), self.sum_back(call, q), strict=True)
-        return [(from_difference + from_sum) / 2 for from_difference, from_sum in pairs]
+    def difference_back(self, call: Call, q: Tensor) -> list[Tensor]:
+        """Propagate q back, by the transpose of the operation."""
+        return call.vjp(q)
 
     def sum_back(self, call: Call, a: Tensor) -> list[Tensor]:
         """Propagate a back, by the transpose of what `sums` does to s."""
         return call.vjp(a)
+
+    def p_back(self, call: Call, q: Tensor, ratio: Slope) -> list[Tensor]:
+        """Propagate a signal with a = ratio q back to inputs without n; returns half of p's."""
+        if self.symmetric:
+            return call.vjp(q * ((1 + ratio) / 2))
+        pairs = zip(self.difference_back(call, q), self.sum_back(call, q * ratio), strict=True)
+        return [(from_difference + from_sum) / 2 for from_difference, from_sum in pairs]
+
+    def ratio_back(self, call: Call, ratio: Slope) -> Slope | None:
+        """Return a / q at the inputs, where it is ratio at the output; None if it varies."""
+        return ratio if self.symmetric and isinstance(ratio, float) else None
+
+    def needs_recording(self, call: Call) -> bool:
+        """Return whether relevance goes back by autograd."""
+        return True
 
 
 class Move(Rule):
@@ -143,38 +153,62 @@ class Linear(Rule):
     The module must be linear in every parameter, and parameters named "bias" must be constants.
 
     Args:
-        transposed: Propagates a back by the absolute weight without running forward, given the
-            call, that weight and a; may return None where it cannot.
+        transposed: Propagates a signal back by a weight without running forward, given the call,
+            the weight and the signal.
+        is_plain: Whether `transposed` can do so, given the call; always by default.
+        by_rows: Whether the first axis of the weight is that of the output's channels.
+        on_vectors: Whether it has no positions.
     """
 
     weighted = True
     symmetric = False
 
     def __init__(
-        self, transposed: Callable[[Call, Tensor, Tensor], Tensor | None] | None = None
+        self,
+        transposed: Callable[[Call, Tensor, Tensor], Tensor] | None = None,
+        is_plain: Callable[[Call], bool] = lambda call: True,
+        by_rows: bool = True,
+        on_vectors: bool = False,
     ) -> None:
-        self.transposed = transposed
+        self.transposed, self.is_plain = transposed, is_plain
+        self.by_rows, self.on_vectors = by_rows, on_vectors
 
     def sums(
         self, call: Call, u: Sequence[Tensor], out: Tensor, s: Sequence[Tensor], unit: float
     ) -> Tensor:
         return self._absolute(call, unit)(*s)
 
+    def difference_back(self, call: Call, q: Tensor) -> list[Tensor]:
+        if call.recorded or self.transposed is None:
+            return call.vjp(q)
+        return [self.transposed(call, call.option("weight", 1), q)]
+
     def sum_back(self, call: Call, a: Tensor) -> list[Tensor]:
-        return self._without_forward(call, _bound, a) or call.transposed(self._absolute(call), a)
+        if self.transposed is None or not self.is_plain(call):
+            return call.transposed(self._absolute(call), a)
+        return [self.transposed(call, self._bound(call), a)]
 
-    def p_back(self, call: Call, q: Tensor) -> list[Tensor]:
-        return self._without_forward(call, _positive, q) or super().p_back(call, q)
+    def p_back(self, call: Call, q: Tensor, ratio: Slope) -> list[Tensor]:
+        weight: Tensor = call.option("weight", 1)
+        by_rows = self.by_rows and isinstance(ratio, Tensor) and ratio.dim() == weight.dim() - 1
+        in_one = by_rows or isinstance(ratio, float)
+        if self.transposed is None or not self.is_plain(call) or not in_one:
+            return super().p_back(call, q, ratio)
+        return [self.transposed(call, self._p_weight(call, weight, ratio), q)]
 
-    def _without_forward(
-        self, call: Call, part: Callable[[Tensor, Tensor | None], Tensor], signal: Tensor
-    ) -> list[Tensor] | None:
-        """Propagate a signal back by a part of the weight, if possible without running forward."""
-        if self.transposed is None:
-            return None
-        weight = part(call.option("weight", 1), call.option("weight" + SLACK, 99))
-        pulled = self.transposed(call, weight, signal)
-        return None if pulled is None else [pulled]
+    def needs_recording(self, call: Call) -> bool:
+        return self.transposed is None or not self.is_plain(call)
+
+    def _p_weight(self, call: Call, weight: Tensor, ratio: Slope) -> Tensor:
+        """Return the weight that takes q to half of p's sensitivity."""
+        if isinstance(ratio, Tensor):
+            rows = ratio.reshape(-1, *[1] * (weight.dim() - 1))
+            return torch.addcmul(weight, self._bound(call), rows) / 2
+        return weight / 2 if ratio == 0 else add_scaled(weight, ratio, self._bound(call)) / 2
+
+    @staticmethod
+    def _bound(call: Call) -> Tensor:
+        return _bound(call.option("weight", 1), call.option("weight" + SLACK, 99))
 
     def _absolute(self, call: Call, unit: float = 1.0) -> Callable[..., Tensor]:
         module = call.module
@@ -196,21 +230,31 @@ class ChannelAffine(Rule):
     def sums(
         self, call: Call, u: Sequence[Tensor], out: Tensor, s: Sequence[Tensor], unit: float
     ) -> Tensor:
-        scale, shift = self._scale_and_shift(call, out)
+        scale, shift = self._scale_and_shift(call)
         return torch.addcmul(shift.abs() * unit, s[0], scale.abs())
 
+    def difference_back(self, call: Call, q: Tensor) -> list[Tensor]:
+        return call.vjp(q) if call.recorded else [q * self._scale_and_shift(call)[0]]
+
     def sum_back(self, call: Call, a: Tensor) -> list[Tensor]:
-        scale, _ = self._scale_and_shift(call, a)
+        scale, _ = self._scale_and_shift(call)
         return [a * scale.abs()]
 
+    def ratio_back(self, call: Call, ratio: Slope) -> Slope | None:
+        scale, _ = self._scale_and_shift(call)
+        return scale.sign() * ratio
+
+    def needs_recording(self, call: Call) -> bool:
+        return False
+
     @staticmethod
-    def _scale_and_shift(call: Call, output: Tensor) -> tuple[Tensor, Tensor]:
+    def _scale_and_shift(call: Call) -> tuple[Tensor, Tensor]:
         mean, variance = call.option("running_mean", 1), call.option("running_var", 2)
         weight, bias = call.option("weight", 3), call.option("bias", 4)
         scale = torch.rsqrt(variance + call.option("eps", 7, 1e-5))
         scale = scale if weight is None else scale * weight
         shift = -mean * scale if bias is None else bias - mean * scale
-        shape = (-1, *[1] * (output.dim() - 2))
+        shape = (-1, *[1] * (len(call.out_shape) - 2))
         return scale.view(shape), shift.view(shape)
 
 
@@ -244,7 +288,7 @@ class Activation(Rule):
     ) -> Tensor:
         low, high = self.bounds(call)
         total = add_scaled(out, low - high, u[0])
-        total = add_scaled(_scale_by(s[0], low + high), unit, total)
+        total = add_scaled(scale_by(s[0], low + high), unit, total)
         if self.at_zero:  # keep p, n >= 0
             total = total + 2 * unit * (-self.value_at_zero(call, out)).clamp(min=0)
         return total
@@ -254,7 +298,7 @@ class Activation(Rule):
             return None if q is None else call.vjp(q), None
         low, high = self.bounds(call)
         pulled = call.vjp(a if q is None else q + a)[0]
-        return [add_scaled(pulled, low - high, a)], [_scale_by(a, low + high)]
+        return [add_scaled(pulled, low - high, a)], [scale_by(a, low + high)]
 
     def bounds(self, call: Call) -> tuple[Slope, Slope]:
         return self.slopes(call) if callable(self.slopes) else self.slopes
@@ -264,69 +308,8 @@ class Activation(Rule):
         return call(output.new_zeros(()))
 
 
-class WinnerPool(Rule):
-    """Max pooling that takes both streams from the position of the largest u; not monotone.
-
-    Args:
-        indexed: Returns the maxima and their indices, given the call and u.
-    """
-
-    moves = True
-
-    def __init__(self, indexed: Callable[[Call, Tensor], tuple[Tensor, Tensor]]) -> None:
-        self.indexed = indexed
-
-    def preserves(self, call: Call) -> tuple[bool, bool]:
-        return False, False
-
-    def sums(
-        self, call: Call, u: Sequence[Tensor], out: Tensor, s: Sequence[Tensor], unit: float
-    ) -> Tensor:
-        _, indices = self.indexed(call, u[0])
-        return s[0].flatten(2).gather(2, indices.flatten(2)).view_as(out)
-
-
-class ConvexPool(Rule):
-    """Max pooling of p + the others' n: monotone and convex in the streams, but it grows.
-
-    Args:
-        window_sum: Sums over each window, given the call, a tensor and the shape that comes out.
-    """
-
-    nonlinear = True
-    symmetric = False
-
-    def __init__(self, window_sum: Callable[[Call, Tensor], Tensor]) -> None:
-        self.window_sum = window_sum
-
-    def sums(
-        self, call: Call, u: Sequence[Tensor], out: Tensor, s: Sequence[Tensor], unit: float
-    ) -> Tensor:
-        return _scale_by(out, unit) + self.window_sum(call, s[0] - _scale_by(u[0], unit))
-
-    def back(self, call: Call, q: Tensor | None, a: Tensor | None) -> tuple[Signals, Signals]:
-        if a is None:
-            return None if q is None else call.vjp(q), None
-        (spread,) = call.transposed(lambda s: self.window_sum(call, s), a)
-        return [call.vjp(a if q is None else q + a)[0] - spread], [spread]
-
-
-class MaxPool(WinnerPool):
-    """Max pooling in both forms: `WinnerPool`, and `ConvexPool` by `for_pool`."""
-
-    def __init__(
-        self,
-        indexed: Callable[[Call, Tensor], tuple[Tensor, Tensor]],
-        window_sum: Callable[[Call, Tensor], Tensor],
-    ) -> None:
-        super().__init__(indexed)
-        self._convex = ConvexPool(window_sum)
-
-    def for_pool(self, pool: Pool) -> Rule:
-        return self._convex if pool == "convex" else self
-
-
-def _scale_by(x: Tensor, factor: Slope) -> Tensor:
+def scale_by(x: Tensor, factor: Slope) -> Tensor:
+    """Return x times a factor, and x itself where the factor is 1."""
     return x if isinstance(factor, float) and factor == 1 else x * factor
 
 

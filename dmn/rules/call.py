@@ -28,9 +28,11 @@ class Call:
         module: The module that is called; None for a function or a method.
         shapes: Shapes of the input streams.
         dtypes: Their types.
-        u: The original activations, the inputs; set only where relevance is read.
-        out: The original activation, the output; set only where relevance is read.
-        s: The sum stream of the output, before recentring; set only where relevance is read.
+        u: The original activations, the inputs; set only where relevance is rebalanced.
+        out: The original activation, the output; set only where relevance is rebalanced.
+        s: The sum stream of the output, before recentring; set only where relevance is rebalanced.
+        s_in: The sum streams of the inputs; likewise.
+        share: What relevance is multiplied by at a ReLU; see `dmn.split.relevance.relu_share`.
         out_shape: Shape of the output.
     """
 
@@ -62,7 +64,15 @@ class Call:
         self.u: list[Tensor] = []
         self.out: Tensor
         self.s: Scaled
+        self.s_in: Scaled
+        self.k: float | Tensor
+        self.share: Tensor
         self.out_shape: torch.Size
+
+    @property
+    def recorded(self) -> bool:
+        """Whether `record` was called."""
+        return self._edges is not None
 
     def __call__(self, *streams: Tensor) -> Tensor:
         """Run the operation on other streams."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torchvision.ops import stochastic_depth
 
-from dmn.rules.base import Absolute, Activation, ChannelAffine, Linear, MaxPool, Move, Rule
+from dmn.rules.base import Absolute, Activation, ChannelAffine, Linear, Move, Rule
 from dmn.rules.call import Call, Slot
 
 
@@ -52,19 +51,23 @@ RuleEntry = Rule | Callable[[Operation], Rule | str]  # a string says why there 
 def convolution(dimensions: int, transposed: bool, order: Sequence[str]) -> Linear:
     """Return the rule of convolutions, which goes back without running forward."""
 
-    def back(call: Call, weight: Tensor, a: Tensor) -> Tensor | None:
-        options: dict[str, Any] = {
+    def is_plain(call: Call) -> bool:
+        padded = call.option("padding_mode", 99, "zeros") != "zeros"
+        resized = call.module is not None and len(call.args) + len(call.kwargs) > 1
+        return not padded and not resized and not isinstance(options(call)["padding"], str)
+
+    def options(call: Call) -> dict[str, Any]:
+        return {
             name: call.option(name, position, _CONVOLUTION[name])
             for position, name in enumerate(order, start=3)
         }
-        zero_padded = call.option("padding_mode", 99, "zeros") == "zeros"
-        resized = call.module is not None and len(call.args) + len(call.kwargs) > 1
-        if not zero_padded or resized or isinstance(options["padding"], str):
-            return None
-        sizes = {name: _per_axis(options.get(name, 0), dimensions) for name in _CONVOLUTION}
+
+    def back(call: Call, weight: Tensor, signal: Tensor) -> Tensor:
+        chosen = options(call)
+        sizes = {name: per_axis(chosen.get(name, 0), dimensions) for name in _CONVOLUTION}
         pulled: Tensor = torch.ops.aten.convolution_backward(
-            a,
-            a.new_empty(1).expand(call.shapes[0]),
+            signal,
+            signal.new_empty(1).expand(call.shapes[0]),
             weight,
             None,
             sizes["stride"],
@@ -72,12 +75,12 @@ def convolution(dimensions: int, transposed: bool, order: Sequence[str]) -> Line
             sizes["dilation"],
             transposed,
             sizes["output_padding"],
-            options["groups"],
+            chosen["groups"],
             (True, False, False),
         )[0]
         return pulled
 
-    return Linear(back)
+    return Linear(back, is_plain, by_rows=not transposed)
 
 
 _CONVOLUTION = {"stride": 1, "padding": 0, "output_padding": 0, "groups": 1, "dilation": 1}
@@ -85,7 +88,8 @@ FORWARD = ("stride", "padding", "dilation", "groups")
 TRANSPOSED = ("stride", "padding", "output_padding", "groups", "dilation")
 
 
-def _per_axis(size: Any, dimensions: int) -> list[int]:
+def per_axis(size: Any, dimensions: int) -> list[int]:
+    """Return one size for each axis of positions."""
     return [size] * dimensions if isinstance(size, int) else list(size)
 
 
@@ -139,7 +143,8 @@ DIVIDE = Absolute(lambda call, s: s / _magnitude(_constant(call)))
 NEGATE = Absolute(lambda call, s: s)
 JOINED = Absolute(_join_streams, constant=True, moves=True)
 NORMALIZE = Absolute(lambda call, s: s / _standard_deviations(call, s), constant=True)
-SUM = Absolute(lambda call, *s: s[0] + s[1])
+SUM = Rule()
+DIFFERENCE = Absolute(lambda call, *s: s[0] + s[1])
 
 
 def _operands(operation: Operation) -> list[bool]:
@@ -158,7 +163,10 @@ def sum_or_shift(operation: Operation) -> Rule | str:
     """Distinguish the sum of two streams from that of a stream and a constant."""
     if operation.kwargs.get("alpha", 1) != 1:
         return "a sum with `alpha`: write it as a product and a sum"
-    return SUM if all(_operands(operation)) else SHIFT
+    if not all(_operands(operation)):
+        return SHIFT
+    name = getattr(operation.target, "__name__", operation.target)
+    return SUM if name == "add" else DIFFERENCE
 
 
 def multiply(operation: Operation) -> Rule | str:
@@ -236,76 +244,6 @@ GELU = Activation(_gelu)
 SILU = Activation((0.09984, 1.09984))
 HARDSWISH = Activation((0.5, 1.5))
 MISH = Activation((0.1126, 1.0885))
-
-
-# -- pools ---------------------------------------------------------------------------------------
-
-
-def _windows(call: Call, dimensions: int) -> dict[str, Any]:
-    kernel = call.option("kernel_size", 1)
-    stride = call.option("stride", 2)
-    return {
-        "kernel_size": _per_axis(kernel, dimensions),
-        "stride": _per_axis(kernel if stride is None or stride == [] else stride, dimensions),
-        "padding": _per_axis(call.option("padding", 3, 0), dimensions),
-        "dilation": _per_axis(call.option("dilation", 4, 1), dimensions),
-    }
-
-
-def max_pool(dimensions: int) -> Callable[[Operation], Rule | str]:
-    """Return the rules of max pooling, winner and convex."""
-    pool: Any = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[dimensions - 1]
-    convolve: Any = (F.conv1d, F.conv2d, F.conv3d)[dimensions - 1]
-
-    def indexed(call: Call, u: Tensor) -> tuple[Tensor, Tensor]:
-        ceil_mode = call.option("ceil_mode", 5, False)
-        return pool(u, **_windows(call, dimensions), ceil_mode=ceil_mode, return_indices=True)  # type: ignore[no-any-return]
-
-    def window_sum(call: Call, x: Tensor) -> Tensor:
-        """Pad to exactly what the windows cover, then convolve with ones."""
-        window = _windows(call, dimensions)
-        reach = [
-            (before, (count - 1) * step + gap * (size - 1) + 1 - length - before)
-            for count, length, size, step, before, gap in zip(
-                call.out_shape[2:], x.shape[2:], *window.values(), strict=True
-            )
-        ]
-        padded = F.pad(x, [side for pair in reversed(reach) for side in pair])
-        ones = x.new_ones(1, 1, *window["kernel_size"])
-        single = padded.flatten(0, 1).unsqueeze(1)
-        summed: Tensor = convolve(
-            single, ones, stride=window["stride"], dilation=window["dilation"]
-        )
-        return summed.view(call.out_shape)
-
-    return partial(_unless_indices, rule=MaxPool(indexed, window_sum))
-
-
-def adaptive_max_pool(dimensions: int) -> Callable[[Operation], Rule | str]:
-    """Return the rules of max pooling to a size."""
-    names = [f"adaptive_{kind}_pool{dimensions}d" for kind in ("max", "avg")]
-    maximum, average = (getattr(F, name) for name in names)
-
-    def indexed(call: Call, u: Tensor) -> tuple[Tensor, Tensor]:
-        return maximum(u, call.option("output_size", 1), return_indices=True)  # type: ignore[no-any-return]
-
-    def window_sum(call: Call, x: Tensor) -> Tensor:
-        total = average(x, call.option("output_size", 1))
-        for axis, (size, length) in enumerate(
-            zip(call.out_shape[2:], x.shape[2:], strict=True), start=2
-        ):
-            cells = torch.arange(size, device=x.device)
-            widths = -((cells + 1) * length // -size) - cells * length // size
-            total = total * widths.view(-1, *[1] * (x.dim() - 1 - axis))
-        return total  # type: ignore[no-any-return]
-
-    return partial(_unless_indices, rule=MaxPool(indexed, window_sum))
-
-
-def _unless_indices(operation: Operation, rule: Rule) -> Rule | str:
-    if operation.option("return_indices", 99, False):
-        return "pooling with return_indices: switch it off"
-    return rule
 
 
 # -- the rest ------------------------------------------------------------------------------------

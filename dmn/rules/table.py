@@ -20,6 +20,7 @@ from dmn.nn import Add, ConvexConcave
 from dmn.rules import operations as of
 from dmn.rules.base import Linear, Rule
 from dmn.rules.operations import Operation, RuleEntry
+from dmn.rules.pools import adaptive_max_pool, max_pool
 
 
 def _no_rule(reason: str) -> Callable[[Operation], Rule | str]:
@@ -35,7 +36,7 @@ _SOFTMAX = _no_rule("softmax divides by a sum of activations: leave it out, and 
 # Each name stands for everything of that name in torch.nn, torch.nn.functional, torch and operator,
 # and for the method of tensors.
 _ROWS: tuple[tuple[RuleEntry, str], ...] = (
-    (Linear(of.matrix), "Linear linear"),
+    (Linear(of.matrix, on_vectors=True), "Linear linear"),
     (of.batch_norm, "BatchNorm1d BatchNorm2d BatchNorm3d SyncBatchNorm batch_norm"),
     (of.sum_or_shift, "add sub subtract rsub"),
     (of.multiply, "mul multiply"),
@@ -96,8 +97,8 @@ def _pools_and_convolutions() -> Iterator[tuple[RuleEntry, str]]:
     for n in (1, 2, 3):
         yield of.convolution(n, False, of.FORWARD), f"Conv{n}d conv{n}d"
         yield of.convolution(n, True, of.TRANSPOSED), f"ConvTranspose{n}d conv_transpose{n}d"
-        yield of.max_pool(n), f"MaxPool{n}d max_pool{n}d"
-        yield of.adaptive_max_pool(n), f"AdaptiveMaxPool{n}d adaptive_max_pool{n}d"
+        yield max_pool(n), f"MaxPool{n}d max_pool{n}d"
+        yield adaptive_max_pool(n), f"AdaptiveMaxPool{n}d adaptive_max_pool{n}d"
 
 
 RULES: dict[Any, RuleEntry] = {

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, fx
 
 from dmn.graph.trace import target_of
 from dmn.nn import BackwardConfig
-from dmn.rules.base import Rule
+from dmn.rules.base import Rule, Slope
 from dmn.rules.call import Call
 from dmn.rules.scaled import Scaled, aligned, is_narrower, power, recentred
+from dmn.split.relevance import bounded_amplification, relu_share
+from dmn.split.shift import Chains, shift_at
 
 
 class Values(NamedTuple):
@@ -61,6 +63,7 @@ class ForwardPlan:
             if any(source in self.active or source in self.read for source in node.all_input_nodes):
                 self.active.add(node)
         self.without_n = self._find_without_n()
+        self.shift = self._find_shift()
         self.before, self.after = self._plan_sums()
         self.last_users = self._plan_memory()
 
@@ -73,6 +76,10 @@ class ForwardPlan:
     def recentring(self) -> tuple[float, float]:
         """Theta and threshold of recentring."""
         return float(self.config.theta or 0.0), float(self.config.threshold or 0.0)
+
+    def is_plain_relu(self, node: fx.Node) -> bool:
+        """Return whether a node is a ReLU of which nothing is kept but u."""
+        return self.rules[node].is_relu and self.recentring == (0.0, 0.0)
 
     def forward(self, x: Tensor, s: Tensor | None = None) -> Values:
         """Run the network on images; returns what reading and the backward pass need.
@@ -109,9 +116,19 @@ class ForwardPlan:
         for node, rule in self.rules.items():
             sources = {source for source in node.all_input_nodes if self._streams(source)}
             stays_without_n = rule.symmetric and sources <= without_n
-            if stays_without_n or (rule.is_relu and self.recentring == (0.0, 0.0)):
+            if stays_without_n or self.is_plain_relu(node):
                 without_n.add(node)
         return without_n
+
+    def _find_shift(self) -> Callable[[fx.Node], Any]:
+        """Return a function from the end of a chain to its shift."""
+        alpha: Any = self.config.alpha
+        if isinstance(alpha, tuple) and isinstance(alpha[0], tuple):
+            alpha = dict(alpha)
+        last = self.config.head_alpha
+        if not self.relevance:
+            last = alpha[1] if isinstance(alpha, tuple) else alpha
+        return shift_at(Chains(self.nodes, self.rules, self.output), alpha, last)
 
     def _plan_sums(self) -> tuple[set[fx.Node], set[fx.Node]]:
         """Find the nodes whose sum stream is needed before, and after recentring."""
@@ -120,7 +137,11 @@ class ForwardPlan:
         if not forgets or self.relevance:
             after |= self.read
         if self.relevance:
-            before = {n for n in self.active if self.rules[n].weighted or self.rules[n].nonlinear}
+            for node in (node for node in self.active if self.rules[node].nonlinear):
+                if not self.is_plain_relu(node):
+                    before.add(node)
+                if not self.is_plain_relu(node) or self.shift(node) != 0.5:
+                    after.update(node.all_input_nodes)
         for node in reversed(self.nodes):
             if node in self.rules:
                 if node in after and not (forgets and self.rules[node].nonlinear):
@@ -151,7 +172,11 @@ class ForwardPlan:
     ) -> Tensor:
         rule = self.rules[node]
         u = [env[source] for source in call.slots]
-        out = call.record(u) if node in self.active else call(*u)
+        shifted = self.relevance and node in self.active and rule.nonlinear
+        needs_recording = not self.relevance or (
+            rule.needs_recording(call) and not (shifted and self.is_plain_relu(node))
+        )
+        out = call.record(u) if node in self.active and needs_recording else call(*u)
         call.out_shape = out.shape
         if node in self.before:
             parts, exponent = aligned([_fitting(s[source], out.dtype) for source in call.slots])
@@ -159,10 +184,24 @@ class ForwardPlan:
             s[node] = total = total.rescaled() if rule.weighted or rule.nonlinear else total
         if rule.nonlinear and node in self.after:
             s[node] = recentred(s[node], out, *self.recentring) if node in s else Scaled(out.abs())
-        if self.relevance and node in self.active and (rule.weighted or rule.nonlinear):
-            call.u, call.out = u, out
-            call.s = total
+        if shifted and self.is_plain_relu(node):
+            (source,) = call.slots
+            sums = None if self.shift(node) == 0.5 else s[source]
+            call.k = self._k(node, u[0], out, sums)
+            call.share = relu_share(u[0], out, sums, call.k, self.config.epsilon)
+        elif shifted:
+            call.u, call.out, call.s = u, out, total
+            (source,) = call.slots
+            call.s_in = s[source]
+            call.k = self._k(node, u[0], out, s[source])
         return out
+
+    def _k(self, node: fx.Node, u: Tensor, out: Tensor, s: Scaled | None) -> Slope:
+        """Return 1 - 2 alpha at the end of a chain."""
+        alpha: float | Literal["auto"] = self.shift(node)
+        if alpha != "auto":
+            return 1 - 2 * alpha
+        return 1.0 if s is None else bounded_amplification(u, out, s)
 
     def _constant(self, node: fx.Node, env: dict[fx.Node, Any], x: Tensor) -> Any:
         """Evaluate a node without a rule: the input, a parameter, a size, or a number."""

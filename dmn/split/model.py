@@ -36,7 +36,13 @@ from dmn.split.backward import backward
 from dmn.split.certificate import Certificate, certify
 from dmn.split.forward import ForwardPlan, Values
 
-RANGES = {"alpha": (0.0, 0.5), "theta": (0.0, 1.0), "threshold": (0.0, float("inf"))}
+DEFAULT_ALPHA: dict[str, Any] = {"gradient": 0.0, "relevance": 0.0}
+RANGES = {
+    "alpha": (0.0, 0.5),
+    "head_alpha": (0.0, 0.5),
+    "theta": (0.0, 1.0),
+    "threshold": (0.0, float("inf")),
+}
 
 
 def split(
@@ -232,7 +238,7 @@ class SplitModel(nn.Module):
         plan = self._plan(config, layers)
         values = self._forward(plan, x)
         with self._mode():
-            readings = backward(plan, values, target.clone(), streams, self._alpha(config))
+            readings = backward(plan, values, target.clone(), streams)
         nodes = self._nodes_by_name()
         for layer in layers:
             u = values.u[nodes[self._nodes[layer]]]
@@ -257,7 +263,16 @@ class SplitModel(nn.Module):
         read = [nodes[self._nodes[layer]] for layer in layers]
         (output,) = nodes["output"].all_input_nodes
         sum_nodes = [output if name == "output" else nodes[self._nodes[name]] for name in sums]
-        return ForwardPlan(self.network, self._rules, self._check(config), read, sum_nodes)
+        config = self._by_node(self._check(config))
+        return ForwardPlan(self.network, self._rules, config, read, sum_nodes)
+
+    def _by_node(self, config: BackwardConfig) -> BackwardConfig:
+        """Return shifts that are given by layer by the names of nodes."""
+        alphas = config.alpha
+        if not isinstance(alphas, tuple) or not isinstance(alphas[0], tuple):
+            return config
+        check_layers(dict(alphas), self._nodes, self.layers)
+        return config._replace(alpha=tuple((self._nodes[name], alpha) for name, alpha in alphas))
 
     def _forward(self, plan: ForwardPlan, x: Tensor, s: Tensor | None = None) -> Values:
         check_numbers(x)
@@ -279,16 +294,18 @@ class SplitModel(nn.Module):
     def _check(self, config: BackwardConfig) -> BackwardConfig:
         """Fill in the network's own options, and check those of the pass."""
         defaults = self.options
+        alpha = DEFAULT_ALPHA[config.backward] if config.alpha is None else config.alpha
         config = config._replace(
+            alpha=alpha,
             theta=defaults.theta if config.theta is None else config.theta,
             threshold=defaults.threshold if config.threshold is None else config.threshold,
             pool=config.pool or defaults.pool,
         )
-        shifts = config.alpha if isinstance(config.alpha, tuple) else (("", config.alpha),)
-        values: list[tuple[str, Any]] = [
-            ("alpha", value) for _, value in shifts if value != "balanced"
-        ]
-        values += [("theta", config.theta), ("threshold", config.threshold)]
+        automatic = {"gradient": "balanced", "relevance": "auto"}[config.backward]
+        shifts = alpha if isinstance(alpha, tuple) else (alpha,)
+        numbers = [shift[1] if isinstance(shift, tuple) else shift for shift in shifts]
+        values: list[tuple[str, Any]] = [("alpha", each) for each in numbers if each != automatic]
+        values += [(name, getattr(config, name)) for name in ("head_alpha", "theta", "threshold")]
         for name, value in values:
             low, high = RANGES[name]
             if not isinstance(value, (int, float)) or not low <= value <= high:
@@ -296,15 +313,6 @@ class SplitModel(nn.Module):
         if config.pool not in ("winner", "convex"):
             raise OptionError(f"pool is {config.pool!r}, not 'winner' or 'convex'")
         return config
-
-    def _alpha(self, config: BackwardConfig) -> Any:
-        """Return a function from a node to its shift, the one of the layer of that name."""
-        if not isinstance(config.alpha, tuple):
-            return lambda node: config.alpha
-        alphas = dict(config.alpha)
-        check_layers(alphas, self._nodes, self.layers)
-        shifts = {self._nodes[layer]: alpha for layer, alpha in alphas.items()}
-        return lambda node: shifts.get(node.name, 0.0)
 
 
 def _no_original() -> None:

@@ -1,4 +1,4 @@
-"""What relevance needs besides derivatives: stabilisation, secants, and recentring.
+"""What relevance needs besides derivatives: the shift, secants, and recentring.
 
 A signal (q, a) is then relevance divided by activation: linear operations treat it as they treat
 sensitivities. All functions here are elementwise, and run in pieces that fit the cache.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dmn.rules.base import Activation
+from dmn.rules.base import Activation, Slope
 from dmn.rules.call import Call
 from dmn.rules.scaled import Scaled, add_scaled, blockwise, power, recentred
 
@@ -17,43 +17,81 @@ Signal = tuple[Tensor, Tensor]  # q and a
 Recentring = tuple[float, float]  # theta and threshold
 
 
-def stabilise_p(call: Call, q: Tensor, epsilon: float) -> Tensor:
-    """Stabilise as `stabilise` does, where n has no relevance and a is equal to q.
+def relu_share(u: Tensor, out: Tensor, s: Scaled | None, k: Slope, epsilon: float) -> Tensor:
+    """Return what p's relevance divided by activation is multiplied by, back through a ReLU.
+
+    It is out / (z + epsilon) of z = (u + k s) / 2, the denominator of the shifted relevance.
 
     Args:
-        call: The operation with weights, and its output.
-        q: Half of p's relevance divided by activation.
-        epsilon: Added to z, in units of 1.
+        u: Input of the ReLU.
+        out: Its output, which has no n.
+        s: Sum stream of the input; None for k = 0.
+        k: 1 - 2 alpha.
+        epsilon: Stabiliser.
     """
-    exponent = call.s.exponent
-    epsilon = _stabiliser(epsilon, exponent, q)
+    if s is None:
+        floor = max(epsilon, torch.finfo(u.dtype).tiny)
+        return 2 * out / (u.clamp(min=0) + 2 * floor)
+    unit, floor = s.unit, _stabiliser(epsilon, s.exponent, u)
 
-    def piece(q: Tensor, s: Tensor, u: Tensor) -> tuple[Tensor]:
-        p = _doubled_stream(s, u, exponent)
-        return (p.div_(p + epsilon).mul_(q),)
+    def piece(u: Tensor, out: Tensor, s: Tensor) -> tuple[Tensor]:
+        doubled = add_scaled(s * k, unit, u).clamp(min=0)
+        return (2 * unit * out / (doubled + floor),)
 
-    (half,) = blockwise(piece, q, call.s.tensor, call.out)
-    return half
+    if isinstance(k, Tensor):
+        (share,) = piece(u, out, s.tensor)
+    else:
+        (share,) = blockwise(piece, u, out, s.tensor)
+    return share
 
 
-def stabilise(call: Call, q: Tensor, a: Tensor, epsilon: float) -> Signal:
-    """Divide relevance by z + epsilon rather than by z, for an output z of weights.
+AMPLIFICATION = 2.0
+
+
+def bounded_amplification(u: Tensor, out: Tensor, s: Scaled) -> Tensor:
+    """Return the least k for which contributions are at most twice what they sum up to.
+
+    Over all active units, the shifted contributions' magnitudes sum up to (s + k u) / 2, and they
+    themselves to (u + k s) / 2.
+    """
+    active = out != 0
+    sums, sizes = (
+        torch.where(active, part, 0.0).flatten(1).double().sum(1) for part in (s.tensor, u.abs())
+    )
+    ratio = sums / (sizes * s.unit).clamp(min=torch.finfo(sums.dtype).tiny)
+    k = ((ratio - AMPLIFICATION) / (AMPLIFICATION * ratio - 1)).clamp(0, 1)
+    k = torch.where(ratio > AMPLIFICATION, k, 0.0)
+    return k.to(u.dtype).view(-1, *[1] * (u.dim() - 1))
+
+
+def rebalance(q: Tensor, a: Tensor, u: Tensor, s: Scaled, k: Slope, epsilon: float) -> Signal:
+    """Shift a signal, and divide it so that relevance is conserved.
+
+    Relevance of the larger stream is spread by the weights of both signs: own ones 1 - alpha, the
+    others -alpha. Of the smaller stream's relevance, the share 2 alpha goes over to the larger.
 
     Args:
-        call: The operation with weights, and its output.
         q: Half the difference of relevance divided by activation, of p and of n.
         a: Half the sum.
-        epsilon: Added to z, in units of 1.
+        u: The activation, p - n.
+        s: The sum stream, p + n.
+        k: 1 - 2 alpha.
+        epsilon: Added to each denominator, in units of 1.
     """
-    exponent = call.s.exponent
-    epsilon = _stabiliser(epsilon, exponent, q)
+    unit, floor = s.unit, _stabiliser(epsilon, s.exponent, q)
 
-    def piece(q: Tensor, a: Tensor, s: Tensor, u: Tensor) -> Signal:
-        p, n = _doubled_streams(s, u, exponent)
-        p, n = (a + q) * p.div_(p + epsilon), (a - q) * n.div_(n + epsilon)
-        return (p - n).mul_(0.5), p.add_(n).mul_(0.5)
+    def piece(q: Tensor, a: Tensor, u: Tensor, s: Tensor) -> Signal:
+        sign, size = torch.where(u < 0, -1.0, 1.0).to(q), u.abs() * unit
+        larger, smaller = (s + size).clamp(min=0), (s - size).clamp(min=0)  # doubled streams
+        q = q * sign
+        own, other = (a + q) * larger, (a - q) * smaller
+        own = (own + (1 - k) * other) / (size + k * s + floor)
+        other = k * other / (smaller + floor)
+        return (own - other) * sign / 2, (k * own + other) / 2
 
-    q, a = blockwise(piece, q, a, call.s.tensor, call.out)
+    if isinstance(k, Tensor):
+        return piece(q, a, u, s.tensor)
+    q, a = blockwise(piece, q, a, u, s.tensor)
     return q, a
 
 
@@ -87,23 +125,6 @@ def through_activation(
         return piece(q, a, call.s.tensor, call.u[0], call.out)
     q, a = blockwise(piece, q, a, call.s.tensor, call.u[0], call.out)
     return q, a
-
-
-def through_relu(call: Call, q: Tensor, a: Tensor) -> Tensor:
-    """Propagate relevance back through a ReLU whose output has no n; returns half of p's.
-
-    All relevance goes to p, and n has none.
-    """
-    exponent = call.s.exponent
-    unit = power(-exponent)
-
-    def piece(q: Tensor, a: Tensor, s: Tensor, out: Tensor) -> tuple[Tensor]:
-        before = _doubled_stream(s, out, exponent).clamp_(min=torch.finfo(s.dtype).tiny)
-        p = (q + a).mul_(out).div_(before)
-        return (p if unit == 1 else p.mul_(unit),)
-
-    (half,) = blockwise(piece, q, a, call.s.tensor, call.out)
-    return half
 
 
 def _stabiliser(epsilon: float, exponent: int, signal: Tensor) -> float:

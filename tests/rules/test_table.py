@@ -446,7 +446,8 @@ def test_relevance_comes_back_through_it(name):
     model, x = probe(name), images()
     for pool, theta in (("convex", 1.0), ("winner", 0.0)):
         ours = split(model, pool=pool, theta=theta)
-        read = ours.read(x, TARGET, ["input"], BackwardConfig("relevance"), ("g", "h"))["input"]
+        unshifted = BackwardConfig("relevance", alpha=0.0, head_alpha=0.0)
+        read = ours.read(x, TARGET, ["input"], unshifted, ("g", "h"))["input"]
         for side, start in (("g", ours.g(x)), ("h", ours.h(x))):
             p, n, delta_p, delta_n = read[side]
             total = (p * delta_p + n * delta_n).flatten(1).sum(1)

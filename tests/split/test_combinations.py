@@ -14,7 +14,7 @@ from torch import nn
 from dmn.explain import SplitCAM, SplitGrad, SplitLRP
 from dmn.nn import BackwardConfig
 from dmn.rules import scaled
-from dmn.split import backward, split
+from dmn.split import signal, split
 
 TARGET = torch.tensor([2, 0, 1])
 
@@ -91,7 +91,9 @@ def test_relevance_is_that_of_the_definition(name, loose, theta):
     expected = literal.relevance(TARGET, 1e-6)
     ways = product([("g", "h"), ("g",), ("h",)], [ours.layers, *([each] for each in ours.layers)])
     for sides, layers in ways:  # one side alone, and one layer alone, take ways of their own
-        read = ours.read(x, TARGET, layers, BackwardConfig("relevance"), sides)
+        read = ours.read(
+            x, TARGET, layers, BackwardConfig("relevance", alpha=0.0, head_alpha=0.0), sides
+        )
         for layer, side in product(layers, sides):
             p, n, delta_p, delta_n = read[layer][side]
             mine = torch.stack([p * delta_p, n * delta_n])
@@ -160,7 +162,7 @@ def test_no_map_depends_on_the_units_of_its_streams(name, options, exponents, mo
         return exponent + exponents[next(turn) % len(exponents)]
 
     monkeypatch.setattr(scaled, "rescaling", rescaling)
-    monkeypatch.setattr(backward, "rescaling", rescaling)
+    monkeypatch.setattr(signal, "rescaling", rescaling)
     for one, other in zip(maps(ours), expected, strict=True):
         assert_close(one, other, 1e-6)
     assert len(made) > 1  # units other than 1 were met

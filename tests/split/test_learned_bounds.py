@@ -92,7 +92,7 @@ def test_evidence_and_signals_are_those_of_looser_literal_weights(model, pool, t
         mine, theirs = (torch.stack(it) for it in ((*g[2:], *h[2:]), expected[layer]))
         close(mine, theirs)
     expected = literal.relevance(target, 1e-6)
-    read = ours.read(x, target, ours.layers, BackwardConfig("relevance"))
+    read = ours.read(x, target, ours.layers, BackwardConfig("relevance", alpha=0.0, head_alpha=0.0))
     for layer in ours.layers:
         sides = (read[layer][side] for side in ("g", "h"))
         mine = [part for it in sides for part in (it.p * it.delta_p, it.n * it.delta_n)]
@@ -151,8 +151,8 @@ def test_the_certificate_sees_slacks():
 @pytest.mark.parametrize(
     ("how", "theta"),
     [
-        (BackwardConfig("relevance"), 0.0),
-        (BackwardConfig("relevance"), 0.4),
+        (BackwardConfig("relevance", alpha=0.0, head_alpha=0.0), 0.0),
+        (BackwardConfig("relevance", alpha=0.0, head_alpha=0.0), 0.4),
         (BackwardConfig(alpha=0.2), 1.0),
         (BackwardConfig(alpha="balanced"), 0.0),
     ],

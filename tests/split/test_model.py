@@ -15,6 +15,7 @@ from dmn.canonize import hookable
 from dmn.nn import BackwardConfig, MaxMinPool2d
 from dmn.split.model import split
 
+EPSILON = 1e-6
 TARGET = torch.tensor([2, 0])
 SHIFTS = (0.0, 0.2, 0.4, 0.5)
 DRAWN = settings(
@@ -98,15 +99,22 @@ def compare(reading, values, deltas, where):
     networks,
     st.sampled_from(["winner", "convex"]),
     st.sampled_from([(1.0, 0.0), (0.0, 0.0), (0.1, 0.5)]),
+    st.sampled_from([0.0, 0.2, 0.4, 0.5]),
 )
-def test_relevance_is_that_of_the_definition(model, pool, recentring):
+def test_relevance_is_that_of_the_definition(model, pool, recentring, alpha):
     x = images(1)
     theta, threshold = recentring
     ours = split(model, x, pool=pool, theta=theta, threshold=threshold)
     literal = Literal(model, x, pool=pool, theta=theta, threshold=threshold)
-    expected = literal.relevance(TARGET, 1e-6)
+    expected = literal.relevance(TARGET, EPSILON, lambda node: alpha)
     start = 1e-4 * literal.p.detach().max()  # layers beside the path hold next to none
-    read = ours.read(x, TARGET, ours.layers, BackwardConfig("relevance"), ("g", "h", "g-h"))
+    read = ours.read(
+        x,
+        TARGET,
+        ours.layers,
+        BackwardConfig("relevance", "class", EPSILON, alpha, alpha),
+        ("g", "h", "g-h"),
+    )
     for layer in ours.layers:
         for side, (relevance_p, relevance_n) in zip("gh", pairs(expected[layer]), strict=True):
             mine = read[layer][side]

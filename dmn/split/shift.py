@@ -1,0 +1,91 @@
+"""Where the shift alpha acts, and how strongly: at the ends of chains of linear operations.
+
+A chain is all that is linear between two operations that are not. It ends at the input of the
+second one, or at the output of the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import fx
+
+from dmn.rules.base import Rule
+
+
+class Chains:
+    """The ends of the chains of a network.
+
+    Args:
+        nodes: The network's nodes, in order.
+        rules: The rule of each node with streams.
+        output: The node of the logits.
+
+    Attributes:
+        weighted: For each end, the operations with weights in its chain.
+        depth: For each end with weights, how many such ends there are on the longest path from the
+            image, itself included; the head's are left out.
+        head: Ends of linear layers with no convolution after the first of them, and the output.
+    """
+
+    def __init__(
+        self, nodes: Sequence[fx.Node], rules: Mapping[fx.Node, Rule], output: fx.Node
+    ) -> None:
+        ends = [node for node in nodes if node in rules and rules[node].nonlinear]
+        chain: dict[fx.Node, dict[fx.Node, None]] = {}  # what is linear, up to each node
+        reached: dict[fx.Node, int] = {}
+        self.weighted: dict[fx.Node, list[fx.Node]] = {}
+        self.depth: dict[fx.Node, int] = {}
+        for node in nodes:
+            sources = [source for source in node.all_input_nodes if source in reached]
+            before = {each: None for source in sources for each in chain[source]}
+            reached[node] = max((reached[source] for source in sources), default=0)
+            rule = rules.get(node)
+            if rule is not None and rule.nonlinear:
+                self.weighted[node] = list(before)
+                reached[node] += bool(before)
+                self.depth[node] = reached[node]
+                before = {}
+            elif rule is not None and rule.weighted:
+                before = {**before, node: None}
+            chain[node] = before
+        self.weighted[output] = list(chain[output])
+        self.head = {output}
+        for end in reversed(ends):
+            if not all(rules[node].on_vectors for node in self.weighted[end]):
+                break
+            self.head.add(end)
+        else:
+            self.head = {output}  # no convolution: only the last linear operations
+        self.deepest = max(
+            (depth for end, depth in self.depth.items() if end not in self.head), default=1
+        )
+
+
+def shift_at(chains: Chains, alpha: Any, head_alpha: Any) -> Callable[[fx.Node], Any]:
+    """Return a function from an end to its shift, for relevance.
+
+    Args:
+        chains: Of the network.
+        alpha: A number; a pair of the shifts of the first and of the last chain, linear in between;
+            or shifts by node, of the end or of a layer with weights in its chain, 0 for the rest.
+        head_alpha: The shift of the head, where alpha does not name it.
+    """
+
+    def shift(end: fx.Node) -> Any:
+        if isinstance(alpha, Mapping):
+            named = [node for node in (end, *reversed(chains.weighted[end])) if node.name in alpha]
+            if named:
+                return alpha[named[0].name]
+        if end in chains.head:
+            return head_alpha
+        if isinstance(alpha, Mapping):
+            return 0.0
+        if not isinstance(alpha, tuple):
+            return alpha
+        first, last = alpha
+        steps = max(chains.deepest - 1, 1)
+        return last + (first - last) * (chains.deepest - chains.depth[end]) / steps
+
+    return shift
