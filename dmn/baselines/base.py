@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import KW_ONLY, dataclass, field, fields
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,14 @@ from dmn.explain.read import eval_mode_with_grad
 from dmn.explain.target import class_names
 from dmn.graph.arguments import find_image_argument
 from dmn.graph.equal import require_equal
-from dmn.nn import check_images, check_rank, check_target, predict_logits
+from dmn.nn import (
+    Contrast,
+    check_images,
+    check_rank,
+    check_target,
+    contrast_outputs,
+    predict_logits,
+)
 
 
 @contextmanager
@@ -67,22 +75,26 @@ class Baseline:
     Args:
         model: Takes images (B, C, H, W), returns logits (B, K).
         contrast: Explain the logit minus the mean of all logits, without what is common to all
-            classes.
+            classes; "mean" is the same. Methods that propagate relevance have other forms.
         absolute: Return magnitudes.
 
     Raises:
+        OptionError: for a contrast that the method does not take.
         TargetError: when called for a class that does not exist, or the contrast of a single class.
     """
 
     model: nn.Module = field(repr=False)
     _: KW_ONLY
-    contrast: bool = False
+    contrast: Contrast = False
     absolute: bool = False
 
+    propagates_relevance: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
+        contrast_outputs(self.contrast, type(self).__name__, self.propagates_relevance)
         find_image_argument(self.model)
         self.network: nn.Module = self.model
-        self.scores = Logits(self.model, self.contrast)
+        self.scores = Logits(self.model, bool(self.contrast))
         self.ready = self.compared = False
         with suppress(NeedsExampleError):  # the first images to be explained will do
             self._begin()

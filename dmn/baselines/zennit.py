@@ -28,7 +28,7 @@ from dmn.baselines.rewrite import (
 from dmn.canonize import canonize, hookable
 from dmn.canonize.affine import ScaleShift
 from dmn.explain.registry import register
-from dmn.nn import OutputSelector, predict_logits, select_output
+from dmn.nn import OutputSelector, contrast_outputs, output_relevance, predict_logits
 from dmn.rules import Rule
 
 STABILIZER = 1e-6  # zennit's
@@ -54,7 +54,8 @@ class LRP(Baseline):
         zero_params: "bias" leaves biases out of the rules: relevance is then conserved, but divided
             by sums that may be close to 0. None, as in zennit and in publications on
             canonization, lets biases absorb relevance.
-        contrast: Subtract the map of the mean of all logits, each divided by its L1 norm.
+        contrast: Subtract the map of the mean of all logits, each divided by its L1 norm. "mean",
+            "clrp" and "sglrp" are one pass from the start that `dmn.nn.output_relevance` gives.
         absolute: Return magnitudes.
 
     Raises:
@@ -72,7 +73,7 @@ class LRP(Baseline):
     canonize: bool = True
     zero_params: Literal["bias"] | None = None
 
-    starts_at_logit: ClassVar[bool] = True
+    propagates_relevance: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         zennit = _zennit()
@@ -101,23 +102,22 @@ class LRP(Baseline):
 
     def attribute(self, x: Tensor, target: Tensor) -> Tensor:
         """Propagate relevance back to images; see `Baseline.attribute`."""
+        outputs = contrast_outputs(self.contrast, type(self).__name__, self.propagates_relevance)
         with self.composite.context(self.network):
             logits = predict_logits(self.network, x)
-            output_relevance = logits.detach() if self.starts_at_logit else 1.0
-            selectors: tuple[OutputSelector, ...] = (
-                ("class", "all") if self.contrast else ("class",)
-            )
-            weights = [
-                select_output(logits, target, selector) * output_relevance for selector in selectors
-            ]
-            grads = [torch.autograd.grad(logits, x, w, retain_graph=True)[0] for w in weights]
+            starts = [self.start(logits.detach(), target, output) for output in outputs]
+            grads = [torch.autograd.grad(logits, x, r, retain_graph=True)[0] for r in starts]
         maps = [grad.sum(dim=1, keepdim=True) for grad in grads]
-        if not self.contrast:
+        if len(maps) == 1:
             return maps[0]
         target_map, mean_map = (
             F.normalize(relevance.flatten(1), p=1).view_as(relevance) for relevance in maps
         )
         return target_map - mean_map
+
+    def start(self, logits: Tensor, target: Tensor, output: OutputSelector) -> Tensor:
+        """Return the relevance of each logit, (B, K), that a pass starts with."""
+        return output_relevance(logits, target, output)
 
 
 @register("post-hoc")
@@ -204,12 +204,15 @@ class ExcitationBackprop(LRP):
     Source: Zhang et al., Top-down Neural Attention by Excitation Backprop, ECCV 2016.
     """
 
-    starts_at_logit: ClassVar[bool] = False
-
     def compose(self, zennit: Any, rules: _Rules) -> Any:
         """Return zennit's composite of this name, which has no rule for activations."""
         rules = [*rules, ((zennit.types.Activation,), zennit.rules.Pass())]
         return zennit.composites.ExcitationBackprop(layer_map=rules, zero_params=self.zero_params)
+
+    def start(self, logits: Tensor, target: Tensor, output: OutputSelector) -> Tensor:
+        """Return the start of other methods with 1 for each logit; "sglrp" has no logit in it."""
+        values = logits if output == "sglrp" else torch.ones_like(logits)
+        return output_relevance(values, target, output)
 
 
 def _stabilizer(model: nn.Module) -> float:

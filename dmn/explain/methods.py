@@ -21,12 +21,14 @@ from dmn.nn import (
     Alpha,
     Backward,
     BackwardConfig,
+    Contrast,
     Pair,
     Pool,
     Reading,
     Stream,
     check_images,
     check_layers,
+    contrast_outputs,
     is_pair,
     misfits_explained,
 )
@@ -58,7 +60,9 @@ class SplitExplainer:
             streams. At a paired input p is the image (ink), and n its complement (blank). At all
             other layers of a trained pair there is only p.
         contrast: Remove evidence for all classes: start from the logit minus the mean of all; for
-            relevance, subtract the map of that mean, each divided by its own L1 norm.
+            relevance, subtract the map of that mean, each divided by its own L1 norm. "mean" is one
+            pass from the logit minus the mean, for relevance too; which alone also takes "clrp"
+            and "sglrp", one pass from the start that `dmn.nn.output_relevance` gives.
         absolute: Return magnitudes.
         alpha: For split networks, as the options below: the shift in [0, 0.5] that takes the
             streams' sensitivities from their own gradient (0) to the plain one (0.5). One number,
@@ -71,8 +75,8 @@ class SplitExplainer:
 
     Raises:
         UnknownNameError: names the layers that there are; if called, for a layer that is no image.
-        OptionError: when called for a part "n" that the layer does not have, or with an option that
-            is not for this kind of pair.
+        OptionError: for a contrast that the method does not take; when called for a part "n" that
+            the layer does not have, or with an option that is not for this kind of pair.
         TargetError: when called for a class that does not exist, or for contrast with one class.
     """
 
@@ -85,7 +89,7 @@ class SplitExplainer:
         stream: Stream = "g-h",
         part: StreamPart = "p+n",
         *,
-        contrast: bool = False,
+        contrast: Contrast = False,
         absolute: bool = False,
         alpha: Alpha | None = None,
         head_alpha: float = 0.5,
@@ -116,11 +120,8 @@ class SplitExplainer:
             pool,
         )
         _require_hashable(config)
-        self.passes: tuple[BackwardConfig, ...] = (config,)
-        if contrast and self.backward == "relevance":
-            self.passes = (config, config._replace(output="all"))
-        elif contrast:
-            self.passes = (config._replace(output="contrast"),)
+        outputs = contrast_outputs(contrast, type(self).__name__, self.backward == "relevance")
+        self.passes = tuple(config._replace(output=output) for output in outputs)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} at {self.layer}, part {self.part}"

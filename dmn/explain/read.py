@@ -41,6 +41,7 @@ def read_layers(
     layers: Sequence[str],
     config: BackwardConfig = GRADIENT,
     create_graph: bool = False,
+    start: Tensor | None = None,
 ) -> list[tuple[Tensor, Tensor]]:
     """Read layers' activations and the sensitivity of the chosen logits to them.
 
@@ -54,6 +55,8 @@ def read_layers(
         create_graph: Return tensors that can be differentiated by the weights, and by what x was
             computed from, as `torch.autograd.grad` does. The slopes of relevance count as constants
             then.
+        start: The weight of each logit, (B, K), if it is not what `select_output` returns for the
+            network's own logits.
 
     Returns:
         For each layer, activation and sensitivity, both with the shape of its output.
@@ -73,13 +76,14 @@ def read_layers(
         x = x if create_graph else x.detach()
         logits = network(x.clone().requires_grad_())
     # Clones, for what comes from inference mode cannot be saved for a backward pass.
-    weights = select_output(logits.detach(), target.clone(), config.output)
+    if start is None:
+        start = select_output(logits.detach(), target.clone(), config.output)
     if not_called := [layer for layer in layers if layer not in activations]:
         raise UnknownNameError(
             f"{', '.join(not_called)}: never called; read one of the layers inside"
         )
     values = [activations[layer] for layer in layers]
-    selected = (logits * weights).sum()
+    selected = (logits * start).sum()
     sensitivities = torch.autograd.grad(selected, values, create_graph=create_graph)
     values = values if create_graph else [value.detach() for value in values]
     return list(zip(values, sensitivities, strict=True))

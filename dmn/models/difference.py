@@ -24,6 +24,7 @@ from dmn.nn import (
     Stream,
     View,
     check_layers,
+    select_output,
 )
 
 Inputs = Literal["paired", "opposed", "inverted", "plain"]
@@ -127,8 +128,9 @@ class DifferenceOfMonotone(nn.Module):
         with eval_mode_with_grad(self):
             with torch.set_grad_enabled(create_graph):  # nothing is read below g and h
                 features = self.front(x)
+            start = self._start(features, target, config)
             read = {
-                side: self._read_side(side, features, target, layers, config, create_graph)
+                side: self._read_side(side, features, target, layers, config, create_graph, start)
                 for side in sides
             }
         return {layer: {side: read[side][layer] for side in read} for layer in layers}
@@ -139,6 +141,13 @@ class DifferenceOfMonotone(nn.Module):
         """Explain images in [0, 1] by this network itself; see `dmn.explain.explain`."""
         return explain(self, x, target, method, **options)
 
+    @torch.no_grad()
+    def _start(self, features: Tensor, target: Tensor, config: BackwardConfig) -> Tensor | None:
+        """Return the weights of the logits, (B, K), where they depend on those of both sides."""
+        if config.output not in ("clrp", "sglrp"):
+            return None
+        return select_output(self.g(features) - self.h(features), target.clone(), config.output)
+
     def _read_side(
         self,
         side: str,
@@ -147,10 +156,11 @@ class DifferenceOfMonotone(nn.Module):
         layers: Sequence[str],
         config: BackwardConfig,
         create_graph: bool,
+        start: Tensor | None,
     ) -> dict[str, Reading]:
         network = self.get_submodule(side)
         paths = ["input" if layer == self.sees else f"net.{layer}" for layer in layers]
-        read = read_layers(network, x, target, paths, config, create_graph)
+        read = read_layers(network, x, target, paths, config, create_graph, start)
         return {
             layer: self._reading(layer, x, *values)
             for layer, values in zip(layers, read, strict=True)

@@ -25,22 +25,27 @@ from dmn.nn.nonnegative import (
     project,
     reparametrise,
 )
-from dmn.nn.pair import (
+from dmn.nn.output import (
     EPSILON,
+    Contrast,
+    OutputSelector,
+    check_target,
+    contrast_outputs,
+    output_relevance,
+    select_output,
+)
+from dmn.nn.pair import (
     GRADIENT,
     Alpha,
     Backward,
     BackwardConfig,
     LayerAlphas,
-    OutputSelector,
     Pair,
     Pool,
     Reading,
     Stream,
     check_layers,
-    check_target,
     is_pair,
-    select_output,
 )
 from dmn.nn.rank import effective_rank
 
@@ -55,6 +60,7 @@ __all__ = [
     "Backward",
     "BackwardConfig",
     "Constraint",
+    "Contrast",
     "ConvexConcave",
     "Inverted",
     "LayerAlphas",
@@ -78,12 +84,14 @@ __all__ = [
     "check_target",
     "constrained",
     "constraint_statistics",
+    "contrast_outputs",
     "effective_rank",
     "eval_mode",
     "is_pair",
     "logits_matrix",
     "misfits_explained",
     "network_name",
+    "output_relevance",
     "pick_logits",
     "predict_logits",
     "project",

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol, TypeGuard
 
-import torch
 from torch import Tensor, nn
 
-from dmn.errors import TargetError, UnknownNameError
+from dmn.errors import UnknownNameError
+from dmn.nn.output import EPSILON, OutputSelector
 
 Backward = Literal["gradient", "relevance"]
 Stream = Literal["g", "h", "g-h"]
 Pool = Literal["winner", "convex"]
-OutputSelector = Literal["class", "contrast", "all"]
 Alpha = float | Sequence[float] | Mapping[str, float] | Literal["balanced", "auto"]
 LayerAlphas = tuple[tuple[str, float], ...]  # a mapping as pairs, which can be hashed
-
-EPSILON = 1e-6  # of Zimmermann & Loho
 
 
 class BackwardConfig(NamedTuple):
@@ -28,7 +25,7 @@ class BackwardConfig(NamedTuple):
     Attributes:
         backward: "gradient", or "relevance" for epsilon-LRP through every layer above.
         output: Where it starts: "class", the chosen logit; "contrast", that logit minus the mean
-            of all; "all", the mean of all.
+            of all; "all", the mean of all; "clrp" or "sglrp", see `output_relevance`.
         epsilon: Stabilises relevance.
         alpha: Shift in [0, 0.5]: 0 for the true gradient of the streams, 0.5 for the plain one; one
             for all layers, pairs of a layer and its shift, 0 for the rest, or "balanced".
@@ -142,42 +139,3 @@ def check_layers(layers: Iterable[str], known: Container[str], shown: Iterable[s
     for layer in layers:
         if layer not in known:
             raise UnknownNameError(f"no layer {layer!r}; there are {', '.join(shown)}")
-
-
-def check_target(logits: Tensor, target: Tensor, contrast: bool = False) -> None:
-    """Refuse classes that a network does not have.
-
-    Args:
-        logits: (B, K), of which only the shape is used.
-        target: Class indices, any number of them.
-        contrast: Whether a second class is needed.
-
-    Raises:
-        TargetError: names the index and the range, or says that there is no other class.
-    """
-    classes = logits.shape[1]
-    if contrast and classes == 1:
-        raise TargetError("contrast needs two classes, and the network has one logit: leave it out")
-    if len(invalid := target[(target < 0) | (target >= classes)]):
-        available = f"there are 0 to {classes - 1}" if classes > 1 else "its one logit is class 0"
-        raise TargetError(f"the network has no class {int(invalid[0])}; {available}")
-
-
-def select_output(logits: Tensor, target: Tensor, output: OutputSelector) -> Tensor:
-    """Return where a pass starts: the weight of each logit, (B, K).
-
-    Args:
-        logits: (B, K), of which only shape, dtype and device are used.
-        target: Class indices (B,).
-        output: One logit, that logit minus the mean, or the mean.
-
-    Raises:
-        TargetError: for an index out of range, and for a mean of one logit.
-    """
-    check_target(logits, target, contrast=output != "class")
-    one_hot = torch.zeros_like(logits).scatter_(1, target[:, None], 1.0)
-    return {
-        "class": one_hot,
-        "contrast": one_hot - 1 / logits.shape[1],
-        "all": torch.full_like(logits, 1 / logits.shape[1]),
-    }[output]
