@@ -231,6 +231,30 @@ def refuse_without_rule(
         raise unsupported(refused, f"explain {type(network).__name__} by {method}")
 
 
+def relative_depths(network: fx.GraphModule, kind: type[nn.Module]) -> dict[str, float]:
+    """Return how deep modules lie, from 0 for the first to 1 for the last.
+
+    The depth of a module is the number of modules of its kind on the longest path from the image.
+
+    Args:
+        network: A graph that calls each module once.
+        kind: The type of the modules.
+
+    Returns:
+        The depth by the module's path, as a share of the way from the first to the last; 0 if all
+        are first.
+    """
+    counts: dict[fx.Node, int] = {}
+    depths: dict[str, int] = {}
+    for node in network.graph.nodes:
+        counts[node] = max((counts[source] for source in node.all_input_nodes), default=0)
+        if isinstance(target_of(network, node), kind):
+            counts[node] += 1
+            depths[str(node.target)] = counts[node] - 1
+    last = max(depths.values(), default=0) or 1
+    return {path: depth / last for path, depth in depths.items()}
+
+
 def _call_module(network: fx.GraphModule, node: fx.Node, module: nn.Module, x: Any) -> None:
     path = f"rewritten_{node.name}"
     network.add_submodule(path, module)

@@ -8,12 +8,15 @@ network with other operations without a rule is refused.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
+from numbers import Real
 from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dmn.baselines.base import Baseline, required
@@ -24,9 +27,11 @@ from dmn.baselines.rewrite import (
     Negate,
     for_rules,
     refuse_without_rule,
+    relative_depths,
 )
 from dmn.canonize import canonize, hookable
 from dmn.canonize.affine import ScaleShift
+from dmn.errors import OptionError
 from dmn.explain.registry import register
 from dmn.nn import OutputSelector, contrast_outputs, output_relevance, predict_logits
 from dmn.rules import Rule
@@ -76,8 +81,12 @@ class LRP(Baseline):
     propagates_relevance: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        zennit = _zennit()
+        _zennit()
         super().__post_init__()
+
+    def _begin(self, example: Tensor | None = None) -> None:
+        super()._begin(example)
+        zennit = _zennit()
         rules = [((Negate, Elementwise), zennit.rules.Pass()), ((Average,), zennit.rules.Norm())]
         self.composite = self.compose(zennit, rules)
 
@@ -145,19 +154,58 @@ class LRPGamma(LRP):
     """The gamma rule, which favours positive weights, in convolutions; epsilon in linear layers.
 
     Args:
-        gamma: Strength; 0 is the epsilon rule.
+        gamma: Strength; 0 is the epsilon rule. One number, or a pair (image, last): the strength
+            then changes linearly with depth, from the first convolution to the last. The depth of a
+            convolution is the number of convolutions on the longest path from the image.
 
-    Source: Montavon et al., Layer-Wise Relevance Propagation: An Overview, 2019.
+    Raises:
+        OptionError: for another gamma than a number >= 0, or two of them.
+
+    Source: Montavon et al., Layer-Wise Relevance Propagation: An Overview, 2019, who take
+        the rule in lower layers and less of it above.
     """
 
-    gamma: float = 0.25
+    gamma: float | Sequence[float] = 0.25
+
+    def __post_init__(self) -> None:
+        self.bounds = _gamma_bounds(self.gamma)
+        super().__post_init__()
 
     def compose(self, zennit: Any, rules: _Rules) -> Any:
         """Return the gamma rule for convolutions and the epsilon rule for linear layers."""
-        gamma = zennit.rules.Gamma(self.gamma, zero_params=self.zero_params)
+        image, last = self.bounds
+
+        def gamma(depth: float) -> Any:
+            strength = image + (last - image) * depth
+            return zennit.rules.Gamma(strength, zero_params=self.zero_params)
+
         epsilon = zennit.rules.Epsilon(zero_params=self.zero_params)
-        layers = [((zennit.types.Convolution,), gamma), ((nn.Linear,), epsilon)]
-        return _by_layer(zennit, rules, *layers)
+        layers = [((zennit.types.Convolution,), gamma(0)), ((nn.Linear,), epsilon)]
+        by_layer = _by_layer(zennit, rules, *layers)
+        if image == last:
+            return by_layer
+        assert isinstance(self.network, fx.GraphModule), "`prepare` rewrites the model"
+        depths = relative_depths(self.network, zennit.types.Convolution)
+        by_path = [((path,), gamma(depth)) for path, depth in depths.items()]
+        by_depth = zennit.composites.NameMapComposite(by_path)
+        return zennit.composites.MixedComposite([by_depth, by_layer])
+
+
+def _gamma_bounds(gamma: float | Sequence[float]) -> tuple[float, float]:
+    """Return the strengths at the first and at the last convolution."""
+    bounds = gamma if isinstance(gamma, list | tuple) else (gamma, gamma)
+    numbers = [
+        float(bound)
+        for bound in bounds
+        if isinstance(bound, Real) and not isinstance(bound, bool) and 0 <= bound < math.inf
+    ]
+    if not len(numbers) == len(bounds) == 2:
+        raise OptionError(
+            f"gamma is {gamma!r}; give a number from 0 on, or two of them: at the first and at the "
+            "last convolution"
+        )
+    image, last = numbers
+    return image, last
 
 
 @register("post-hoc")
