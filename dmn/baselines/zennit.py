@@ -197,7 +197,7 @@ def _gamma_bounds(gamma: float | Sequence[float]) -> tuple[float, float]:
     numbers = [
         float(bound)
         for bound in bounds
-        if isinstance(bound, Real) and not isinstance(bound, bool) and 0 <= bound < math.inf
+        if isinstance(bound, Real) and not isinstance(bound, bool) and 0 <= float(bound) < math.inf
     ]
     if not len(numbers) == len(bounds) == 2:
         raise OptionError(

@@ -146,4 +146,4 @@ def _one_hot(logits: Tensor, target: Tensor, output: OutputSelector) -> Tensor:
 def _stabilised(z: Tensor) -> Tensor:
     """Add epsilon with the sign of z, or the least number whose inverse z's type can hold."""
     epsilon = max(EPSILON, torch.finfo(z.dtype).tiny)
-    return z + torch.where(z < 0, -epsilon, epsilon)
+    return z + epsilon * torch.where(z < 0, -1, 1).to(z)
