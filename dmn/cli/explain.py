@@ -27,7 +27,7 @@ from dmn.io.options import require, require_output
 from dmn.io.pictures import Picture, read_picture
 from dmn.io.text import plain
 from dmn.io.writing import write_whole
-from dmn.nn import Pair, Stream, predict_logits
+from dmn.nn import Contrast, Pair, Stream, predict_logits
 from dmn.split import FrontAdapter
 from dmn.viz.panels import overlay, panel, png
 from dmn.viz.typeface import class_label
@@ -51,6 +51,13 @@ A name package.module:factory asks for your own code: it is imported, also from 
 called."""
 METHODS = list_methods("split", "post-hoc")
 FEATURED = tuple(spec.name for spec in METHODS if spec.featured)
+CONTRASTS: dict[str, Contrast] = {
+    "false": False,
+    "true": True,
+    "mean": "mean",
+    "clrp": "clrp",
+    "sglrp": "sglrp",
+}
 ALPHA = find_method("SplitCAM").defaults["alpha"]
 CELL = 224  # pixels a side
 LINE = 24  # characters before a row
@@ -63,7 +70,18 @@ def main(args: Sequence[str]) -> None:
     Args:
         args: The command line, from the command's name on.
     """
-    explain(**vars(_parser().parse_args(list(args[1:]))))
+    options = vars(_parser().parse_args(_before_pictures(args[1:])))
+    options["contrast"] = CONTRASTS[options["contrast"]]
+    explain(**options)
+
+
+def _before_pictures(args: Sequence[str]) -> list[str]:
+    """Write `--contrast` in full where none of its values follows, as a picture may."""
+    following = [*args[1:], ""]
+    return [
+        "--contrast=true" if option == "--contrast" and word not in CONTRASTS else option
+        for option, word in zip(args, following, strict=True)
+    ]
 
 
 def _parser() -> Parser:
@@ -90,7 +108,15 @@ def _parser() -> Parser:
     add("--target", help="Class to explain, by name or index; by default the predicted one.")
     add("--stream", choices=get_args(Stream), help="Evidence for, against or both; by default all.")
     add("--alpha", type=number, help=f"Shift of split networks, 0 to 0.5; by default {ALPHA}.")
-    add("--contrast", action="store_true", help="Leave out what speaks for all classes alike.")
+    add(
+        "--contrast",
+        nargs="?",
+        const="true",
+        choices=CONTRASTS,
+        default="false",
+        metavar="FORM",
+        help="Leave out what speaks for all classes alike; of relevance also mean, clrp or sglrp.",
+    )
     add("--top", type=int, default=3, help="Classes to print.")
     add("--invert", action="store_true", help="Turn dark on white into white on dark first.")
     add("--out", default="explained.png", help="PNG file to save.")
@@ -107,7 +133,7 @@ def explain(
     target: str | None = None,
     stream: Stream | None = None,
     alpha: float | None = None,
-    contrast: bool = False,
+    contrast: Contrast = False,
     top: int = 3,
     invert: bool = False,
     out: str = "explained.png",
@@ -125,7 +151,7 @@ def explain(
         target: Class to explain, by name or index; the predicted one by default.
         stream: Of split methods; all three of trained pairs by default, g of split networks.
         alpha: Of SplitCAM and SplitGrad on split networks.
-        contrast: Leave out what speaks for all classes alike.
+        contrast: Leave out what speaks for all classes alike; a form that the methods take.
         top: Classes to print.
         invert: Turn dark on white into white on dark first.
         out: PNG file to save.
@@ -228,7 +254,7 @@ def _explainers(
     layer: str | None,
     stream: Stream | None,
     alpha: float | None,
-    contrast: bool,
+    contrast: Contrast,
 ) -> dict[str, Explainer]:
     """Make the explainers, by the title of the column each fills."""
     trained, model = network.is_pair and not network.is_split, network.ordinary

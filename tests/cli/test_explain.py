@@ -158,6 +158,21 @@ def test_options_change_what_is_seen(run, monkeypatch):
     assert len(set(seen.values())) == len(seen)
 
 
+def test_contrast_has_a_form_where_relevance_has(run):
+    """Alone it is the method's own form, and the word after it may be a picture."""
+    seen = {}
+    for form in ("false", "true", "mean", "clrp", "sglrp"):
+        run("cnn", "a.png", "--method", "SplitLRP", "LRPEpsilon", "--contrast", form)
+        seen[form] = Path("explained.png").read_bytes()
+    assert len(set(seen.values())) == len(seen)
+    run("cnn", "--contrast", "a.png", "--method", "SplitLRP", "LRPEpsilon")
+    assert Path("explained.png").read_bytes() == seen["true"]
+    run("cnn", "a.png", "--method", "SplitLRP", "LRPEpsilon", "--contrast")
+    assert Path("explained.png").read_bytes() == seen["true"]
+    with pytest.raises(SystemExit, match=r"dmn: SplitCAM takes no contrast 'clrp', .* true"):
+        run("cnn", "a.png", "--method", "SplitCAM", "--contrast", "clrp")
+
+
 def test_inverting_is_turning_dark_on_white_into_white_on_dark(run, capsys):
     Image.fromarray(255 - np.asarray(Image.open("a.png"))).save("negative.png")
     run("pair", "a.png", "--invert")

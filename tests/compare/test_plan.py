@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import yaml
 from small_pairs import fronted_pair, tiny_pair
 
 from dmn.compare import entries
@@ -12,6 +13,7 @@ from dmn.hub import Network
 from dmn.models import PlainCNN
 from dmn.split import unfold_front
 
+FORMS = ("mean", "clrp", "sglrp")
 CONTROLS = [spec.name for spec in list_methods("control")]
 
 
@@ -99,3 +101,19 @@ def test_every_method_has_the_same_number_of_tries(networks):
     assert len(entries(wanted, networks, 4)[0].settings) == 4
     with pytest.raises(OptionError, match=r"GradCAM \(cnn\): 4 settings.* has 3"):
         entries(wanted, networks, 3)
+
+
+def test_starts_of_relevance_and_pairs_of_gamma_are_searched(networks):
+    """Of a list of lists each inner list is one value."""
+    text = """
+        SplitLRP: {contrast: [false, true, mean, clrp, sglrp]}
+        LRPGamma: {gamma: [0.25, [0.5, 0.0], [1.0, 0.1]], contrast: [mean, clrp]}
+    """
+    split, gamma = entries({"cnn": yaml.safe_load(text)}, networks, 6)[:2]
+    assert [setting["contrast"] for setting in split.settings] == [False, True, *FORMS]
+    assert [setting["gamma"] for setting in gamma.settings[::2]] == [0.25, [0.5, 0.0], [1.0, 0.1]]
+    x = torch.rand(2, 1, 8, 8)
+    for entry in (split, gamma):
+        explainers = [entry.explainer(networks["cnn"], setting, x) for setting in entry.settings]
+        maps = [explainer(x, 1) for explainer in explainers]
+        assert len({tuple(one.flatten().tolist()) for one in maps}) == len(maps)
