@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -179,13 +179,37 @@ def _classes(batch: ExplainedBatch) -> Options:
     return {"num_classes": batch.classes}
 
 
+_PIXEL_FLIPPING = QuantusMetric("PixelFlipping", _pixels, curve=True)
+
+
+def symmetric_relevance_gain(batch: ExplainedBatch) -> Scores:
+    """Return the area under PixelFlipping's curve in reverse order, less the area in its own.
+
+    The reverse order flips the least relevant features first. Signs count: evidence against the
+    class is the least relevant.
+
+    Source: Blücher, Vielhaben & Strodthoff 2024, "Decoupling pixel flipping and occlusion strategy
+    for consistent XAI benchmarks".
+    """
+    most_relevant_first = _PIXEL_FLIPPING(batch).values
+    least_relevant_first = _PIXEL_FLIPPING(replace(batch, maps=-batch.maps)).values
+    return Scores(least_relevant_first - most_relevant_first)
+
+
 METRICS: dict[str, MetricSpec] = {
     "PixelFlipping": MetricSpec(
         "faithfulness",
         False,
         (0, 1),
-        QuantusMetric("PixelFlipping", _pixels, curve=True),
+        _PIXEL_FLIPPING,
         forwards=FLIPPING_STEPS + 1,
+    ),
+    "SymmetricRelevanceGain": MetricSpec(
+        "faithfulness",
+        True,
+        (-1, 1),
+        symmetric_relevance_gain,
+        forwards=2 * (FLIPPING_STEPS + 1),
     ),
     "Selectivity": MetricSpec(
         "faithfulness",

@@ -20,15 +20,24 @@ def area(curve):
     return sum((a + b) / 2 for a, b in pairwise(curve)) / (len(curve) - 1)
 
 
-def pixel_flipping(f, x, y, a, features):
-    """Flip the pixels of most relevance first, all channels of each, `features` values a step."""
-    order = sorted(np.ndindex(a.shape), key=lambda at: -a[at])
+def pixel_flipping(f, x, y, a, features, sign=-1):
+    """Flip the pixels of most relevance first, all channels of each, `features` values a step.
+
+    With sign 1 those of least relevance come first.
+    """
+    order = sorted(np.ndindex(a.shape), key=lambda at: sign * a[at])
     flipped, curve = x.copy(), []
     for start in range(0, len(order), features // len(x)):
         for i, j in order[start : start + features // len(x)]:
             flipped[:, i, j] = 0
         curve.append(softmax(f(flipped))[y])
     return area(curve)
+
+
+def symmetric_relevance_gain(f, x, y, a, features):
+    """Compare the areas when pixels of least and of most relevance are flipped first."""
+    least, most = (pixel_flipping(f, x, y, a, features, sign) for sign in (1, -1))
+    return least - most
 
 
 def selectivity(f, x, y, a, side):

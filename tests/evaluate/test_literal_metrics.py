@@ -51,6 +51,9 @@ def case():
         other = literal.other_class(image, target, 4, SEED)
         return {
             "PixelFlipping": literal.pixel_flipping(f, image, target, a, features_in_step(SHAPE)),
+            "SymmetricRelevanceGain": literal.symmetric_relevance_gain(
+                f, image, target, a, features_in_step(SHAPE)
+            ),
             "Selectivity": literal.selectivity(f, image, target, a, side=2),
             "FaithfulnessCorrelation": literal.faithfulness_correlation(
                 f, image, target, a, SUBSETS, image.size // 100, SEED

@@ -373,7 +373,8 @@ def test_one_logit_is_scored_by_its_sigmoid_as_two_logits_by_their_softmax(digit
             return torch.cat([logit, torch.zeros_like(logit)], dim=1)
 
     x, _, masks = digits
-    asking = ["PixelFlipping", "Selectivity", "FaithfulnessCorrelation", "Completeness"]
+    asking = [name for name, spec in METRICS.items() if spec.category == "faithfulness"]
+    asking.append("Completeness")
     zeros = torch.zeros(6, dtype=torch.long)
     explainer = Fixed(torch.rand(6, 1, SIZE, SIZE))
     one, two = (
