@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from copy import deepcopy
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from copy import copy, deepcopy
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dmn.nn import BackwardConfig, eval_mode, predict_logits
+from dmn.nn import BackwardConfig, Reading, eval_mode, predict_logits
 from dmn.rules.base import bounds
 from dmn.rules.scaled import Scaled, aligned, magnitude
 
@@ -21,7 +22,9 @@ NOT_CLAIMED = "not claimed"
 SMALLEST = 1e-300  # magnitude, as they are stored as logarithms
 SAMPLES = 4
 TOLERANCE = 1e-10  # of float64, relative to the largest evidence
+LAYERS = 5  # at most, in which the relevance of classes is compared
 _SHIFTS = (0.0, 0.4)
+_RELEVANCE = BackwardConfig("relevance")
 
 
 class Splittable(Protocol):
@@ -31,11 +34,18 @@ class Splittable(Protocol):
     options: BackwardConfig
     network: Any
 
+    @property
+    def layers(self) -> Sequence[str]:
+        """Names of layers to read."""
+
     def __call__(self, x: Tensor) -> Tensor:
         """Return the logits, (B, K)."""
 
     def read(self, x: Tensor, target: Tensor, layers: Any, config: Any, streams: Any) -> Any:
         """Read layers; see `dmn.nn.Pair`."""
+
+    def find_image_layers(self, example: Tensor) -> None:
+        """Find the layers whose outputs are images."""
 
     def claims(self, x: Tensor) -> tuple[bool, bool]:
         """Return whether g and h are monotone, and whether convex."""
@@ -67,6 +77,9 @@ class Certificate:
         convex: As monotone.
         cosines: Cosine of the SplitGrad maps of g and h at the input, by alpha.
         magnitudes: Largest s, as its binary logarithm, by layer.
+        class_cosines: Mean absolute cosine of g's relevance for different classes, by layer, from
+            the input to the last image; near 1 where relevance does not depend on the class. Empty
+            for one logit.
     """
 
     network: str
@@ -81,9 +94,10 @@ class Certificate:
     convex: str
     cosines: dict[str, float]
     magnitudes: dict[str, float]
+    class_cosines: dict[str, float] = field(default_factory=dict)  # not in older certificates
 
     def __str__(self) -> str:
-        """Show it as a table, with the largest and the last of the magnitudes."""
+        """Show it as a table, of each field by layer with a few layers only."""
         layers = list(self.magnitudes)
         top = max(layers, key=lambda name: self.magnitudes[name])
         shown = dict.fromkeys((layers[0], top, layers[-1]))
@@ -98,6 +112,13 @@ class Certificate:
         ]
         rows += [
             (f"cosine of g's map and h's, alpha {a}", f"{c:.4f}") for a, c in self.cosines.items()
+        ]
+        rows += [
+            (
+                f"cosine of relevance of different classes at {name}",
+                f"{self.class_cosines[name]:.4f}",
+            )
+            for name in _spread(list(self.class_cosines), 3)
         ]
         rows += [(f"largest p + n at {name}", f"2^{self.magnitudes[name]:.1f}") for name in shown]
         width = max(len(name) for name, _ in rows)
@@ -116,7 +137,8 @@ class Certificate:
 
 def certify(model: Splittable, original: nn.Module | None, x: Tensor) -> Certificate:
     """Measure what holds for a split network on images; see `SplitModel.certificate`."""
-    target = model(x).argmax(dim=1)
+    logits = model(x)
+    target = logits.argmax(dim=1)
     expected = _autograd_gradient(original or model.network, x, target)
     gradient, cosines = 0.0, {}
     for alpha in _SHIFTS:
@@ -144,6 +166,7 @@ def certify(model: Splittable, original: nn.Module | None, x: Tensor) -> Certifi
             name: math.log2(max(float(size.tensor), SMALLEST)) + size.exponent
             for name, size in sizes.items()
         },
+        class_cosines=_class_cosines(model, x, logits),
     )
 
 
@@ -164,6 +187,55 @@ def _autograd_gradient(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
         selected = predict_logits(model, x).gather(1, target[:, None]).sum()
         (gradient,) = torch.autograd.grad(selected, x)
     return gradient
+
+
+def _class_cosines(model: Splittable, x: Tensor, logits: Tensor) -> dict[str, float]:
+    """Return the mean absolute cosine of the relevance of different classes, by layer.
+
+    The classes are the predicted one, the runner-up, the middle and the last, by image. Where the
+    cosine is 1, all classes have the same map.
+
+    Source: Sixt, Granz & Landgraf 2020, "When explanations lie".
+    """
+    ordered = logits.argsort(dim=1, descending=True, stable=True)
+    last = logits.shape[1] - 1
+    ranks = sorted({0, min(1, last), (last + 1) // 2, last})
+    if len(ranks) == 1:
+        return {}
+    layers = _spread(_image_layers(model, x), LAYERS)
+    passes = [model.read(x, ordered[:, rank], layers, _RELEVANCE, ("g",)) for rank in ranks]
+    return {layer: _mean_cosine([read[layer]["g"] for read in passes]) for layer in layers}
+
+
+def _image_layers(model: Splittable, x: Tensor) -> Sequence[str]:
+    """Return the layers whose outputs are images, also where no example was given."""
+    same_network = copy(model)  # what it finds is not kept in the model
+    same_network.find_image_layers(x)
+    return same_network.layers
+
+
+def _spread(names: Sequence[str], most: int) -> list[str]:
+    """Return the first and the last of some names, and others evenly between them."""
+    last, steps = len(names) - 1, most - 1
+    return list(names) if last < most else [names[step * last // steps] for step in range(most)]
+
+
+def _mean_cosine(readings: Sequence[Reading]) -> float:
+    """Return the mean absolute cosine of relevance over pairs of readings and images."""
+    directions = [F.normalize(_relevance(reading), dim=1) for reading in readings]
+    cosines = [(a * b).sum(1).abs().mean() for a, b in combinations(directions, 2)]
+    return float(torch.stack(cosines).mean())
+
+
+def _relevance(reading: Reading) -> Tensor:
+    """Return the relevance of all units, (B, units), in float64, divided by the largest."""
+    p, n, delta_p, delta_n = (part.flatten(1).cpu().double() for part in reading)
+    units, sensitivities = torch.cat([p, n], 1), torch.cat([delta_p, delta_n], 1)
+    return _divided_by_largest(_divided_by_largest(units) * _divided_by_largest(sensitivities))
+
+
+def _divided_by_largest(values: Tensor) -> Tensor:
+    return values / values.abs().amax(dim=1, keepdim=True).clamp(min=SMALLEST)
 
 
 def _least_weight(network: nn.Module) -> float:

@@ -2,9 +2,11 @@
 
 import gc
 import json
+from itertools import combinations
 
 import pytest
 import torch
+from literal_split import Literal
 from torch import nn
 
 from dmn.split import Certificate, split
@@ -128,6 +130,102 @@ def test_it_is_written_down_and_read_back():
     text = certificate.to_json()
     assert json.loads(text)["pool"] == "winner"
     assert Certificate.from_json(text) == certificate
+
+
+def of_classes(classes, activation=nn.ReLU):
+    """A network of a number of classes, with weights and images that are drawn anew."""
+    torch.manual_seed(classes)
+    return nn.Sequential(
+        *(nn.Conv2d(2, 4, 3), activation(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 2), activation()),
+        *(nn.Flatten(), nn.Linear(16, classes)),
+    ).eval()
+
+
+@pytest.mark.parametrize("pool", ["winner", "convex"])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU])
+@pytest.mark.parametrize(
+    ("classes", "ranks"), [(2, [0, 1]), (3, [0, 1, 2]), (4, [0, 1, 2, 3]), (9, [0, 1, 4, 8])]
+)
+def test_cosines_are_those_of_literal_maps_class_by_class(classes, ranks, activation, pool):
+    model, x = of_classes(classes, activation).double(), images().double()
+    literal = Literal(model, x, pool=pool)
+    by_class = [literal.relevance(torch.full((len(x),), index), 1e-6) for index in range(classes)]
+    order = model(x).sort(dim=1, descending=True).indices
+    certificate = split(model, x, pool=pool, theta=1.0).certificate(x)
+    assert list(certificate.class_cosines) == ["input", "0", "1", "2", "4"]  # of 6 images
+    for layer, cosine in certificate.class_cosines.items():
+        found = []
+        for row, classes_of_image in enumerate(order[:, ranks].tolist()):
+            maps = [
+                torch.cat([part[row].flatten() for part in by_class[index][layer][:2]])
+                for index in classes_of_image
+            ]
+            found += [abs(a @ b) / (a.norm() * b.norm()) for a, b in combinations(maps, 2)]
+        assert cosine == pytest.approx(float(sum(found) / len(found)), rel=1e-6)
+
+
+@pytest.mark.parametrize("pool", ["winner", "convex"])
+@pytest.mark.parametrize("theta", [0.0, 1.0])
+@pytest.mark.parametrize("scale", [1.0, 1e18])  # squares of relevance overflow float32
+def test_classes_that_share_nothing_have_cosine_0_and_those_that_share_all_have_1(
+    pool, theta, scale
+):
+    def head(weight):
+        linear = nn.Linear(3, 3, bias=False)
+        linear.weight.data = weight * scale
+        return linear
+
+    def cosines(weight):
+        torch.manual_seed(6)
+        model = nn.Sequential(
+            *(nn.Conv2d(3, 3, 3, groups=3), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), head(weight)),
+        ).eval()
+        model[0].weight.data *= scale
+        x = torch.randn(3, 3, 8, 8)
+        return split(model, x, pool=pool, theta=theta).certificate(x).class_cosines
+
+    apart, alike = cosines(torch.eye(3)), cosines(torch.tensor([[1.0, 2, 3]] * 3))
+    assert set(apart.values()) == {0.0}
+    assert list(alike.values()) == pytest.approx([1.0] * len(alike))
+    assert len(apart) == len(alike) == 5
+
+
+def test_one_class_is_compared_with_none():
+    model, x = of_classes(1), images()
+    certificate = split(model, x).certificate(x)
+    assert certificate.class_cosines == {}
+    assert "different classes" not in str(certificate)
+    assert Certificate.from_json(certificate.to_json()) == certificate
+
+
+def test_a_certificate_of_before_is_read_without_cosines_of_classes():
+    certificate = split(network(), images()).certificate(images())
+    fields = json.loads(certificate.to_json())
+    assert fields.pop("class_cosines") == certificate.class_cosines != {}
+    before = Certificate.from_json(json.dumps(fields))
+    assert before.class_cosines == {}
+    assert before.magnitudes == certificate.magnitudes
+    assert "different classes" not in str(before)
+    assert Certificate.from_json(certificate.to_json()) == certificate
+
+
+@pytest.mark.parametrize("example", [None, images()], ids=["no example", "example"])
+def test_classes_are_compared_at_images_only_and_layers_stay_as_they_were(example):
+    ours = split(network(), example)
+    layers = ours.layers
+    cosines = ours.certificate(images()).class_cosines
+    assert list(cosines) == ["input", "0", "2", "3", "5"]
+    assert ours.layers == layers
+
+
+def test_the_table_shows_the_first_middle_and_last_layer():
+    certificate = split(network(), images()).certificate(images())
+    first, _, middle, _, last = certificate.class_cosines
+    shown = [line for line in str(certificate).splitlines() if "different classes" in line]
+    assert [line.split(" at ")[1].split() for line in shown] == [
+        [layer, f"{certificate.class_cosines[layer]:.4f}"] for layer in (first, middle, last)
+    ]
 
 
 def test_the_table_reads_as_one():
