@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
 
 from dmn.graph.trace import target_of
 from dmn.nn import BackwardConfig
-from dmn.rules.base import Rule, Slope
+from dmn.rules.base import Rule
 from dmn.rules.call import Call
 from dmn.rules.scaled import Scaled, aligned, is_narrower, power, recentred
 from dmn.split.relevance import bounded_amplification, relu_share
@@ -64,6 +64,9 @@ class ForwardPlan:
                 self.active.add(node)
         self.without_n = self._find_without_n()
         self.shift = self._find_shift()
+        self.shifted = {
+            node for node in self.active if self.relevance and self.rules[node].nonlinear
+        }
         self.before, self.after = self._plan_sums()
         self.last_users = self._plan_memory()
 
@@ -89,12 +92,13 @@ class ForwardPlan:
             s: Their p + n; None for |x|, the least there is.
         """
         values = Values({}, {}, {})
+        positions = x.shape[2:].numel()
         env: dict[fx.Node, Any] = {}
         sums: dict[fx.Node, Scaled] = {}
         for node in self.nodes:
             if node in self.rules:
                 call = self._bind(node, env)
-                env[node] = self._run(node, call, env, sums)
+                env[node] = self._run(node, call, env, sums, positions)
                 if node in self.active:
                     values.calls[node] = call
             else:
@@ -114,7 +118,7 @@ class ForwardPlan:
         """Find the nodes whose stream n is zero: after ReLU with nothing kept, and what follows."""
         without_n: set[fx.Node] = set()
         for node, rule in self.rules.items():
-            sources = {source for source in node.all_input_nodes if self._streams(source)}
+            sources = set(self._sources(node))
             stays_without_n = rule.symmetric and sources <= without_n
             if stays_without_n or self.is_plain_relu(node):
                 without_n.add(node)
@@ -136,22 +140,27 @@ class ForwardPlan:
         before, after = set(), set(self.sums)
         if not forgets or self.relevance:
             after |= self.read
-        if self.relevance:
-            for node in (node for node in self.active if self.rules[node].nonlinear):
-                if not self.is_plain_relu(node):
-                    before.add(node)
-                if not self.is_plain_relu(node) or self.shift(node) != 0.5:
-                    after.update(node.all_input_nodes)
+        for node in self.shifted:
+            plain = self.is_plain_relu(node)
+            if not plain:
+                before.add(node)
+            if not plain or self.shift(node) != 0.5:
+                after.update(self._sources(node))
         for node in reversed(self.nodes):
             if node in self.rules:
                 if node in after and not (forgets and self.rules[node].nonlinear):
                     before.add(node)
                 if node in before:
-                    after.update(source for source in node.all_input_nodes if self._streams(source))
+                    after.update(self._sources(node))
         return before, after
 
-    def _streams(self, node: fx.Node) -> bool:
-        return node in self.rules or (node.op == "placeholder" and not node.args)
+    def _sources(self, node: fx.Node) -> list[fx.Node]:
+        """Return the nodes with streams that a node takes."""
+        return [
+            source
+            for source in node.all_input_nodes
+            if source in self.rules or (source.op == "placeholder" and not source.args)
+        ]
 
     def _plan_memory(self) -> dict[fx.Node, list[fx.Node]]:
         """Find the nodes whose values can be freed after each node."""
@@ -164,44 +173,61 @@ class ForwardPlan:
         return last_users
 
     def _bind(self, node: fx.Node, env: dict[fx.Node, Any]) -> Call:
-        streams = [source for source in node.all_input_nodes if self._streams(source)]
+        streams = self._sources(node)
         return Call(target_of(self.network, node), node.args, node.kwargs, env, streams)
 
     def _run(
-        self, node: fx.Node, call: Call, env: dict[fx.Node, Any], s: dict[fx.Node, Scaled]
+        self,
+        node: fx.Node,
+        call: Call,
+        env: dict[fx.Node, Any],
+        s: dict[fx.Node, Scaled],
+        positions: int,
     ) -> Tensor:
         rule = self.rules[node]
         u = [env[source] for source in call.slots]
-        shifted = self.relevance and node in self.active and rule.nonlinear
-        needs_recording = not self.relevance or (
-            rule.needs_recording(call) and not (shifted and self.is_plain_relu(node))
-        )
-        out = call.record(u) if node in self.active and needs_recording else call(*u)
+        out = call.record(u) if self._is_recorded(node, call) else call(*u)
         call.out_shape = out.shape
         if node in self.before:
             parts, exponent = aligned([_fitting(s[source], out.dtype) for source in call.slots])
             total = Scaled(rule.sums(call, u, out, parts, power(-exponent)), exponent)
-            s[node] = total = total.rescaled() if rule.weighted or rule.nonlinear else total
+            s[node] = total.rescaled() if rule.weighted or rule.nonlinear else total
+        if node in self.shifted:
+            self._prepare_relevance(node, call, u[0], out, s, positions)
         if rule.nonlinear and node in self.after:
             s[node] = recentred(s[node], out, *self.recentring) if node in s else Scaled(out.abs())
-        if shifted and self.is_plain_relu(node):
-            (source,) = call.slots
-            sums = None if self.shift(node) == 0.5 else s[source]
-            call.k = self._k(node, u[0], out, sums)
-            call.share = relu_share(u[0], out, sums, call.k, self.config.epsilon)
-        elif shifted:
-            call.u, call.out, call.s = u, out, total
-            (source,) = call.slots
-            call.s_in = s[source]
-            call.k = self._k(node, u[0], out, s[source])
         return out
 
-    def _k(self, node: fx.Node, u: Tensor, out: Tensor, s: Scaled | None) -> Slope:
-        """Return 1 - 2 alpha at the end of a chain."""
-        alpha: float | Literal["auto"] = self.shift(node)
-        if alpha != "auto":
-            return 1 - 2 * alpha
-        return 1.0 if s is None else bounded_amplification(u, out, s)
+    def _is_recorded(self, node: fx.Node, call: Call) -> bool:
+        """Return whether autograd goes back through an operation."""
+        if node in self.shifted:
+            return not self.is_plain_relu(node)
+        return node in self.active and (
+            not self.relevance or self.rules[node].needs_recording(call)
+        )
+
+    def _prepare_relevance(
+        self,
+        node: fx.Node,
+        call: Call,
+        u: Tensor,
+        out: Tensor,
+        s: dict[fx.Node, Scaled],
+        positions: int,
+    ) -> None:
+        """Store what relevance needs to go back through an operation that is not linear."""
+        (source,) = call.slots
+        if self.shift(node) == "auto":
+            pixels = positions / u.shape[2:].numel()
+            active = out != 0 if out.shape == u.shape else torch.ones_like(u, dtype=torch.bool)
+            call.k = bounded_amplification(u, active, s[source], pixels)
+        else:
+            call.k = 1.0 - 2.0 * self.shift(node)
+        if self.is_plain_relu(node):
+            sums = None if self.shift(node) == 0.5 else s[source]
+            call.share = relu_share(u, out, sums, call.k, self.config.epsilon)
+        else:
+            call.u, call.out, call.s, call.s_in = [u], out, s[node], s[source]
 
     def _constant(self, node: fx.Node, env: dict[fx.Node, Any], x: Tensor) -> Any:
         """Evaluate a node without a rule: the input, a parameter, a size, or a number."""

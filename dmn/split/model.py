@@ -36,7 +36,7 @@ from dmn.split.backward import backward
 from dmn.split.certificate import Certificate, certify
 from dmn.split.forward import ForwardPlan, Values
 
-DEFAULT_ALPHA: dict[str, Any] = {"gradient": 0.0, "relevance": 0.0}
+DEFAULT_ALPHA: dict[str, Any] = {"gradient": 0.0, "relevance": "auto"}
 RANGES = {
     "alpha": (0.0, 0.5),
     "head_alpha": (0.0, 0.5),
@@ -301,10 +301,7 @@ class SplitModel(nn.Module):
             threshold=defaults.threshold if config.threshold is None else config.threshold,
             pool=config.pool or defaults.pool,
         )
-        automatic = {"gradient": "balanced", "relevance": "auto"}[config.backward]
-        shifts = alpha if isinstance(alpha, tuple) else (alpha,)
-        numbers = [shift[1] if isinstance(shift, tuple) else shift for shift in shifts]
-        values: list[tuple[str, Any]] = [("alpha", each) for each in numbers if each != automatic]
+        values: list[tuple[str, Any]] = [("alpha", each) for each in _shifts(config)]
         values += [(name, getattr(config, name)) for name in ("head_alpha", "theta", "threshold")]
         for name, value in values:
             low, high = RANGES[name]
@@ -313,6 +310,22 @@ class SplitModel(nn.Module):
         if config.pool not in ("winner", "convex"):
             raise OptionError(f"pool is {config.pool!r}, not 'winner' or 'convex'")
         return config
+
+
+def _shifts(config: BackwardConfig) -> list[Any]:
+    """Return all shifts that must be numbers in the range."""
+    alpha = config.alpha
+    if alpha == {"gradient": "balanced", "relevance": "auto"}[config.backward]:
+        return []
+    if not isinstance(alpha, tuple):
+        return [alpha]
+    by_layer = all(isinstance(shift, tuple) for shift in alpha)
+    if not by_layer and len(alpha) != 2:
+        raise OptionError(
+            f"alpha is {alpha}; give one number, a pair for the first and the last layer, or one "
+            "number for each name of a layer"
+        )
+    return [shift for _, shift in alpha] if by_layer else list(alpha)
 
 
 def _no_original() -> None:

@@ -15,6 +15,8 @@ from dmn.rules.scaled import Scaled, add_scaled, blockwise, power, recentred
 
 Signal = tuple[Tensor, Tensor]  # q and a
 Recentring = tuple[float, float]  # theta and threshold
+AMPLIFICATION = 2.0  # of relevance in one layer, by contributions that cancel
+GROWTH = 1 / 6  # exponent of the pixels for each position
 
 
 def relu_share(u: Tensor, out: Tensor, s: Scaled | None, k: Slope, epsilon: float) -> Tensor:
@@ -45,22 +47,27 @@ def relu_share(u: Tensor, out: Tensor, s: Scaled | None, k: Slope, epsilon: floa
     return share
 
 
-AMPLIFICATION = 2.0
+def bounded_amplification(u: Tensor, active: Tensor, s: Scaled, pixels: float) -> Tensor:
+    """Return, for each image, the least k at which contributions amplify noise within a bound.
 
+    Over the active units of a layer, the magnitudes of the contributions sum up to (s + k u) / 2,
+    and the contributions themselves to (u + k s) / 2. The quotient, 1 at k = 1, is the factor by
+    which relevance grows before it cancels. It may reach `AMPLIFICATION` for units as fine as
+    pixels, and more for coarser ones, since maps are noisy where signs change from pixel to pixel.
 
-def bounded_amplification(u: Tensor, out: Tensor, s: Scaled) -> Tensor:
-    """Return the least k for which contributions are at most twice what they sum up to.
-
-    Over all active units, the shifted contributions' magnitudes sum up to (s + k u) / 2, and they
-    themselves to (u + k s) / 2.
+    Args:
+        u: Input of the operation that is not linear, (B, ...).
+        active: Where its output is not 0.
+        s: Sum stream of the input.
+        pixels: How many pixels of the image there are for each position of u.
     """
-    active = out != 0
     sums, sizes = (
-        torch.where(active, part, 0.0).flatten(1).double().sum(1) for part in (s.tensor, u.abs())
+        torch.where(active, part, 0.0).flatten(1).sum(1, dtype=torch.float64)
+        for part in (s.tensor, u.abs())
     )
-    ratio = sums / (sizes * s.unit).clamp(min=torch.finfo(sums.dtype).tiny)
-    k = ((ratio - AMPLIFICATION) / (AMPLIFICATION * ratio - 1)).clamp(0, 1)
-    k = torch.where(ratio > AMPLIFICATION, k, 0.0)
+    bound = AMPLIFICATION * pixels**GROWTH
+    ratio = sums / (sizes * s.unit).clamp(min=torch.finfo(torch.float64).tiny)
+    k = torch.where(ratio > bound, (ratio - bound) / (bound * ratio - 1), 0.0)
     return k.to(u.dtype).view(-1, *[1] * (u.dim() - 1))
 
 
