@@ -259,7 +259,6 @@ def _explainers(
     """Make the explainers, by the title of the column each fills."""
     trained, model = network.is_pair and not network.is_split, network.ordinary
     stage = layer or last_stage(model, x).removeprefix("h.net.")
-    streams = (stream,) if stream else get_args(Stream) if trained else ("g",)
     pair: Any = network.as_pair(x) if any(spec.kind == "split" for spec in specs) else None
     explainers: dict[str, Explainer] = {}
     for spec in specs:
@@ -267,7 +266,8 @@ def _explainers(
         if spec.kind == "split":
             read = layer or _last_call(network, pair, stage)
             options |= _split_options(spec, pair, trained, read, layer, alpha)
-            for side in streams:
+            own = get_args(Stream) if trained else (spec.defaults["stream"],)
+            for side in (stream,) if stream else own:
                 explainers[f"{spec.name} {side}"] = spec.factory(pair, stream=side, **options)
             continue
         if spec.needs_layer:
@@ -287,6 +287,7 @@ def _split_options(
     """Return where and how a split method reads a pair, which may be the network's own."""
     fronted = isinstance(pair, FrontAdapter)
     options = {} if trained else dict(spec.defaults)
+    options.pop("stream", None)
     options["layer"] = stage if spec.needs_layer and not fronted else layer or "input"
     if fronted:
         options["part"] = "p"

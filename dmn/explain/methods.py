@@ -64,9 +64,12 @@ class SplitExplainer:
             pass from the logit minus the mean, for relevance too; which alone also takes "clrp"
             and "sglrp", one pass from the start that `dmn.nn.output_relevance` gives.
         absolute: Return magnitudes.
-        alpha: For split networks, as the options below: the shift in [0, 0.5] that takes the
-            streams' sensitivities from their own gradient (0) to the plain one (0.5). One number,
-            one per layer, or "balanced".
+        alpha: For split networks, as the options below: the shift, in [0, 0.5]. It takes the
+            streams' sensitivities from their own gradient (0) to the plain one (0.5), and relevance
+            from the z+ rule (0) to the epsilon rule (0.5). One number; one per layer, by its name,
+            0 for the rest; or a pair, for the first and the last convolution, linear in depth. Of
+            sensitivities also "balanced", of relevance "auto". None for 0 and "auto".
+        head_alpha: The shift of relevance after the last convolution, where alpha names no layer.
         rho: The streams' share if alpha is "balanced".
         theta: Share of min(p, n) kept after activations, in [0, 1]; None for the network's own.
         threshold: Recentre only where p + n exceeds it; None for the network's own.
@@ -279,7 +282,10 @@ def _to_image(values: Tensor, x: Tensor) -> Tensor:
     return values.float()
 
 
-@register("split", needs_layer=True, defaults={"alpha": ALPHA, "part": "p"}, featured=True)
+SHIFTED = {"stream": "g", "part": "p", "alpha": ALPHA}
+
+
+@register("split", needs_layer=True, defaults=SHIFTED, featured=True)
 class SplitCAM(SplitExplainer):
     """Activation times sensitivity, summed over channels (SplitCAM).
 
@@ -291,7 +297,7 @@ class SplitCAM(SplitExplainer):
         return (values * sensitivities).sum(dim=1, keepdim=True)
 
 
-@register("split", defaults={"alpha": ALPHA, "part": "p"})
+@register("split", defaults=SHIFTED)
 class SplitGrad(SplitExplainer):
     """Channel mean of the sensitivities (SplitGrad).
 
@@ -303,15 +309,23 @@ class SplitGrad(SplitExplainer):
         return sensitivities.mean(dim=1, keepdim=True)
 
 
-@register("split", defaults={"part": "p"}, featured=True)
+@register("split", defaults={"stream": "g-h", "alpha": "auto"}, featured=True)
 class SplitLRP(SplitCAM):
-    """Epsilon-LRP on the nonnegative weights of both sides (SplitLRP).
+    """Layer-wise relevance propagation on both sides (SplitLRP).
 
-    Relevance is conserved up to the share of the biases and of epsilon = 1e-6. If every activation
-    is piecewise linear, it equals SplitCAM at the same layer of a trained pair. They differ with
-    saturating units and, in a split network, with recentring.
+    Of a split network it is LRP-gamma with gamma = 1 / alpha - 2, for any activation and any graph.
+    Relevance is conserved up to the share of the biases and of epsilon. By default alpha is found
+    for each layer and image, so that contributions cancel within a bound.
 
-    Source: Zimmermann & Loho, Hidden Monotonicity, CVPR 2026; the rule is Bach et al. 2015, eq. 58.
+    Of a trained pair, whose weights have one sign, it is epsilon-LRP. If every activation is
+    piecewise linear, it equals SplitCAM at the same layer there.
+
+    Example:
+        >>> model = split(net, images)
+        >>> maps = SplitLRP(model)(images)  # (B, 1, H, W), of the predicted classes
+
+    Source: Zimmermann & Loho, Hidden Monotonicity, CVPR 2026; the rules are of Bach et al. 2015,
+        eq. 58, and Montavon et al., Layer-Wise Relevance Propagation: An Overview, 2019.
     """
 
     backward = "relevance"

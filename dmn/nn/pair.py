@@ -23,12 +23,17 @@ class BackwardConfig(NamedTuple):
     A trained pair takes the first three; the others are for split networks, see docs/split.md.
 
     Attributes:
-        backward: "gradient", or "relevance" for epsilon-LRP through every layer above.
+        backward: "gradient", or "relevance" for LRP through every layer above: of a trained pair
+            epsilon-LRP, of a split network by the rule that alpha determines.
         output: Where it starts: "class", the chosen logit; "contrast", that logit minus the mean
             of all; "all", the mean of all; "clrp" or "sglrp", see `output_relevance`.
         epsilon: Stabilises relevance.
-        alpha: Shift in [0, 0.5]: 0 for the true gradient of the streams, 0.5 for the plain one; one
-            for all layers, pairs of a layer and its shift, 0 for the rest, or "balanced".
+        alpha: Shift in [0, 0.5]. Of sensitivities: 0 for the true gradient of the streams, 0.5 for
+            the plain one. Of relevance: 0 for the z+ rule, 0.5 for the epsilon rule. One for all
+            layers; a pair for the first and the last convolution, linear in depth; pairs of a layer
+            and its shift, 0 for the rest; "balanced", of sensitivities; "auto", of relevance. None
+            for 0 and "auto".
+        head_alpha: Shift of relevance after the last convolution, where alpha names no layer.
         rho: With alpha "balanced", the mean of the streams' sensitivities after each shift, as a
             multiple of the plain gradient's.
         theta: Share of min(p, n) that is kept after each activation, in [0, 1]; None for the

@@ -314,7 +314,7 @@ class SplitModel(nn.Module):
 
 def _shifts(config: BackwardConfig) -> list[Any]:
     """Return all shifts that must be numbers in the range."""
-    alpha = config.alpha
+    alpha: Any = config.alpha
     if alpha == {"gradient": "balanced", "relevance": "auto"}[config.backward]:
         return []
     if not isinstance(alpha, tuple):
