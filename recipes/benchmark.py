@@ -51,14 +51,26 @@ Rows = dict[tuple[Case, str], dict[str, Any]]  # what was measured of a method
 Job = tuple[Callable[..., Rows], Case, list[str]]  # what measures, of what, which methods
 
 
-def epsilon_plus(model: nn.Module) -> Call:
-    """Register zennit's EpsilonPlus; the canonizer of ResNets does for a VGG what a VGG's does."""
-    from zennit import attribution, composites, torchvision
+def zennit_epsilon_plus(canonizers: list[Any]) -> Any:
+    """Return zennit's EpsilonPlus."""
+    return import_module("zennit.composites").EpsilonPlus(canonizers=canonizers)
 
+
+def zennit_gamma(canonizers: list[Any]) -> Any:
+    """Return Gamma in convolutions, Epsilon in linear layers: zennit has no such composite."""
+    composites, rules, types = (
+        import_module(f"zennit.{name}") for name in ("composites", "rules", "types")
+    )
+    layers = [((types.Convolution,), rules.Gamma(0.25)), ((nn.Linear,), rules.Epsilon())]
+    return composites.LayerMapComposite([*composites.layer_map_base(), *layers], canonizers)
+
+
+def zennit(model: nn.Module, compose: Callable[[list[Any]], Any]) -> Call:
+    """Register a composite; the canonizer of ResNets does for a VGG what a VGG's does."""
     model = deepcopy(model)  # the canonizer changes it
-    composite = composites.EpsilonPlus(canonizers=[torchvision.ResNetCanonizer()])
+    composite = compose([import_module("zennit.torchvision").ResNetCanonizer()])
     composite.register(model)
-    attributor = attribution.Gradient(model, composite)
+    attributor = import_module("zennit.attribution").Gradient(model, composite)
     return lambda x, target: attributor(x, one_hot(target, 1000).to(x))
 
 
@@ -97,7 +109,8 @@ SPLITS: dict[str, Callable[[nn.Module, str, str], Call]] = {
 LITERAL = "literal float64"
 METHODS: dict[str, Callable[[nn.Module, str, str], Call]] = {
     **SPLITS,
-    "zennit EpsilonPlus": lambda model, middle, last: epsilon_plus(model),
+    "zennit EpsilonPlus": lambda model, middle, last: zennit(model, zennit_epsilon_plus),
+    "zennit Gamma": lambda model, middle, last: zennit(model, zennit_gamma),
     "captum Grad-CAM": lambda model, middle, last: grad_cam(model, last),
     LITERAL: lambda model, middle, last: partial(literal, deepcopy(model).double()),
 }

@@ -93,12 +93,12 @@ def test_benchmark(tmp_path):
     # Threads of one process that wait for each other are slow where others keep the cores busy.
     result = program("benchmark.py", *tiny, folder=tmp_path, OMP_NUM_THREADS="1")
     assert result.returncode == 0, result.stderr
-    assert "[9/9] memory, resnet18, 32 px, batch 1: literal float64" in result.stdout
+    assert "[10/10] memory, resnet18, 32 px, batch 1: literal float64" in result.stdout
     folder = tmp_path / "runs/benchmark"
     with (folder / "benchmark.csv").open() as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
     splits = {"gradient", "SplitGrad", "SplitCAM", "SplitLRP"}
-    others = {"zennit EpsilonPlus", "captum Grad-CAM", "literal float64"}
+    others = {"zennit EpsilonPlus", "zennit Gamma", "captum Grad-CAM", "literal float64"}
     assert rows.keys() == splits | others
     plain = rows["gradient"]
     for method, row in rows.items():
