@@ -121,6 +121,13 @@ class Move(Rule):
     moves = True
 
 
+class Sum(Rule):
+    """A sum of two streams."""
+
+    def ratio_back(self, call: Call, ratio: Slope) -> Slope | None:
+        return ratio if all(shape == call.out_shape for shape in call.shapes) else None
+
+
 class Absolute(Rule):
     """An affine operation: it acts on s by the absolute values of its weights and constants.
 
@@ -189,22 +196,32 @@ class Linear(Rule):
         return [self.transposed(call, self._bound(call), a)]
 
     def p_back(self, call: Call, q: Tensor, ratio: Slope) -> list[Tensor]:
-        weight: Tensor = call.option("weight", 1)
-        by_rows = self.by_rows and isinstance(ratio, Tensor) and ratio.dim() == weight.dim() - 1
-        in_one = by_rows or isinstance(ratio, float)
-        if self.transposed is None or not self.is_plain(call) or not in_one:
+        transposed, weight = self.transposed, call.option("weight", 1)
+        if transposed is None or not self.is_plain(call):
             return super().p_back(call, q, ratio)
-        return [self.transposed(call, self._p_weight(call, weight, ratio), q)]
+        if isinstance(ratio, float):
+            if ratio == 0:
+                return [transposed(call, weight, q / 2)]
+            return [transposed(call, add_scaled(weight, ratio, self._bound(call)) / 2, q)]
+        if not self.by_rows or weight.dim() != q.dim():
+            return super().p_back(call, q, ratio)
+        # Images of equal ratios go back together, by one weight.
+        by_image = ratio.reshape(len(ratio) if ratio.dim() == q.dim() else 1, -1)
+        rows, group = torch.unique(by_image, dim=0, return_inverse=True)
+        weights = (
+            torch.addcmul(weight, self._bound(call), row.view(-1, *[1] * (q.dim() - 1))) / 2
+            for row in rows
+        )
+        if len(rows) == 1:
+            return [transposed(call, next(weights), q)]
+        result = q.new_empty(len(q), *call.shapes[0][1:])
+        for number, own_weight in enumerate(weights):
+            images = group == number
+            result[images] = transposed(call, own_weight, q[images])
+        return [result]
 
     def needs_recording(self, call: Call) -> bool:
         return self.transposed is None or not self.is_plain(call)
-
-    def _p_weight(self, call: Call, weight: Tensor, ratio: Slope) -> Tensor:
-        """Return the weight that takes q to half of p's sensitivity."""
-        if isinstance(ratio, Tensor):
-            rows = ratio.reshape(-1, *[1] * (weight.dim() - 1))
-            return torch.addcmul(weight, self._bound(call), rows) / 2
-        return weight / 2 if ratio == 0 else add_scaled(weight, ratio, self._bound(call)) / 2
 
     @staticmethod
     def _bound(call: Call) -> Tensor:
@@ -298,7 +315,10 @@ class Activation(Rule):
             return None if q is None else call.vjp(q), None
         low, high = self.bounds(call)
         pulled = call.vjp(a if q is None else q + a)[0]
-        return [add_scaled(pulled, low - high, a)], [scale_by(a, low + high)]
+        factor = low - high
+        if isinstance(factor, float) and not torch.is_grad_enabled():
+            return [pulled.add_(a, alpha=factor)], [scale_by(a, low + high)]
+        return [add_scaled(pulled, factor, a)], [scale_by(a, low + high)]
 
     def bounds(self, call: Call) -> tuple[Slope, Slope]:
         return self.slopes(call) if callable(self.slopes) else self.slopes

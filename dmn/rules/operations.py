@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torchvision.ops import stochastic_depth
 
-from dmn.rules.base import Absolute, Activation, ChannelAffine, Linear, Move, Rule
+from dmn.rules.base import SLACK, Absolute, Activation, ChannelAffine, Linear, Move, Rule, Sum
 from dmn.rules.call import Call, Slot
 
 
@@ -67,7 +67,7 @@ def convolution(dimensions: int, transposed: bool, order: Sequence[str]) -> Line
         sizes = {name: per_axis(chosen.get(name, 0), dimensions) for name in _CONVOLUTION}
         pulled: Tensor = torch.ops.aten.convolution_backward(
             signal,
-            signal.new_empty(1).expand(call.shapes[0]),
+            signal.new_empty(len(signal), *call.shapes[0][1:]),  # only its shape counts
             weight,
             None,
             sizes["stride"],
@@ -93,9 +93,27 @@ def per_axis(size: Any, dimensions: int) -> list[int]:
     return [size] * dimensions if isinstance(size, int) else list(size)
 
 
-def matrix(call: Call, weight: Tensor, a: Tensor) -> Tensor:
-    """Propagate a back through a linear layer."""
-    return a @ weight
+class Matrix(Linear):
+    """A linear layer. Its weight may be large, and V is made a few rows at a time."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda call, weight, signal: signal @ weight, on_vectors=True)
+
+    def sum_back(self, call: Call, a: Tensor) -> list[Tensor]:
+        """Propagate a back; see `Rule.sum_back`."""
+        weight, slack = call.option("weight", 1), call.option("weight" + SLACK, 99)
+        if slack is not None:
+            return super().sum_back(call, a)
+        outputs, inputs = weight.shape
+        rows = max(1, BLOCK // inputs)
+        signals, result = a.reshape(-1, outputs), a.new_zeros(a.numel() // outputs, inputs)
+        for start in range(0, outputs, rows):
+            block = slice(start, start + rows)
+            result.addmm_(signals[:, block], weight[block].abs())
+        return [result.view(*a.shape[:-1], inputs)]
+
+
+BLOCK = 2**19  # weights
 
 
 def batch_norm(operation: Operation) -> Rule | str:
@@ -143,7 +161,7 @@ DIVIDE = Absolute(lambda call, s: s / _magnitude(_constant(call)))
 NEGATE = Absolute(lambda call, s: s)
 JOINED = Absolute(_join_streams, constant=True, moves=True)
 NORMALIZE = Absolute(lambda call, s: s / _standard_deviations(call, s), constant=True)
-SUM = Rule()
+SUM = Sum()
 DIFFERENCE = Absolute(lambda call, *s: s[0] + s[1])
 
 

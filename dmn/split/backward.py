@@ -138,8 +138,7 @@ def _step_nonlinear(
     if plan.is_plain_relu(node):
         p = gradient.of_p()
         assert p.q is not None, "the sensitivity to p is in q"
-        q = p.q * call.share
-        return ([q], [q * k], None) if isinstance(k, Tensor) else ([q], None, k)
+        return [p.q * call.share], None, k
     written = gradient.written_out()
     q = torch.zeros_like(call.out) if written.q is None else written.q
     a = torch.zeros_like(call.out) if written.a is None else written.a

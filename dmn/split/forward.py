@@ -147,7 +147,7 @@ class ForwardPlan:
             if not plain or self.shift(node) != 0.5:
                 after.update(self._sources(node))
         for node in reversed(self.nodes):
-            if node in self.rules:
+            if node in self.rules and node not in self.without_n:
                 if node in after and not (forgets and self.rules[node].nonlinear):
                     before.add(node)
                 if node in before:
@@ -188,13 +188,15 @@ class ForwardPlan:
         u = [env[source] for source in call.slots]
         out = call.record(u) if self._is_recorded(node, call) else call(*u)
         call.out_shape = out.shape
-        if node in self.before:
+        if node in self.without_n:
+            s[node] = Scaled(out)
+        elif node in self.before:
             parts, exponent = aligned([_fitting(s[source], out.dtype) for source in call.slots])
             total = Scaled(rule.sums(call, u, out, parts, power(-exponent)), exponent)
             s[node] = total.rescaled() if rule.weighted or rule.nonlinear else total
         if node in self.shifted:
             self._prepare_relevance(node, call, u[0], out, s, positions)
-        if rule.nonlinear and node in self.after:
+        if rule.nonlinear and node in self.after - self.without_n:
             s[node] = recentred(s[node], out, *self.recentring) if node in s else Scaled(out.abs())
         return out
 

@@ -17,6 +17,8 @@ Signal = tuple[Tensor, Tensor]  # q and a
 Recentring = tuple[float, float]  # theta and threshold
 AMPLIFICATION = 2.0  # of relevance in one layer, by contributions that cancel
 GROWTH = 1 / 6  # exponent of the pixels for each position
+MOST_UNITS = 2**15  # of an image, by which its shift is found
+STEPS = 32  # of k, from 0 to 1
 
 
 def relu_share(u: Tensor, out: Tensor, s: Scaled | None, k: Slope, epsilon: float) -> Tensor:
@@ -31,14 +33,15 @@ def relu_share(u: Tensor, out: Tensor, s: Scaled | None, k: Slope, epsilon: floa
         k: 1 - 2 alpha.
         epsilon: Stabiliser.
     """
+    floor = _stabiliser(epsilon, 0 if s is None else s.exponent, u)
     if s is None:
-        floor = max(epsilon, torch.finfo(u.dtype).tiny)
-        return 2 * out / (u.clamp(min=0) + 2 * floor)
-    unit, floor = s.unit, _stabiliser(epsilon, s.exponent, u)
+        return 2 * out / (u.clamp(min=0) + floor)
+    unit = s.unit
 
     def piece(u: Tensor, out: Tensor, s: Tensor) -> tuple[Tensor]:
-        doubled = add_scaled(s * k, unit, u).clamp(min=0)
-        return (2 * unit * out / (doubled + floor),)
+        doubled = add_scaled(u * unit, k, s) if unit != 1 else add_scaled(u, k, s)
+        share = out / doubled.clamp(min=0).add(floor)
+        return (share * (2 * unit),)
 
     if isinstance(k, Tensor):
         (share,) = piece(u, out, s.tensor)
@@ -61,13 +64,13 @@ def bounded_amplification(u: Tensor, active: Tensor, s: Scaled, pixels: float) -
         s: Sum stream of the input.
         pixels: How many pixels of the image there are for each position of u.
     """
-    sums, sizes = (
-        torch.where(active, part, 0.0).flatten(1).sum(1, dtype=torch.float64)
-        for part in (s.tensor, u.abs())
-    )
+    step = max(1, u[0].numel() // MOST_UNITS)
+    active, sums, sizes = (part.flatten(1)[:, ::step] for part in (active, s.tensor, u.abs()))
+    sums, sizes = ((part * active).sum(1, dtype=torch.float64) for part in (sums, sizes))
     bound = AMPLIFICATION * pixels**GROWTH
     ratio = sums / (sizes * s.unit).clamp(min=torch.finfo(torch.float64).tiny)
     k = torch.where(ratio > bound, (ratio - bound) / (bound * ratio - 1), 0.0)
+    k = (k * STEPS).ceil() / STEPS  # images of equal k go back together
     return k.to(u.dtype).view(-1, *[1] * (u.dim() - 1))
 
 
