@@ -202,15 +202,14 @@ class Linear(Rule):
         if isinstance(ratio, float):
             if ratio == 0:
                 return [transposed(call, weight, q / 2)]
-            return [transposed(call, add_scaled(weight, ratio, self._bound(call)) / 2, q)]
+            return [transposed(call, _half_sum(weight, self._bound(call), ratio), q)]
         if not self.by_rows or weight.dim() != q.dim():
             return super().p_back(call, q, ratio)
         # Images of equal ratios go back together, by one weight.
         by_image = ratio.reshape(len(ratio) if ratio.dim() == q.dim() else 1, -1)
         rows, group = torch.unique(by_image, dim=0, return_inverse=True)
         weights = (
-            torch.addcmul(weight, self._bound(call), row.view(-1, *[1] * (q.dim() - 1))) / 2
-            for row in rows
+            _half_sum(weight, self._bound(call), row.view(-1, *[1] * (q.dim() - 1))) for row in rows
         )
         if len(rows) == 1:
             return [transposed(call, next(weights), q)]
@@ -266,13 +265,16 @@ class ChannelAffine(Rule):
 
     @staticmethod
     def _scale_and_shift(call: Call) -> tuple[Tensor, Tensor]:
+        if call.affine is not None:
+            return call.affine
         mean, variance = call.option("running_mean", 1), call.option("running_var", 2)
         weight, bias = call.option("weight", 3), call.option("bias", 4)
         scale = torch.rsqrt(variance + call.option("eps", 7, 1e-5))
         scale = scale if weight is None else scale * weight
         shift = -mean * scale if bias is None else bias - mean * scale
         shape = (-1, *[1] * (len(call.out_shape) - 2))
-        return scale.view(shape), shift.view(shape)
+        call.affine = scale.view(shape), shift.view(shape)
+        return call.affine
 
 
 class Activation(Rule):
@@ -326,6 +328,11 @@ class Activation(Rule):
     @staticmethod
     def value_at_zero(call: Call, output: Tensor) -> Tensor:
         return call(output.new_zeros(()))
+
+
+def _half_sum(weight: Tensor, bound: Tensor, ratio: Slope) -> Tensor:
+    """Return (W + ratio V) / 2, in the memory of V."""
+    return bound.mul_(ratio / 2).add_(weight, alpha=0.5)
 
 
 def scale_by(x: Tensor, factor: Slope) -> Tensor:

@@ -32,6 +32,7 @@ class Call:
         out: The original activation, the output; set only where relevance is rebalanced.
         s: The sum stream of the output, before recentring; set only where relevance is rebalanced.
         s_in: The sum streams of the inputs; likewise.
+        affine: Scale and shift of each channel, once they are computed.
         share: What relevance is multiplied by at a ReLU; see `dmn.split.relevance.relu_share`.
         out_shape: Shape of the output.
     """
@@ -67,6 +68,7 @@ class Call:
         self.s_in: Scaled
         self.k: float | Tensor
         self.share: Tensor
+        self.affine: tuple[Tensor, Tensor] | None = None
         self.out_shape: torch.Size
 
     @property

@@ -221,8 +221,7 @@ class ForwardPlan:
         (source,) = call.slots
         if self.shift(node) == "auto":
             pixels = positions / u.shape[2:].numel()
-            active = out != 0 if out.shape == u.shape else torch.ones_like(u, dtype=torch.bool)
-            call.k = bounded_amplification(u, active, s[source], pixels)
+            call.k = bounded_amplification(u, out, s[source], pixels)
         else:
             call.k = 1.0 - 2.0 * self.shift(node)
         if self.is_plain_relu(node):

@@ -50,7 +50,8 @@ def relu_share(u: Tensor, out: Tensor, s: Scaled | None, k: Slope, epsilon: floa
     return share
 
 
-def bounded_amplification(u: Tensor, active: Tensor, s: Scaled, pixels: float) -> Tensor:
+@torch.no_grad()
+def bounded_amplification(u: Tensor, out: Tensor, s: Scaled, pixels: float) -> Tensor:
     """Return, for each image, the least k at which contributions amplify noise within a bound.
 
     Over the active units of a layer, the magnitudes of the contributions sum up to (s + k u) / 2,
@@ -60,13 +61,16 @@ def bounded_amplification(u: Tensor, active: Tensor, s: Scaled, pixels: float) -
 
     Args:
         u: Input of the operation that is not linear, (B, ...).
-        active: Where its output is not 0.
+        out: Its output; where it has the shape of u, units are active where it is not 0.
         s: Sum stream of the input.
         pixels: How many pixels of the image there are for each position of u.
     """
     step = max(1, u[0].numel() // MOST_UNITS)
-    active, sums, sizes = (part.flatten(1)[:, ::step] for part in (active, s.tensor, u.abs()))
-    sums, sizes = ((part * active).sum(1, dtype=torch.float64) for part in (sums, sizes))
+    values, sums = (part.flatten(1)[:, ::step] for part in (u, s.tensor))
+    if out.shape == u.shape:
+        active = out.flatten(1)[:, ::step] != 0
+        values, sums = values * active, sums * active
+    sizes, sums = (part.sum(1, dtype=torch.float64) for part in (values.abs(), sums))
     bound = AMPLIFICATION * pixels**GROWTH
     ratio = sums / (sizes * s.unit).clamp(min=torch.finfo(torch.float64).tiny)
     k = torch.where(ratio > bound, (ratio - bound) / (bound * ratio - 1), 0.0)
