@@ -60,12 +60,12 @@ def main(args: Sequence[str] | None = None) -> None:
 
     # A trained difference of monotone networks is a pair; any other network is split into one.
     pair = as_pair(network.model, x[:1])
-    alpha = 0.0 if network.is_pair else 0.4
+    alpha = None if network.is_pair else 0.48
     layer = options.layer or last_stage(network.model, x[:1]).removeprefix("h.net.")
     explainers: dict[str, Explainer] = {
         "evidence": SplitCAM(pair, layer, "g", "p", alpha=alpha),
         "counter-evidence": SplitCAM(pair, layer, "h", "p", alpha=alpha),
-        "relevance": SplitLRP(pair, "input", "g", "p"),
+        "relevance": SplitLRP(pair),
     }
 
     images = network.restore(x)

@@ -87,8 +87,8 @@ def main(args: Sequence[str] | None = None) -> None:
         "CAM of g": SplitCAM(model, "1.2", "g", "p", alpha=0.45),
         "CAM of h": SplitCAM(model, "1.2", "h", "p", alpha=0.45),
         "CAM of g - h": SplitCAM(model, "1.2"),
-        "LRP of g": SplitLRP(model, stream="g", part="p"),
-        "its contrast": SplitLRP(model, stream="g", contrast=True),
+        "LRP": SplitLRP(model),
+        "LRP, z+": SplitLRP(model, alpha=0.0),
     }
     all_maps = explain_together(list(explainers.values()), x, y)  # (8, 1, 28, 28) each
     pictures = {"image": 1 - x}

@@ -17,7 +17,8 @@ from torchvision.transforms import v2
 from dmn.graph.trace import target_of
 from dmn.graph.tracer import is_number
 from dmn.nn import Add
-from dmn.rules.base import Activation, ChannelAffine
+from dmn.rules.base import Activation
+from dmn.rules.linear import ChannelAffine
 from dmn.rules.pools import WinnerPool
 from dmn.rules.table import find_rules
 

@@ -71,7 +71,7 @@ def main(args: Sequence[str]) -> None:
         args: The command line, from the command's name on.
     """
     options = vars(_parser().parse_args(_before_pictures(args[1:])))
-    options["contrast"] = CONTRASTS[options["contrast"]]
+    options["contrast"] = CONTRASTS.get(options["contrast"])
     explain(**options)
 
 
@@ -107,13 +107,16 @@ def _parser() -> Parser:
     )
     add("--target", help="Class to explain, by name or index; by default the predicted one.")
     add("--stream", choices=get_args(Stream), help="Evidence for, against or both; by default all.")
-    add("--alpha", type=number, help=f"Shift of split networks, 0 to 0.5; by default {ALPHA}.")
+    add(
+        "--alpha",
+        type=number,
+        help=f"Shift of split networks, 0 to 0.5; by default {ALPHA}, of SplitLRP by layer.",
+    )
     add(
         "--contrast",
         nargs="?",
         const="true",
         choices=CONTRASTS,
-        default="false",
         metavar="FORM",
         help="Leave out what speaks for all classes alike; of relevance also mean, clrp or sglrp.",
     )
@@ -133,7 +136,7 @@ def explain(
     target: str | None = None,
     stream: Stream | None = None,
     alpha: float | None = None,
-    contrast: Contrast = False,
+    contrast: Contrast | None = None,
     top: int = 3,
     invert: bool = False,
     out: str = "explained.png",
@@ -150,7 +153,7 @@ def explain(
         layer: Where to read the network, of methods that have a choice.
         target: Class to explain, by name or index; the predicted one by default.
         stream: Of split methods; all three of trained pairs by default, g of split networks.
-        alpha: Of SplitCAM and SplitGrad on split networks.
+        alpha: Shift, on split networks.
         contrast: Leave out what speaks for all classes alike; a form that the methods take.
         top: Classes to print.
         invert: Turn dark on white into white on dark first.
@@ -254,7 +257,7 @@ def _explainers(
     layer: str | None,
     stream: Stream | None,
     alpha: float | None,
-    contrast: Contrast,
+    contrast: Contrast | None,
 ) -> dict[str, Explainer]:
     """Make the explainers, by the title of the column each fills."""
     trained, model = network.is_pair and not network.is_split, network.ordinary
@@ -262,7 +265,7 @@ def _explainers(
     pair: Any = network.as_pair(x) if any(spec.kind == "split" for spec in specs) else None
     explainers: dict[str, Explainer] = {}
     for spec in specs:
-        options: dict[str, Any] = {"contrast": contrast}
+        options: dict[str, Any] = {} if contrast is None else {"contrast": contrast}
         if spec.kind == "split":
             read = layer or _last_call(network, pair, stage)
             options |= _split_options(spec, pair, trained, read, layer, alpha)

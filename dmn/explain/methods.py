@@ -22,6 +22,7 @@ from dmn.nn import (
     Backward,
     BackwardConfig,
     Contrast,
+    OutputSelector,
     Pair,
     Pool,
     Reading,
@@ -35,7 +36,7 @@ from dmn.nn import (
 
 StreamPart = Literal["p", "n", "p+n", "p-n"]
 Readings = Mapping[str, Mapping[Stream, Reading]]  # by layer
-ALPHA = 0.4  # of the paper's SplitCAM on VGG16
+ALPHA = 0.48  # of SplitCAM at late layers; from validation scenes of a ResNet18 and a VGG16
 
 
 class StreamMaps(NamedTuple):
@@ -62,7 +63,8 @@ class SplitExplainer:
         contrast: Remove evidence for all classes: start from the logit minus the mean of all; for
             relevance, subtract the map of that mean, each divided by its own L1 norm. "mean" is one
             pass from the logit minus the mean, for relevance too; which alone also takes "clrp"
-            and "sglrp", one pass from the start that `dmn.nn.output_relevance` gives.
+            and "sglrp", one pass from the start that `dmn.nn.output_relevance` gives. None for
+            False but, of a split network's relevance, "mean" if there are several logits.
         absolute: Return magnitudes.
         alpha: For split networks, as the options below: the shift, in [0, 0.5]. It takes the
             streams' sensitivities from their own gradient (0) to the plain one (0.5), and relevance
@@ -92,7 +94,7 @@ class SplitExplainer:
         stream: Stream = "g-h",
         part: StreamPart = "p+n",
         *,
-        contrast: Contrast = False,
+        contrast: Contrast | None = None,
         absolute: bool = False,
         alpha: Alpha | None = None,
         head_alpha: float = 0.5,
@@ -123,7 +125,9 @@ class SplitExplainer:
             pool,
         )
         _require_hashable(config)
-        outputs = contrast_outputs(contrast, type(self).__name__, self.backward == "relevance")
+        outputs: tuple[OutputSelector | None, ...] = (None,)
+        if contrast is not None:
+            outputs = contrast_outputs(contrast, type(self).__name__, self.backward == "relevance")
         self.passes = tuple(config._replace(output=output) for output in outputs)
 
     def __repr__(self) -> str:

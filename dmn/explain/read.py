@@ -77,7 +77,7 @@ def read_layers(
         logits = network(x.clone().requires_grad_())
     # Clones, for what comes from inference mode cannot be saved for a backward pass.
     if start is None:
-        start = select_output(logits.detach(), target.clone(), config.output)
+        start = select_output(logits.detach(), target.clone(), config.output or "class")
     if not_called := [layer for layer in layers if layer not in activations]:
         raise UnknownNameError(
             f"{', '.join(not_called)}: never called; read one of the layers inside"

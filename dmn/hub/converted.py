@@ -27,7 +27,7 @@ from dmn.io.weights import (
     validate_state_dict,
 )
 from dmn.io.writing import write_whole
-from dmn.rules.base import SLACK
+from dmn.rules.linear import SLACK
 from dmn.split.certificate import Certificate
 from dmn.split.model import SplitModel, split
 

@@ -112,6 +112,7 @@ class DifferenceOfMonotone(nn.Module):
         With `create_graph` readings can be differentiated by the weights, also by the front's.
         """
         check_layers(layers, self.layers, self.layers)
+        config = config._replace(output=config.output or "class")
         supported = BackwardConfig(config.backward, config.output, config.epsilon)
         unsupported = [
             name

@@ -26,7 +26,8 @@ class BackwardConfig(NamedTuple):
         backward: "gradient", or "relevance" for LRP through every layer above: of a trained pair
             epsilon-LRP, of a split network by the rule that alpha determines.
         output: Where it starts: "class", the chosen logit; "contrast", that logit minus the mean
-            of all; "all", the mean of all; "clrp" or "sglrp", see `output_relevance`.
+            of all; "all", the mean of all; "clrp" or "sglrp", see `output_relevance`. None for
+            "class" but, of a split network's relevance, "contrast" if there are several logits.
         epsilon: Stabilises relevance.
         alpha: Shift in [0, 0.5]. Of sensitivities: 0 for the true gradient of the streams, 0.5 for
             the plain one. Of relevance: 0 for the z+ rule, 0.5 for the epsilon rule. One for all
@@ -43,7 +44,7 @@ class BackwardConfig(NamedTuple):
     """
 
     backward: Backward = "gradient"
-    output: OutputSelector = "class"
+    output: OutputSelector | None = "class"
     epsilon: float = EPSILON
     alpha: float | tuple[float, float] | LayerAlphas | Literal["balanced", "auto"] | None = None
     head_alpha: float = 0.5

@@ -8,11 +8,9 @@ sum of the sensitivities to p and to n. docs/split.md derives them; docs/notatio
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
 from dmn.nn import Pool
 from dmn.rules.call import Call
@@ -20,22 +18,6 @@ from dmn.rules.scaled import add_scaled
 
 Signals = list[Tensor] | None  # one for each input stream; None for zeros
 Slope = float | Tensor
-
-SLACK = "_slack"  # suffix of the parameter that loosens the bound of W: V = |W| (1 + slack)
-
-
-def bounds(module: nn.Module) -> dict[str, Tensor]:
-    """Return V >= |W| by the name of each parameter W: the factor of s where W is that of u."""
-    parameters = dict(module.named_parameters())
-    return {
-        name: _bound(weight, parameters.get(name + SLACK))
-        for name, weight in parameters.items()
-        if not name.endswith(SLACK)
-    }
-
-
-def _bound(weight: Tensor, slack: Tensor | None) -> Tensor:
-    return weight.abs() if slack is None else weight.abs() * (1 + slack)
 
 
 class Rule:
@@ -154,129 +136,6 @@ class Absolute(Rule):
         return call.transposed(lambda *s: self.linear(call, *s), a)
 
 
-class Linear(Rule):
-    """A convolution, a linear layer, or your own module that is linear in its input.
-
-    The module must be linear in every parameter, and parameters named "bias" must be constants.
-
-    Args:
-        transposed: Propagates a signal back by a weight without running forward, given the call,
-            the weight and the signal.
-        is_plain: Whether `transposed` can do so, given the call; always by default.
-        by_rows: Whether the first axis of the weight is that of the output's channels.
-        on_vectors: Whether it has no positions.
-    """
-
-    weighted = True
-    symmetric = False
-
-    def __init__(
-        self,
-        transposed: Callable[[Call, Tensor, Tensor], Tensor] | None = None,
-        is_plain: Callable[[Call], bool] = lambda call: True,
-        by_rows: bool = True,
-        on_vectors: bool = False,
-    ) -> None:
-        self.transposed, self.is_plain = transposed, is_plain
-        self.by_rows, self.on_vectors = by_rows, on_vectors
-
-    def sums(
-        self, call: Call, u: Sequence[Tensor], out: Tensor, s: Sequence[Tensor], unit: float
-    ) -> Tensor:
-        return self._absolute(call, unit)(*s)
-
-    def difference_back(self, call: Call, q: Tensor) -> list[Tensor]:
-        if call.recorded or self.transposed is None:
-            return call.vjp(q)
-        return [self.transposed(call, call.option("weight", 1), q)]
-
-    def sum_back(self, call: Call, a: Tensor) -> list[Tensor]:
-        if self.transposed is None or not self.is_plain(call):
-            return call.transposed(self._absolute(call), a)
-        return [self.transposed(call, self._bound(call), a)]
-
-    def p_back(self, call: Call, q: Tensor, ratio: Slope) -> list[Tensor]:
-        transposed, weight = self.transposed, call.option("weight", 1)
-        if transposed is None or not self.is_plain(call):
-            return super().p_back(call, q, ratio)
-        if isinstance(ratio, float):
-            if ratio == 0:
-                return [transposed(call, weight, q / 2)]
-            return [transposed(call, _half_sum(weight, self._bound(call), ratio), q)]
-        if not self.by_rows or weight.dim() != q.dim():
-            return super().p_back(call, q, ratio)
-        # Images of equal ratios go back together, by one weight.
-        by_image = ratio.reshape(len(ratio) if ratio.dim() == q.dim() else 1, -1)
-        rows, group = torch.unique(by_image, dim=0, return_inverse=True)
-        weights = (
-            _half_sum(weight, self._bound(call), row.view(-1, *[1] * (q.dim() - 1))) for row in rows
-        )
-        if len(rows) == 1:
-            return [transposed(call, next(weights), q)]
-        result = q.new_empty(len(q), *call.shapes[0][1:])
-        for number, own_weight in enumerate(weights):
-            images = group == number
-            result[images] = transposed(call, own_weight, q[images])
-        return [result]
-
-    def needs_recording(self, call: Call) -> bool:
-        return self.transposed is None or not self.is_plain(call)
-
-    @staticmethod
-    def _bound(call: Call) -> Tensor:
-        return _bound(call.option("weight", 1), call.option("weight" + SLACK, 99))
-
-    def _absolute(self, call: Call, unit: float = 1.0) -> Callable[..., Tensor]:
-        module = call.module
-        if module is None:
-            return lambda *s: call.run(_absolute_function(call, unit), s)
-        weights = {
-            name: bound * unit if name.endswith("bias") else bound
-            for name, bound in bounds(module).items()
-        }
-        return lambda *s: call.run(lambda *a, **k: functional_call(module, weights, a, k), s)
-
-
-class ChannelAffine(Rule):
-    """Batch normalisation by its running statistics: a scale and a shift for each channel."""
-
-    weighted = True
-    symmetric = False
-
-    def sums(
-        self, call: Call, u: Sequence[Tensor], out: Tensor, s: Sequence[Tensor], unit: float
-    ) -> Tensor:
-        scale, shift = self._scale_and_shift(call)
-        return torch.addcmul(shift.abs() * unit, s[0], scale.abs())
-
-    def difference_back(self, call: Call, q: Tensor) -> list[Tensor]:
-        return call.vjp(q) if call.recorded else [q * self._scale_and_shift(call)[0]]
-
-    def sum_back(self, call: Call, a: Tensor) -> list[Tensor]:
-        scale, _ = self._scale_and_shift(call)
-        return [a * scale.abs()]
-
-    def ratio_back(self, call: Call, ratio: Slope) -> Slope | None:
-        scale, _ = self._scale_and_shift(call)
-        return scale.sign() * ratio
-
-    def needs_recording(self, call: Call) -> bool:
-        return False
-
-    @staticmethod
-    def _scale_and_shift(call: Call) -> tuple[Tensor, Tensor]:
-        if call.affine is not None:
-            return call.affine
-        mean, variance = call.option("running_mean", 1), call.option("running_var", 2)
-        weight, bias = call.option("weight", 3), call.option("bias", 4)
-        scale = torch.rsqrt(variance + call.option("eps", 7, 1e-5))
-        scale = scale if weight is None else scale * weight
-        shift = -mean * scale if bias is None else bias - mean * scale
-        shape = (-1, *[1] * (len(call.out_shape) - 2))
-        call.affine = scale.view(shape), shift.view(shape)
-        return call.affine
-
-
 class Activation(Rule):
     """An elementwise function with slopes in [-c, C].
 
@@ -330,26 +189,6 @@ class Activation(Rule):
         return call(output.new_zeros(()))
 
 
-def _half_sum(weight: Tensor, bound: Tensor, ratio: Slope) -> Tensor:
-    """Return (W + ratio V) / 2, in the memory of V."""
-    return bound.mul_(ratio / 2).add_(weight, alpha=0.5)
-
-
 def scale_by(x: Tensor, factor: Slope) -> Tensor:
     """Return x times a factor, and x itself where the factor is 1."""
     return x if isinstance(factor, float) and factor == 1 else x * factor
-
-
-def _absolute_function(call: Call, unit: float) -> Callable[..., Tensor]:
-    """Return a function such as `conv2d` with its weight's and bias' absolute values."""
-    weight, bias = call.option("weight", 1), call.option("bias", 2)
-
-    def absolute(*args: Any, **kwargs: Any) -> Tensor:
-        x = args[0] if args else kwargs["input"]
-        named = ("input", "weight", "bias")
-        options = {key: value for key, value in kwargs.items() if key not in named}
-        constant = None if bias is None else bias.abs() * unit
-        result: Tensor = call.function(x, weight.abs(), constant, *args[3:], **options)
-        return result
-
-    return absolute

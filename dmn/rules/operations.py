@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torchvision.ops import stochastic_depth
 
-from dmn.rules.base import SLACK, Absolute, Activation, ChannelAffine, Linear, Move, Rule, Sum
+from dmn.rules.base import Absolute, Activation, Move, Rule, Sum
 from dmn.rules.call import Call, Slot
+from dmn.rules.linear import ChannelAffine, Linear
 
 
 class Operation(NamedTuple):
@@ -91,29 +92,6 @@ TRANSPOSED = ("stride", "padding", "output_padding", "groups", "dilation")
 def per_axis(size: Any, dimensions: int) -> list[int]:
     """Return one size for each axis of positions."""
     return [size] * dimensions if isinstance(size, int) else list(size)
-
-
-class Matrix(Linear):
-    """A linear layer. Its weight may be large, and V is made a few rows at a time."""
-
-    def __init__(self) -> None:
-        super().__init__(lambda call, weight, signal: signal @ weight, on_vectors=True)
-
-    def sum_back(self, call: Call, a: Tensor) -> list[Tensor]:
-        """Propagate a back; see `Rule.sum_back`."""
-        weight, slack = call.option("weight", 1), call.option("weight" + SLACK, 99)
-        if slack is not None:
-            return super().sum_back(call, a)
-        outputs, inputs = weight.shape
-        rows = max(1, BLOCK // inputs)
-        signals, result = a.reshape(-1, outputs), a.new_zeros(a.numel() // outputs, inputs)
-        for start in range(0, outputs, rows):
-            block = slice(start, start + rows)
-            result.addmm_(signals[:, block], weight[block].abs())
-        return [result.view(*a.shape[:-1], inputs)]
-
-
-BLOCK = 2**19  # weights
 
 
 def batch_norm(operation: Operation) -> Rule | str:

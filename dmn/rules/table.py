@@ -19,6 +19,7 @@ from dmn.graph.unpack import piece
 from dmn.nn import Add, ConvexConcave
 from dmn.rules import operations as of
 from dmn.rules.base import Rule
+from dmn.rules.linear import Matrix
 from dmn.rules.operations import Operation, RuleEntry
 from dmn.rules.pools import adaptive_max_pool, max_pool
 
@@ -36,7 +37,7 @@ _SOFTMAX = _no_rule("softmax divides by a sum of activations: leave it out, and 
 # Each name stands for everything of that name in torch.nn, torch.nn.functional, torch and operator,
 # and for the method of tensors.
 _ROWS: tuple[tuple[RuleEntry, str], ...] = (
-    (of.Matrix(), "Linear linear"),
+    (Matrix(), "Linear linear"),
     (of.batch_norm, "BatchNorm1d BatchNorm2d BatchNorm3d SyncBatchNorm batch_norm"),
     (of.sum_or_shift, "add sub subtract rsub"),
     (of.multiply, "mul multiply"),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, fx
 
-from dmn.nn import Reading, Stream, logits_matrix, select_output
+from dmn.nn import OutputSelector, Reading, Stream, logits_matrix, select_output
 from dmn.rules.base import Activation, Signals, Slope
 from dmn.rules.call import Call
 from dmn.rules.scaled import Scaled, halves, power, recentred, settle
@@ -55,7 +55,8 @@ def backward(
     """
     output = values.u[plan.output]
     logits = logits_matrix(output, type(plan.network).__name__, len(target))
-    weights = select_output(logits, target, plan.config.output).view_as(output)
+    own_start: OutputSelector = "contrast" if plan.relevance and logits.shape[1] > 1 else "class"
+    weights = select_output(logits, target, plan.config.output or own_start).view_as(output)
     layout = _layout(plan, streams)
     k = 1 - 2 * plan.shift(plan.output) if plan.relevance else 1.0
     starts = [_start_gradient(weights, q, k * a) for q, a in layout.starts]

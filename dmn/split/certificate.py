@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmn.nn import BackwardConfig, Reading, eval_mode, predict_logits
-from dmn.rules.base import bounds
+from dmn.rules.linear import bounds
 from dmn.rules.scaled import Scaled, aligned, magnitude
 
 NOT_CLAIMED = "not claimed"
@@ -24,7 +24,10 @@ SAMPLES = 4
 TOLERANCE = 1e-10  # of float64, relative to the largest evidence
 LAYERS = 5  # at most, in which the relevance of classes is compared
 _SHIFTS = (0.0, 0.4)
-_RELEVANCE = BackwardConfig("relevance")
+_RELEVANCE = {
+    "0": BackwardConfig("relevance", alpha=0.0, head_alpha=0.0),
+    "auto": BackwardConfig("relevance", alpha="auto"),
+}
 
 
 class Splittable(Protocol):
@@ -77,9 +80,9 @@ class Certificate:
         convex: As monotone.
         cosines: Cosine of the SplitGrad maps of g and h at the input, by alpha.
         magnitudes: Largest s, as its binary logarithm, by layer.
-        class_cosines: Mean absolute cosine of g's relevance for different classes, by layer, from
-            the input to the last image; near 1 where relevance does not depend on the class. Empty
-            for one logit.
+        class_cosines: Mean absolute cosine of g's relevance for different classes, by alpha and by
+            layer, from the input to the last image; near 1 where relevance does not depend on the
+            class. Empty for one logit.
     """
 
     network: str
@@ -94,7 +97,7 @@ class Certificate:
     convex: str
     cosines: dict[str, float]
     magnitudes: dict[str, float]
-    class_cosines: dict[str, float] = field(default_factory=dict)  # not in older certificates
+    class_cosines: dict[str, dict[str, float]] = field(default_factory=dict)  # not in older ones
 
     def __str__(self) -> str:
         """Show it as a table, of each field by layer with a few layers only."""
@@ -114,11 +117,9 @@ class Certificate:
             (f"cosine of g's map and h's, alpha {a}", f"{c:.4f}") for a, c in self.cosines.items()
         ]
         rows += [
-            (
-                f"cosine of relevance of different classes at {name}",
-                f"{self.class_cosines[name]:.4f}",
-            )
-            for name in _spread(list(self.class_cosines), 3)
+            (f"cosine of classes' relevance at {name}, alpha {a}", f"{cosines[name]:.4f}")
+            for a, cosines in self.class_cosines.items()
+            for name in _spread(list(cosines), 3)
         ]
         rows += [(f"largest p + n at {name}", f"2^{self.magnitudes[name]:.1f}") for name in shown]
         width = max(len(name) for name, _ in rows)
@@ -189,8 +190,8 @@ def _autograd_gradient(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
     return gradient
 
 
-def _class_cosines(model: Splittable, x: Tensor, logits: Tensor) -> dict[str, float]:
-    """Return the mean absolute cosine of the relevance of different classes, by layer.
+def _class_cosines(model: Splittable, x: Tensor, logits: Tensor) -> dict[str, dict[str, float]]:
+    """Return the mean absolute cosine of the relevance of different classes, by alpha and layer.
 
     The classes are the predicted one, the runner-up, the middle and the last, by image. Where the
     cosine is 1, all classes have the same map.
@@ -203,8 +204,13 @@ def _class_cosines(model: Splittable, x: Tensor, logits: Tensor) -> dict[str, fl
     if len(ranks) == 1:
         return {}
     layers = _spread(_image_layers(model, x), LAYERS)
-    passes = [model.read(x, ordered[:, rank], layers, _RELEVANCE, ("g",)) for rank in ranks]
-    return {layer: _mean_cosine([read[layer]["g"] for read in passes]) for layer in layers}
+    cosines = {}
+    for alpha, config in _RELEVANCE.items():
+        passes = [model.read(x, ordered[:, rank], layers, config, ("g",)) for rank in ranks]
+        cosines[alpha] = {
+            layer: _mean_cosine([read[layer]["g"] for read in passes]) for layer in layers
+        }
+    return cosines
 
 
 def _image_layers(model: Splittable, x: Tensor) -> Sequence[str]:

@@ -29,7 +29,8 @@ from dmn.nn import (
     misfits_explained,
     predict_logits,
 )
-from dmn.rules.base import SLACK, Linear, Rule, bounds
+from dmn.rules.base import Rule
+from dmn.rules.linear import SLACK, Linear, bounds
 from dmn.rules.scaled import Scaled, halves
 from dmn.rules.table import find_rules, is_known
 from dmn.split.backward import backward

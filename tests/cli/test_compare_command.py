@@ -230,9 +230,14 @@ def test_shipped_configs_parse_and_their_methods_can_be_made(name, capsys, tmp_p
                     assert callable(entry.explainer(networks[label], setting, x))
 
 
-def test_the_scenes_config_compares_what_it_ought_to():
-    config = yaml.safe_load((CONFIGS / "compare/scenes.yaml").read_text())
-    methods = {method for each in config["methods"].values() for method in each}
+@pytest.mark.parametrize("name", ["scenes", "scenes_vgg16"])
+def test_the_scenes_configs_compare_what_they_ought_to(name):
+    config = yaml.safe_load((CONFIGS / f"compare/{name}.yaml").read_text())
+    methods = {
+        (options or {}).get("method", title)
+        for titles in config["methods"].values()
+        for title, options in titles.items()
+    }
     assert methods == {spec.name for spec in list_methods("split", "post-hoc")}
     assert {METRICS[metric].category for metric in config["metrics"]} == {
         spec.category for spec in METRICS.values()

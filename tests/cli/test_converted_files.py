@@ -89,7 +89,7 @@ def test_a_split_file_is_explained_as_its_original(name, folder, capsys):
 def test_other_forms_are_explained(name, form, folder, capsys):
     model = str(folder / f"{name}_{form}.safetensors")
     explained(folder, "--model", model, "--method", *METHODS)
-    assert "SplitCAM g, SplitLRP g, Gradient, GradCAM" in capsys.readouterr().out
+    assert "SplitCAM g, SplitLRP g-h, Gradient, GradCAM" in capsys.readouterr().out
 
 
 def test_files_are_compared(folder, tmp_path, monkeypatch):

@@ -113,7 +113,7 @@ def test_a_pair_explains_itself_by_both_sides(run, capsys):
 
 def test_any_other_network_is_split(run, capsys):
     run("cnn", "a.png", "--out", "deep/panel.png")
-    assert "saved deep/panel.png: SplitCAM g, SplitLRP g, GradCAM" in capsys.readouterr().out
+    assert "saved deep/panel.png: SplitCAM g, SplitLRP g-h, GradCAM" in capsys.readouterr().out
     assert columns("deep/panel.png") == 4
     pixels = np.asarray(Image.open("deep/panel.png")).astype(int)
     of_maps = pixels[:, LABEL + CELL + GAP :]

@@ -58,7 +58,7 @@ def test_it_is_explained_by_its_names(code, capsys):
     first, last = capsys.readouterr().out.splitlines()
     assert "cat" in first
     assert "dog" in first
-    assert last == "saved explained.png: SplitCAM g, SplitLRP g, GradCAM"
+    assert last == "saved explained.png: SplitCAM g, SplitLRP g-h, GradCAM"
 
 
 def test_it_is_explained_as_it_is_without_names(code, capsys):

@@ -152,8 +152,9 @@ def test_cosines_are_those_of_literal_maps_class_by_class(classes, ranks, activa
     by_class = [literal.relevance(torch.full((len(x),), index), 1e-6) for index in range(classes)]
     order = model(x).sort(dim=1, descending=True).indices
     certificate = split(model, x, pool=pool, theta=1.0).certificate(x)
-    assert list(certificate.class_cosines) == ["input", "0", "1", "2", "4"]  # of 6 images
-    for layer, cosine in certificate.class_cosines.items():
+    by_layer = certificate.class_cosines["0"]
+    assert list(by_layer) == ["input", "0", "1", "2", "4"]  # of 6 images
+    for layer, cosine in by_layer.items():
         found = []
         for row, classes_of_image in enumerate(order[:, ranks].tolist()):
             maps = [
@@ -186,16 +187,17 @@ def test_classes_that_share_nothing_have_cosine_0_and_those_that_share_all_have_
         return split(model, x, pool=pool, theta=theta).certificate(x).class_cosines
 
     apart, alike = cosines(torch.eye(3)), cosines(torch.tensor([[1.0, 2, 3]] * 3))
-    assert set(apart.values()) == {0.0}
-    assert list(alike.values()) == pytest.approx([1.0] * len(alike))
-    assert len(apart) == len(alike) == 5
+    for alpha in ("0", "auto"):
+        assert set(apart[alpha].values()) == {0.0}
+        assert list(alike[alpha].values()) == pytest.approx([1.0] * 5)
+        assert len(apart[alpha]) == 5
 
 
 def test_one_class_is_compared_with_none():
     model, x = of_classes(1), images()
     certificate = split(model, x).certificate(x)
     assert certificate.class_cosines == {}
-    assert "different classes" not in str(certificate)
+    assert "of classes' relevance" not in str(certificate)
     assert Certificate.from_json(certificate.to_json()) == certificate
 
 
@@ -206,7 +208,7 @@ def test_a_certificate_of_before_is_read_without_cosines_of_classes():
     before = Certificate.from_json(json.dumps(fields))
     assert before.class_cosines == {}
     assert before.magnitudes == certificate.magnitudes
-    assert "different classes" not in str(before)
+    assert "of classes' relevance" not in str(before)
     assert Certificate.from_json(certificate.to_json()) == certificate
 
 
@@ -215,17 +217,21 @@ def test_classes_are_compared_at_images_only_and_layers_stay_as_they_were(exampl
     ours = split(network(), example)
     layers = ours.layers
     cosines = ours.certificate(images()).class_cosines
-    assert list(cosines) == ["input", "0", "2", "3", "5"]
+    assert [list(by_layer) for by_layer in cosines.values()] == [["input", "0", "2", "3", "5"]] * 2
     assert ours.layers == layers
 
 
 def test_the_table_shows_the_first_middle_and_last_layer():
     certificate = split(network(), images()).certificate(images())
-    first, _, middle, _, last = certificate.class_cosines
-    shown = [line for line in str(certificate).splitlines() if "different classes" in line]
-    assert [line.split(" at ")[1].split() for line in shown] == [
-        [layer, f"{certificate.class_cosines[layer]:.4f}"] for layer in (first, middle, last)
-    ]
+    shown = [line for line in str(certificate).splitlines() if "of classes' relevance" in line]
+    expected = []
+    for alpha, cosines in certificate.class_cosines.items():
+        first, _, middle, _, last = cosines
+        expected += [
+            [f"{layer},", "alpha", alpha, f"{cosines[layer]:.4f}"]
+            for layer in (first, middle, last)
+        ]
+    assert [line.split(" at ")[1].split() for line in shown] == expected
 
 
 def test_the_table_reads_as_one():

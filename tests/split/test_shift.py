@@ -10,7 +10,7 @@ from small_pairs import randomise
 from torch import nn
 
 from dmn.canonize import canonize
-from dmn.errors import OptionError, UnknownNameError
+from dmn.errors import OptionError, TargetError, UnknownNameError
 from dmn.explain import SplitCAM, SplitLRP, explain_together
 from dmn.nn import BackwardConfig
 from dmn.split import split
@@ -291,6 +291,7 @@ def test_it_is_automatic_by_default_and_a_pair_may_be_a_list():
     pair = SplitLRP(model, alpha=(0.3, 0.5))(x, TARGET)
     assert torch.equal(SplitLRP(model, alpha=[0.3, 0.5])(x, TARGET), pair)
     assert not torch.equal(SplitLRP(model)(x, TARGET), pair)
+    assert torch.equal(SplitLRP(model)(x, TARGET), SplitLRP(model, contrast="mean")(x, TARGET))
     together = explain_together([SplitLRP(model), SplitLRP(model, alpha=(0.3, 0.5))], x, TARGET)
     close(together[1], pair, 1e-6)
     cam = SplitCAM(model, "4", "g", "p", alpha=(0.4, 0.4))(x, TARGET)
@@ -308,3 +309,14 @@ def test_shifts_that_cannot_be_are_refused():
         SplitCAM(model, alpha="auto")(x)
     with pytest.raises(UnknownNameError, match="no layer '99'"):
         SplitLRP(model, alpha={"99": 0.2})(x)
+
+
+def test_one_logit_is_explained_as_it_is():
+    """There is no mean to leave out, which is refused only where it is asked for."""
+    net, x = network(0), images()
+    net[-1] = nn.Linear(6, 1).double()
+    model = split(net, x)
+    plain = SplitLRP(model)(x, 0)
+    assert torch.equal(plain, SplitLRP(model, contrast=False)(x, 0))
+    with pytest.raises(TargetError, match="contrast needs two classes"):
+        SplitLRP(model, contrast="mean")(x, 0)
