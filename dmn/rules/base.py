@@ -103,13 +103,6 @@ class Move(Rule):
     moves = True
 
 
-class Sum(Rule):
-    """A sum of two streams."""
-
-    def ratio_back(self, call: Call, ratio: Slope) -> Slope | None:
-        return ratio if all(shape == call.out_shape for shape in call.shapes) else None
-
-
 class Absolute(Rule):
     """An affine operation: it acts on s by the absolute values of its weights and constants.
 

@@ -66,7 +66,7 @@ class Call:
         self.out: Tensor
         self.s: Scaled
         self.s_in: Scaled
-        self.k: float | Tensor
+        self.k: float
         self.share: Tensor
         self.affine: tuple[Tensor, Tensor] | None = None
         self.out_shape: torch.Size

@@ -81,19 +81,8 @@ class Linear(Rule):
             return [transposed(call, _half_sum(weight, self._bound(call), ratio), q)]
         if not self.by_rows or weight.dim() != q.dim():
             return super().p_back(call, q, ratio)
-        # Images of equal ratios go back together, by one weight.
-        by_image = ratio.reshape(len(ratio) if ratio.dim() == q.dim() else 1, -1)
-        rows, group = torch.unique(by_image, dim=0, return_inverse=True)
-        weights = (
-            _half_sum(weight, self._bound(call), row.view(-1, *[1] * (q.dim() - 1))) for row in rows
-        )
-        if len(rows) == 1:
-            return [transposed(call, next(weights), q)]
-        result = q.new_empty(len(q), *call.shapes[0][1:])
-        for number, own_weight in enumerate(weights):
-            images = group == number
-            result[images] = transposed(call, own_weight, q[images])
-        return [result]
+        rows = ratio.view(-1, *[1] * (q.dim() - 1))
+        return [transposed(call, _half_sum(weight, self._bound(call), rows), q)]
 
     def needs_recording(self, call: Call) -> bool:
         return self.transposed is None or not self.is_plain(call)

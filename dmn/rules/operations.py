@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torchvision.ops import stochastic_depth
 
-from dmn.rules.base import Absolute, Activation, Move, Rule, Sum
+from dmn.rules.base import Absolute, Activation, Move, Rule
 from dmn.rules.call import Call, Slot
 from dmn.rules.linear import ChannelAffine, Linear
 
@@ -68,7 +68,7 @@ def convolution(dimensions: int, transposed: bool, order: Sequence[str]) -> Line
         sizes = {name: per_axis(chosen.get(name, 0), dimensions) for name in _CONVOLUTION}
         pulled: Tensor = torch.ops.aten.convolution_backward(
             signal,
-            signal.new_empty(len(signal), *call.shapes[0][1:]),  # only its shape counts
+            signal.new_empty(call.shapes[0]),  # only its shape counts
             weight,
             None,
             sizes["stride"],
@@ -139,7 +139,7 @@ DIVIDE = Absolute(lambda call, s: s / _magnitude(_constant(call)))
 NEGATE = Absolute(lambda call, s: s)
 JOINED = Absolute(_join_streams, constant=True, moves=True)
 NORMALIZE = Absolute(lambda call, s: s / _standard_deviations(call, s), constant=True)
-SUM = Sum()
+SUM = Rule()
 DIFFERENCE = Absolute(lambda call, *s: s[0] + s[1])
 
 

@@ -13,7 +13,7 @@ from dmn.nn import BackwardConfig
 from dmn.rules.base import Rule
 from dmn.rules.call import Call
 from dmn.rules.scaled import Scaled, aligned, is_narrower, power, recentred
-from dmn.split.relevance import bounded_amplification, relu_share
+from dmn.split.relevance import automatic_shift, relu_share
 from dmn.split.shift import Chains, shift_at
 
 
@@ -219,13 +219,12 @@ class ForwardPlan:
     ) -> None:
         """Store what relevance needs to go back through an operation that is not linear."""
         (source,) = call.slots
-        if self.shift(node) == "auto":
-            pixels = positions / u.shape[2:].numel()
-            call.k = bounded_amplification(u, out, s[source], pixels)
-        else:
-            call.k = 1.0 - 2.0 * self.shift(node)
+        alpha = self.shift(node)
+        if alpha == "auto":
+            alpha = automatic_shift(positions / u.shape[2:].numel())
+        call.k = 1.0 - 2.0 * alpha
         if self.is_plain_relu(node):
-            sums = None if self.shift(node) == 0.5 else s[source]
+            sums = s[source] if call.k else None
             call.share = relu_share(u, out, sums, call.k, self.config.epsilon)
         else:
             call.u, call.out, call.s, call.s_in = [u], out, s[node], s[source]

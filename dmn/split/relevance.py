@@ -6,22 +6,21 @@ sensitivities. All functions here are elementwise, and run in pieces that fit th
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from dmn.rules.base import Activation, Slope
+from dmn.rules.base import Activation
 from dmn.rules.call import Call
 from dmn.rules.scaled import Scaled, add_scaled, blockwise, power, recentred
 
 Signal = tuple[Tensor, Tensor]  # q and a
 Recentring = tuple[float, float]  # theta and threshold
-AMPLIFICATION = 2.0  # of relevance in one layer, by contributions that cancel
-GROWTH = 1 / 6  # exponent of the pixels for each position
-MOST_UNITS = 2**15  # of an image, by which its shift is found
-STEPS = 32  # of k, from 0 to 1
+AMPLIFICATION = 1.5  # of relevance in one layer, where a unit stands for one pixel
 
 
-def relu_share(u: Tensor, out: Tensor, s: Scaled | None, k: Slope, epsilon: float) -> Tensor:
+def relu_share(u: Tensor, out: Tensor, s: Scaled | None, k: float, epsilon: float) -> Tensor:
     """Return what p's relevance divided by activation is multiplied by, back through a ReLU.
 
     It is out / (z + epsilon) of z = (u + k s) / 2, the denominator of the shifted relevance.
@@ -43,42 +42,25 @@ def relu_share(u: Tensor, out: Tensor, s: Scaled | None, k: Slope, epsilon: floa
         share = out / doubled.clamp(min=0).add(floor)
         return (share * (2 * unit),)
 
-    if isinstance(k, Tensor):
-        (share,) = piece(u, out, s.tensor)
-    else:
-        (share,) = blockwise(piece, u, out, s.tensor)
+    (share,) = blockwise(piece, u, out, s.tensor)
     return share
 
 
-@torch.no_grad()
-def bounded_amplification(u: Tensor, out: Tensor, s: Scaled, pixels: float) -> Tensor:
-    """Return, for each image, the least k at which contributions amplify noise within a bound.
+def automatic_shift(pixels: float) -> float:
+    """Return the largest alpha at which contributions amplify noise within a bound.
 
-    Over the active units of a layer, the magnitudes of the contributions sum up to (s + k u) / 2,
-    and the contributions themselves to (u + k s) / 2. The quotient, 1 at k = 1, is the factor by
-    which relevance grows before it cancels. It may reach `AMPLIFICATION` for units as fine as
-    pixels, and more for coarser ones, since maps are noisy where signs change from pixel to pixel.
+    The magnitudes of a unit's contributions sum up to (s + k |u|) / 2, and the contributions
+    themselves to z = (|u| + k s) / 2. The quotient, by which relevance grows before it cancels, is
+    at most 1 / k. It may be `AMPLIFICATION` for a unit that stands for one pixel, and grows with
+    the side of its area: the noise of n pixels averages to one part in the square root of n.
 
     Args:
-        u: Input of the operation that is not linear, (B, ...).
-        out: Its output; where it has the shape of u, units are active where it is not 0.
-        s: Sum stream of the input.
-        pixels: How many pixels of the image there are for each position of u.
+        pixels: How many pixels of the image there are for each position of a layer.
     """
-    step = max(1, u[0].numel() // MOST_UNITS)
-    values, sums = (part.flatten(1)[:, ::step] for part in (u, s.tensor))
-    if out.shape == u.shape:
-        active = out.flatten(1)[:, ::step] != 0
-        values, sums = values * active, sums * active
-    sizes, sums = (part.sum(1, dtype=torch.float64) for part in (values.abs(), sums))
-    bound = AMPLIFICATION * pixels**GROWTH
-    ratio = sums / (sizes * s.unit).clamp(min=torch.finfo(torch.float64).tiny)
-    k = torch.where(ratio > bound, (ratio - bound) / (bound * ratio - 1), 0.0)
-    k = (k * STEPS).ceil() / STEPS  # images of equal k go back together
-    return k.to(u.dtype).view(-1, *[1] * (u.dim() - 1))
+    return 0.5 - 0.5 / max(1.0, AMPLIFICATION * math.sqrt(pixels))
 
 
-def rebalance(q: Tensor, a: Tensor, u: Tensor, s: Scaled, k: Slope, epsilon: float) -> Signal:
+def rebalance(q: Tensor, a: Tensor, u: Tensor, s: Scaled, k: float, epsilon: float) -> Signal:
     """Shift a signal, and divide it so that relevance is conserved.
 
     Relevance of the larger stream is spread by the weights of both signs: own ones 1 - alpha, the
@@ -103,8 +85,6 @@ def rebalance(q: Tensor, a: Tensor, u: Tensor, s: Scaled, k: Slope, epsilon: flo
         other = k * other / (smaller + floor)
         return (own - other) * sign / 2, (k * own + other) / 2
 
-    if isinstance(k, Tensor):
-        return piece(q, a, u, s.tensor)
     q, a = blockwise(piece, q, a, u, s.tensor)
     return q, a
 

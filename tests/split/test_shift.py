@@ -14,6 +14,7 @@ from dmn.errors import OptionError, TargetError, UnknownNameError
 from dmn.explain import SplitCAM, SplitLRP, explain_together
 from dmn.nn import BackwardConfig
 from dmn.split import split
+from dmn.split.relevance import automatic_shift
 
 TARGET = torch.tensor([2, 0, 1])
 TINY = 1e-15
@@ -247,30 +248,31 @@ def test_shifts_by_layer_name_a_convolution_or_the_activation_after_it():
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU])
 def test_automatic_shifts_bound_how_contributions_cancel(activation):
-    """The least k of 0, 1/32, ..., 1: not above the bound, and a step less is above it."""
+    """By 1.5 for units as fine as pixels, and in proportion to their side; never by more."""
     net, x = network(4, norm=False, activation=activation), images(4)
     model = split(net)
     plan = model._plan(BackwardConfig("relevance", alpha="auto"), ["input"])
     calls = model._forward(plan, x).calls
-    ends = [node for node in plan.rules if plan.rules[node].nonlinear][:3]
-    a, factors = x, []
+    ends = [node for node in plan.rules if plan.rules[node].nonlinear]
+    a, found = x, []
     for layer in net[:9]:
         if isinstance(layer, nn.Conv2d):
             positive, negative = parts(layer, a)
-            active = activation()(positive + negative) != 0
-            s, u = (positive - negative) * active, (positive + negative).abs() * active
-            s, u = (part.flatten(1).sum(1) for part in (s, u))
-            size = (x[0, 0].numel() / positive[0, 0].numel()) ** (1 / 6)
-            factors.append((s, u, 2.0 * size))
+            side = math.sqrt(81 / positive[0, 0].numel())
+            found.append((positive - negative, (positive + negative).abs(), 1.5 * side))
         a = layer(a).detach()
-    for node, (s, u, bound) in zip(ends, factors, strict=True):
-        k = calls[node].k.flatten()
-        assert torch.equal(k * 32, (k * 32).round())
-        assert ((k >= 0) & (k <= 1)).all()
-        less = (k - 1 / 32).clamp(min=0)
-        of_k, of_less = ((s + each * u) / (u + each * s) for each in (k, less))
-        assert (of_k <= bound * (1 + 1e-9)).all()
-        assert (of_less[k > 0] > bound).all()
+    assert len(ends) == 4
+    for node, (s, u, bound) in zip(ends[:3], found, strict=True):
+        assert calls[node].k == pytest.approx(1 / bound)
+        assert ((s + calls[node].k * u) / (u + calls[node].k * s) <= bound).all()
+    assert calls[ends[3]].k == 0  # of the head
+
+
+@pytest.mark.parametrize("pixels", [0.1, 1.0, 4.0, 1024.0])
+def test_the_automatic_shift_is_in_its_range(pixels):
+    """It rises to one half; layers finer than the image add nothing."""
+    assert 0 <= automatic_shift(pixels) < 0.5
+    assert automatic_shift(pixels) <= automatic_shift(2 * pixels)
 
 
 def test_no_map_depends_on_the_other_images_of_its_batch():
