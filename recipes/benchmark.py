@@ -104,7 +104,7 @@ SPLITS: dict[str, Callable[[nn.Module, str, str], Call]] = {
     "gradient": lambda model, middle, last: gradient(model),
     "SplitGrad": lambda model, middle, last: SplitGrad(split(model), "input", "g", "p", alpha=0.4),
     "SplitCAM": lambda model, middle, last: SplitCAM(split(model), middle, "g", "p", alpha=0.4),
-    "SplitLRP": lambda model, middle, last: SplitLRP(split(model), "input", "g", "p"),
+    "SplitLRP": lambda model, middle, last: SplitLRP(split(model)),
 }
 LITERAL = "literal float64"
 METHODS: dict[str, Callable[[nn.Module, str, str], Call]] = {

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -143,23 +144,43 @@ class ChannelAffine(Rule):
 
 
 class Matrix(Linear):
-    """A linear layer. Its weight may be large, and V is made a few rows at a time."""
+    """A linear layer. Its weight may be large: V = |W| is made a few rows at a time."""
 
     def __init__(self) -> None:
         super().__init__(lambda call, weight, signal: signal @ weight, on_vectors=True)
 
+    def sums(
+        self, call: Call, u: Sequence[Tensor], out: Tensor, s: Sequence[Tensor], unit: float
+    ) -> Tensor:
+        if call.option("weight" + SLACK, 99) is not None:
+            return super().sums(call, u, out, s, unit)
+        bias, result = call.option("bias", 2), torch.empty_like(out)
+        for rows, bound in self._pieces(call):
+            constant = None if bias is None else bias[rows].abs() * unit
+            result[..., rows] = F.linear(s[0], bound, constant)
+        return result
+
     def sum_back(self, call: Call, a: Tensor) -> list[Tensor]:
-        """Propagate a back; see `Rule.sum_back`."""
-        weight, slack = call.option("weight", 1), call.option("weight" + SLACK, 99)
-        if slack is not None:
+        if call.option("weight" + SLACK, 99) is not None:
             return super().sum_back(call, a)
-        outputs, inputs = weight.shape
-        rows = max(1, BLOCK // inputs)
-        signals, result = a.reshape(-1, outputs), a.new_zeros(a.numel() // outputs, inputs)
-        for start in range(0, outputs, rows):
-            block = slice(start, start + rows)
-            result.addmm_(signals[:, block], weight[block].abs())
-        return [result.view(*a.shape[:-1], inputs)]
+        signals = a.reshape(-1, a.shape[-1])
+        result = a.new_zeros(len(signals), call.shapes[0][-1])
+        for rows, bound in self._pieces(call):
+            result.addmm_(signals[:, rows], bound)
+        return [result.view(call.shapes[0])]
+
+    def p_back(self, call: Call, q: Tensor, ratio: Slope) -> list[Tensor]:
+        if isinstance(ratio, float) and ratio == 0:
+            return super().p_back(call, q, ratio)
+        return Rule.p_back(self, call, q, ratio)  # not by one weight, which would be made whole
+
+    @staticmethod
+    def _pieces(call: Call) -> Iterator[tuple[slice, Tensor]]:
+        weight = call.option("weight", 1)
+        count = max(1, BLOCK // weight.shape[1])
+        for start in range(0, len(weight), count):
+            rows = slice(start, start + count)
+            yield rows, weight[rows].abs()
 
 
 def _half_sum(weight: Tensor, bound: Tensor, ratio: Slope) -> Tensor:
