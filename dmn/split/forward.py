@@ -14,7 +14,7 @@ from dmn.rules.base import Rule
 from dmn.rules.call import Call
 from dmn.rules.scaled import Scaled, aligned, is_narrower, power, recentred
 from dmn.split.relevance import automatic_shift, relu_share
-from dmn.split.shift import Chains, shift_at
+from dmn.split.shift import Chains, Resolution, shift_at
 
 
 class Values(NamedTuple):
@@ -53,6 +53,7 @@ class ForwardPlan:
         self.network, self.config, self.read, self.sums = network, config, set(read), set(sums)
         self.nodes = [node for node in network.graph.nodes if node.op != "output"]
         (self.output,) = network.graph.output_node().all_input_nodes
+        self.image = next(n for n in self.nodes if n.op == "placeholder" and not n.args)
         self.rules = {
             node: rules[node.name].for_pool(config.pool or "winner")
             for node in self.nodes
@@ -92,13 +93,14 @@ class ForwardPlan:
             s: Their p + n; None for |x|, the least there is.
         """
         values = Values({}, {}, {})
-        positions = x.shape[2:].numel()
+        resolution = Resolution(self.image, x)
         env: dict[fx.Node, Any] = {}
         sums: dict[fx.Node, Scaled] = {}
         for node in self.nodes:
             if node in self.rules:
                 call = self._bind(node, env)
-                env[node] = self._run(node, call, env, sums, positions)
+                env[node] = self._run(node, call, env, sums, resolution)
+                resolution.add(node, self.rules[node], call.slots, env[node])
                 if node in self.active:
                     values.calls[node] = call
             else:
@@ -182,7 +184,7 @@ class ForwardPlan:
         call: Call,
         env: dict[fx.Node, Any],
         s: dict[fx.Node, Scaled],
-        positions: int,
+        resolution: Resolution,
     ) -> Tensor:
         rule = self.rules[node]
         u = [env[source] for source in call.slots]
@@ -195,7 +197,7 @@ class ForwardPlan:
             total = Scaled(rule.sums(call, u, out, parts, power(-exponent)), exponent)
             s[node] = total.rescaled() if rule.weighted or rule.nonlinear else total
         if node in self.shifted:
-            self._prepare_relevance(node, call, u[0], out, s, positions)
+            self._prepare_relevance(node, call, u[0], out, s, resolution)
         if rule.nonlinear and node in self.after - self.without_n:
             s[node] = recentred(s[node], out, *self.recentring) if node in s else Scaled(out.abs())
         return out
@@ -215,13 +217,13 @@ class ForwardPlan:
         u: Tensor,
         out: Tensor,
         s: dict[fx.Node, Scaled],
-        positions: int,
+        resolution: Resolution,
     ) -> None:
         """Store what relevance needs to go back through an operation that is not linear."""
         (source,) = call.slots
         alpha = self.shift(node)
         if alpha == "auto":
-            alpha = automatic_shift(positions / u.shape[2:].numel())
+            alpha = automatic_shift(resolution.pixels(source))
         call.k = 1.0 - 2.0 * alpha
         if self.is_plain_relu(node):
             sums = s[source] if call.k else None

@@ -17,7 +17,7 @@ from dmn.rules.scaled import Scaled, add_scaled, blockwise, power, recentred
 
 Signal = tuple[Tensor, Tensor]  # q and a
 Recentring = tuple[float, float]  # theta and threshold
-AMPLIFICATION = 1.5  # of relevance in one layer, where a unit stands for one pixel
+AMPLIFICATION = 1.75  # of relevance in one layer, where it weighs pixels
 
 
 def relu_share(u: Tensor, out: Tensor, s: Scaled | None, k: float, epsilon: float) -> Tensor:
@@ -51,11 +51,11 @@ def automatic_shift(pixels: float) -> float:
 
     The magnitudes of a unit's contributions sum up to (s + k |u|) / 2, and the contributions
     themselves to z = (|u| + k s) / 2. The quotient, by which relevance grows before it cancels, is
-    at most 1 / k. It may be `AMPLIFICATION` for a unit that stands for one pixel, and grows with
-    the side of its area: the noise of n pixels averages to one part in the square root of n.
+    at most 1 / k. It may be `AMPLIFICATION` where pixels are weighed, and grows with the side of
+    the area that an input stands for: noise averages over n pixels by the square root of n.
 
     Args:
-        pixels: How many pixels of the image there are for each position of a layer.
+        pixels: How many pixels of the image each input stands for that is weighed.
     """
     return 0.5 - 0.5 / max(1.0, AMPLIFICATION * math.sqrt(pixels))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx
 
 from dmn.rules.base import Rule
 
@@ -50,7 +50,7 @@ class Chains:
             elif rule is not None and rule.weighted:
                 before = {**before, node: None}
             chain[node] = before
-        self.weighted[output] = list(chain[output])
+        self.weighted.setdefault(output, list(chain[output]))
         self.head = {output}
         for end in reversed(ends):
             if not all(rules[node].on_vectors for node in self.weighted[end]):
@@ -61,6 +61,32 @@ class Chains:
         self.deepest = max(
             (depth for end, depth in self.depth.items() if end not in self.head), default=1
         )
+
+
+class Resolution:
+    """How many pixels of an image each input stands for that the weights of a chain are given.
+
+    Args:
+        image: The node of the image.
+        x: Images (B, C, H, W).
+    """
+
+    def __init__(self, image: fx.Node, x: Tensor) -> None:
+        self._image = x.shape[2:].numel()
+        self._positions = {image: self._image}
+        self._weighed = {image: 0}  # positions of the inputs of weights so far in the chain
+
+    def add(self, node: fx.Node, rule: Rule, sources: Sequence[fx.Node], out: Tensor) -> None:
+        """Follow an operation; vectors keep the positions that they are made of, up to weights."""
+        finest = max(self._positions[source] for source in sources)
+        weighed = max(self._weighed[source] for source in sources)
+        kept = 1 if rule.weighted else finest
+        self._positions[node] = out.shape[2:].numel() if out.dim() > 2 else kept
+        self._weighed[node] = 0 if rule.nonlinear else weighed or finest * rule.weighted
+
+    def pixels(self, source: fx.Node) -> float:
+        """Return the number for the chain that ends at a node."""
+        return self._image / (self._weighed[source] or self._positions[source])
 
 
 def shift_at(chains: Chains, alpha: Any, head_alpha: Any) -> Callable[[fx.Node], Any]:

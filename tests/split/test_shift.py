@@ -248,7 +248,7 @@ def test_shifts_by_layer_name_a_convolution_or_the_activation_after_it():
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU])
 def test_automatic_shifts_bound_how_contributions_cancel(activation):
-    """By 1.5 for units as fine as pixels, and in proportion to their side; never by more."""
+    """By 1.75 where pixels are weighed, and in proportion to an input's side; never by more."""
     net, x = network(4, norm=False, activation=activation), images(4)
     model = split(net)
     plan = model._plan(BackwardConfig("relevance", alpha="auto"), ["input"])
@@ -258,14 +258,48 @@ def test_automatic_shifts_bound_how_contributions_cancel(activation):
     for layer in net[:9]:
         if isinstance(layer, nn.Conv2d):
             positive, negative = parts(layer, a)
-            side = math.sqrt(81 / positive[0, 0].numel())
-            found.append((positive - negative, (positive + negative).abs(), 1.5 * side))
+            side = math.sqrt(81 / a[0, 0].numel())
+            found.append((positive - negative, (positive + negative).abs(), 1.75 * side))
         a = layer(a).detach()
     assert len(ends) == 4
     for node, (s, u, bound) in zip(ends[:3], found, strict=True):
         assert calls[node].k == pytest.approx(1 / bound)
         assert ((s + calls[node].k * u) / (u + calls[node].k * s) <= bound).all()
     assert calls[ends[3]].k == 0  # of the head
+
+
+def automatic(net, x):
+    """The bounds by which k is the inverse, of all ends of chains."""
+    model = split(net.double().eval())
+    plan = model._plan(BackwardConfig("relevance", alpha="auto"), ["input"])
+    calls = model._forward(plan, x).calls
+    return [1 / calls[node].k for node in plan.rules if plan.rules[node].nonlinear]
+
+
+def test_resolution_is_that_of_what_is_weighed():
+    """Strided convolutions and flattened images weigh pixels; a sum, the finest of its parts."""
+    x = torch.rand(1, 2, 8, 8).double()
+    strided = [nn.Conv2d(2, 4, 4, stride=4), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.ReLU()]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)]
+    assert automatic(nn.Sequential(*strided, *head), x) == pytest.approx([1.75, 4 * 1.75])
+    flat = [nn.Flatten(), nn.Linear(128, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)]
+    assert automatic(nn.Sequential(*flat), x) == pytest.approx([1.75, 8 * 1.75])
+    assert automatic(Uneven(), x) == pytest.approx([1.75, 2 * 1.75, 2 * 1.75])
+
+
+class Uneven(nn.Module):
+    """A branch that is pooled before it is weighed, beside one that is weighed and then pooled."""
+
+    def __init__(self):
+        super().__init__()
+        self.fine, self.coarse = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.beside, self.head = nn.Conv2d(4, 4, 1), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = nn.functional.max_pool2d(torch.relu(self.fine(x)), 2)
+        y = nn.functional.avg_pool2d(torch.relu(self.coarse(x)), 2)
+        y = self.beside(y) + nn.functional.avg_pool2d(self.coarse(x), 2)
+        return self.head(torch.relu(y).mean((2, 3)))
 
 
 @pytest.mark.parametrize("pixels", [0.1, 1.0, 4.0, 1024.0])
