@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
@@ -267,8 +266,7 @@ def _explainers(
     for spec in specs:
         options: dict[str, Any] = {} if contrast is None else {"contrast": contrast}
         if spec.kind == "split":
-            read = layer or _last_call(network, pair, stage)
-            options |= _split_options(spec, pair, trained, read, layer, alpha)
+            options |= _split_options(spec, pair, trained, stage, layer, alpha)
             own = get_args(Stream) if trained else (spec.defaults["stream"],)
             for side in (stream,) if stream else own:
                 explainers[f"{spec.name} {side}"] = spec.factory(pair, stream=side, **options)
@@ -291,23 +289,9 @@ def _split_options(
     fronted = isinstance(pair, FrontAdapter)
     options = {} if trained else dict(spec.defaults)
     options.pop("stream", None)
-    options["layer"] = stage if spec.needs_layer and not fronted else layer or "input"
+    options["layer"] = stage if trained and spec.needs_layer and not fronted else layer
     if fronted:
         options["part"] = "p"
     if alpha is not None and "alpha" in spec.defaults:
         options["alpha"] = alpha
     return options
-
-
-def _last_call(network: Network, pair: Pair, stage: str) -> str:
-    """Name the last call of a module, whose output is what `last_stage` has found.
-
-    A split network of a file has its original's modules, but not the blocks that contained them;
-    one that is called again, as the ReLU of a residual block, is a layer NAME_1 then.
-    """
-    if not network.is_split:
-        return stage
-    modules = {name for name, _ in network.ordinary.named_modules()} - {stage}
-    call = re.compile(rf"{re.escape(stage)}(_\d+)?")
-    calls = [layer for layer in pair.layers if call.fullmatch(layer) and layer not in modules]
-    return calls[-1] if calls else stage

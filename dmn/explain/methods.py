@@ -36,7 +36,7 @@ from dmn.nn import (
 
 StreamPart = Literal["p", "n", "p+n", "p-n"]
 Readings = Mapping[str, Mapping[Stream, Reading]]  # by layer
-ALPHA = 0.48  # of SplitCAM at late layers; from validation scenes of a ResNet18 and a VGG16
+ALPHA = 0.48  # from validation scenes of a ResNet18 and a VGG16
 
 
 class StreamMaps(NamedTuple):
@@ -55,7 +55,8 @@ class SplitExplainer:
 
     Args:
         pair: The network as g - h; a trained difference network or a split one.
-        layer: Name of the layer to read; "input" for the image.
+        layer: Name of the layer to read; "input" for the image. None for the image but, of SplitCAM
+            on a split network that was given an example, for its `cam_layer`.
         stream: "g" for evidence, "h" for counter-evidence, "g-h" for their difference.
         part: Of the layer, "p", "n", their sum or their difference. In a split network they are its
             streams. At a paired input p is the image (ink), and n its complement (blank). At all
@@ -86,11 +87,12 @@ class SplitExplainer:
     """
 
     backward: ClassVar[Backward] = "gradient"
+    at_cam_layer: ClassVar[bool] = False  # whether it reads the pair's `cam_layer` by default
 
     def __init__(
         self,
         pair: Pair,
-        layer: str = "input",
+        layer: str | None = None,
         stream: Stream = "g-h",
         part: StreamPart = "p+n",
         *,
@@ -110,8 +112,10 @@ class SplitExplainer:
                 f"{type(self).__name__} explains g - h, and {kind} is no such difference; give it "
                 f"a split network (dmn.split.split), or name it in dmn.split.ResplitExplainer"
             )
-        check_layers([layer], pair.layers, pair.layers)
-        self.pair, self.layer, self.stream, self.part = pair, layer, stream, part
+        usual = getattr(pair, "cam_layer", "input") if self.at_cam_layer else "input"
+        self.layer: str = layer or usual
+        check_layers([self.layer], pair.layers, pair.layers)
+        self.pair, self.stream, self.part = pair, stream, part
         self.contrast, self.absolute = contrast, absolute
         config = BackwardConfig(
             self.backward,
@@ -296,6 +300,8 @@ class SplitCAM(SplitExplainer):
     Source: Zimmermann & Loho, Hidden Monotonicity, CVPR 2026.
     """
 
+    at_cam_layer = True
+
     def reduce(self, values: Tensor, sensitivities: Tensor) -> Tensor:
         """Weigh each unit by its sensitivity and sum over the channels."""
         return (values * sensitivities).sum(dim=1, keepdim=True)
@@ -333,3 +339,4 @@ class SplitLRP(SplitCAM):
     """
 
     backward = "relevance"
+    at_cam_layer = False

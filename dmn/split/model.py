@@ -10,7 +10,7 @@ from weakref import ref
 import torch
 from torch import Tensor, fx, nn
 
-from dmn.errors import OptionError, UnknownNameError
+from dmn.errors import UnknownNameError
 from dmn.explain.methods import explain
 from dmn.explain.target import Target, class_names
 from dmn.graph.equal import require_equal
@@ -36,14 +36,7 @@ from dmn.rules.table import find_rules, is_known
 from dmn.split.backward import backward
 from dmn.split.certificate import Certificate, certify
 from dmn.split.forward import ForwardPlan, Values
-
-DEFAULT_ALPHA: dict[str, Any] = {"gradient": 0.0, "relevance": "auto"}
-RANGES = {
-    "alpha": (0.0, 0.5),
-    "head_alpha": (0.0, 0.5),
-    "theta": (0.0, 1.0),
-    "threshold": (0.0, float("inf")),
-}
+from dmn.split.options import complete
 
 
 def split(
@@ -99,6 +92,8 @@ class SplitModel(nn.Module):
         classes: Names of the classes that it tells apart, where it has an attribute `classes`.
         options: The network's own form of max pooling, theta and threshold.
         certified: The last certificate.
+        cam_layer: The last layer whose image has at least a quarter of the sides; "input" before
+            `find_image_layers`.
     """
 
     def __init__(
@@ -119,12 +114,13 @@ class SplitModel(nn.Module):
             if name == "input" or node.name in rules
         }
         self._images: tuple[str, ...] | None = None
+        self.cam_layer = "input"
         self._original: Callable[[], nn.Module | None] = _no_original
         self.name = type(traced.network).__name__
         self.classes: tuple[str, ...] = ()
         self.certified: Certificate | None = None
         self.options = BackwardConfig(pool=pool, theta=theta, threshold=threshold)
-        self._check(self.options)
+        complete(self.options, self.options)
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -172,12 +168,22 @@ class SplitModel(nn.Module):
         return self._evidence(x, 1)
 
     def find_image_layers(self, example: Tensor) -> None:
-        """Find the layers whose outputs are images."""
+        """Find the layers whose outputs are images, and the one that SplitCAM reads by default."""
         values = self._forward(self._plan(GRADIENT, self._nodes), example)
-        shapes = {node.name: value.dim() for node, value in values.u.items()}
+        shapes = {node.name: value.shape[2:] for node, value in values.u.items()}
+        sides = example.shape[2:]
         self._images = tuple(
-            name for name, node in self._nodes.items() if shapes[node] == example.dim()
+            name for name, node in self._nodes.items() if len(shapes[node]) == len(sides)
         )
+        order = {name: place for place, name in enumerate(self._nodes_by_name())}
+        large = [
+            name
+            for name in self._images
+            if all(
+                4 * own >= side for own, side in zip(shapes[self._nodes[name]], sides, strict=True)
+            )
+        ]
+        self.cam_layer = max(reversed(large), key=lambda name: order[self._nodes[name]])
 
     def magnitudes(self, x: Tensor) -> dict[str, Scaled]:
         """Return the largest p + n of every layer, in units of a power of two."""
@@ -264,7 +270,7 @@ class SplitModel(nn.Module):
         read = [nodes[self._nodes[layer]] for layer in layers]
         (output,) = nodes["output"].all_input_nodes
         sum_nodes = [output if name == "output" else nodes[self._nodes[name]] for name in sums]
-        config = self._by_node(self._check(config))
+        config = self._by_node(complete(config, self.options))
         return ForwardPlan(self.network, self._rules, config, read, sum_nodes)
 
     def _by_node(self, config: BackwardConfig) -> BackwardConfig:
@@ -291,42 +297,6 @@ class SplitModel(nn.Module):
 
     def _evidence(self, x: Tensor, side: int) -> Tensor:
         return self.ends(x.clamp(min=0), (-x).clamp(min=0))[side].to(0).tensor
-
-    def _check(self, config: BackwardConfig) -> BackwardConfig:
-        """Fill in the network's own options, and check those of the pass."""
-        defaults = self.options
-        alpha = DEFAULT_ALPHA[config.backward] if config.alpha is None else config.alpha
-        config = config._replace(
-            alpha=alpha,
-            theta=defaults.theta if config.theta is None else config.theta,
-            threshold=defaults.threshold if config.threshold is None else config.threshold,
-            pool=config.pool or defaults.pool,
-        )
-        values: list[tuple[str, Any]] = [("alpha", each) for each in _shifts(config)]
-        values += [(name, getattr(config, name)) for name in ("head_alpha", "theta", "threshold")]
-        for name, value in values:
-            low, high = RANGES[name]
-            if not isinstance(value, (int, float)) or not low <= value <= high:
-                raise OptionError(f"{name} is {value!r}, not in [{low}, {high}]")
-        if config.pool not in ("winner", "convex"):
-            raise OptionError(f"pool is {config.pool!r}, not 'winner' or 'convex'")
-        return config
-
-
-def _shifts(config: BackwardConfig) -> list[Any]:
-    """Return all shifts that must be numbers in the range."""
-    alpha: Any = config.alpha
-    if alpha == {"gradient": "balanced", "relevance": "auto"}[config.backward]:
-        return []
-    if not isinstance(alpha, tuple):
-        return [alpha]
-    by_layer = all(isinstance(shift, tuple) for shift in alpha)
-    if not by_layer and len(alpha) != 2:
-        raise OptionError(
-            f"alpha is {alpha}; give one number, a pair for the first and the last layer, or one "
-            "number for each name of a layer"
-        )
-    return [shift for _, shift in alpha] if by_layer else list(alpha)
 
 
 def _no_original() -> None:

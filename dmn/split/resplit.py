@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dmn.explain import Explainer, Target
 from dmn.split.front import as_pair
+from dmn.split.model import SplitModel
 
 
 class ResplitExplainer:
@@ -34,6 +35,8 @@ class ResplitExplainer:
 
     def __call__(self, x: Tensor, target: Target = None) -> Tensor:
         """Explain images (B, C, H, W); returns maps (B, 1, H, W), float32."""
-        example = [] if self._compared else [x]
+        pair = as_pair(self._net, *([] if self._compared else [x]))
+        if self._compared and isinstance(pair, SplitModel):
+            pair.find_image_layers(x[:1])
         self._compared = True
-        return self._explainer(as_pair(self._net, *example))(x, target)
+        return self._explainer(pair)(x, target)

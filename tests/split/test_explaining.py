@@ -265,3 +265,27 @@ def test_a_trained_pair_splits_too_and_takes_contrast():
     mean = sum(plain(x, target) for target in range(3)) / 3
     contrast = SplitCAM(pair, "stem", "g", contrast=True)(x, TARGET % 3)
     assert close(contrast, plain(x, TARGET % 3) - mean)
+
+
+def test_splitcam_reads_the_last_layer_of_a_quarter_of_the_sides(images):
+    net = network()
+    without_example = split(net)
+    assert without_example.cam_layer == SplitCAM(without_example).layer == "input"
+    for size, layer in ((8, "7"), (40, "7")):  # a pool halves the image, and the rest keeps it
+        model = split(net, torch.rand(1, 2, size, size).double())
+        assert model.cam_layer == SplitCAM(model).layer == layer
+        assert SplitGrad(model).layer == SplitLRP(model).layer == "input"
+    deeper = nn.Sequential(*net[:8], nn.Conv2d(8, 8, 2, stride=2), nn.ReLU(), nn.MaxPool2d(2))
+    deeper = nn.Sequential(*deeper, *net[8:]).double().eval()
+    model = split(deeper, torch.rand(1, 2, 16, 16).double())
+    assert model.cam_layer == "9"
+    assert SplitCAM(model, "4").layer == "4"
+
+
+def test_of_one_output_the_name_of_the_outermost_module_is_read():
+    torch.manual_seed(0)
+    block = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU())
+    net = nn.Sequential(
+        nn.Sequential(block), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
+    assert split(net.eval(), torch.rand(1, 2, 8, 8)).cam_layer == "0"

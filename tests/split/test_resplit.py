@@ -20,3 +20,13 @@ def test_explanations_follow_the_weights():
     assert not explainer(x, 0).equal(before)
     assert explainer(x, 0).equal(SplitCAM(split(net), "stage1", "g")(x, 0))
     assert repr(explainer) == "SplitCAM at stage1, part p+n"
+
+
+def test_each_call_reads_the_same_layer_where_none_is_named():
+    net = PlainCNN(1, (4, 4), grid=2, num_classes=3).eval()
+    x = torch.rand(2, 1, 8, 8)
+    explainer = ResplitExplainer(net, SplitCAM)
+    expected = SplitCAM(split(net, x))
+    assert expected.layer != "input"
+    for _ in range(2):
+        assert explainer(x, 0).equal(expected(x, 0))
