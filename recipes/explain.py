@@ -36,9 +36,7 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
         "--weights",
         help="for a name of torchvision's: DEFAULT, or a file of weights (default: random weights)",
     )
-    parser.add_argument(
-        "--layer", help="layer at which SplitCAM reads (default: the last stage before the pooling)"
-    )
+    parser.add_argument("--layer", help="layer at which SplitCAM reads (default: a late one)")
     parser.add_argument(
         "--out", default="explained.png", help="PNG file to write (default: %(default)s)"
     )
@@ -60,8 +58,10 @@ def main(args: Sequence[str] | None = None) -> None:
 
     # A trained difference of monotone networks is a pair; any other network is split into one.
     pair = as_pair(network.model, x[:1])
-    alpha = None if network.is_pair else 0.48
-    layer = options.layer or last_stage(network.model, x[:1]).removeprefix("h.net.")
+    alpha: float | None = 0.48
+    layer = options.layer
+    if network.is_pair:
+        alpha, layer = None, layer or last_stage(network.model, x[:1]).removeprefix("h.net.")
     explainers: dict[str, Explainer] = {
         "evidence": SplitCAM(pair, layer, "g", "p", alpha=alpha),
         "counter-evidence": SplitCAM(pair, layer, "h", "p", alpha=alpha),

@@ -102,7 +102,7 @@ def _parser() -> Parser:
     add("--method", nargs="+", help=f"Any of those below; by default {' '.join(FEATURED)}.")
     add(
         "--layer",
-        help="Where to read; by default the image, of CAMs without a front the last stage.",
+        help="Where to read; by default the image, of CAMs without a front a late layer.",
     )
     add("--target", help="Class to explain, by name or index; by default the predicted one.")
     add("--stream", choices=get_args(Stream), help="Evidence for, against or both; by default all.")
