@@ -74,7 +74,8 @@ def main(args: Sequence[str] | None = None) -> None:
     test = data.test.__getitems__(indices)
 
     def make_explainer() -> SplitLRP:
-        return SplitLRP(split(net, test.image[:2]), stream="g", contrast=options.contrast)
+        model, contrast = split(net, test.image[:2]), options.contrast
+        return SplitLRP(model, stream="g", contrast=contrast, alpha=0.0, head_alpha=0.0)
 
     before = score(METRICS, net, make_explainer(), *test)
     print("| objective | metric | V = abs(W) | V learned | difference, 95 % |")

@@ -70,7 +70,7 @@ def test_pictures_are_explained_by_runs_and_by_torchvision(run_folder, tmp_path,
 def test_the_pictures_of_the_documentation_are_what_the_shipped_networks_give(tmp_path, capsys):
     recipe("pictures").main(["--out", str(tmp_path)])
     drawn = sorted(path.name for path in tmp_path.iterdir())
-    assert drawn == ["heatmaps.png", "scenes_front.png"]
+    assert drawn == ["compared.png", "heatmaps.png", "scenes_front.png"]
     assert f"see {tmp_path / drawn[0]}" in capsys.readouterr().out
     for name in drawn:
         shown = Path(__file__).parents[1] / "docs" / name
