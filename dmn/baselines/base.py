@@ -91,7 +91,9 @@ class Baseline:
     propagates_relevance: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        contrast_outputs(self.contrast, type(self).__name__, self.propagates_relevance)
+        self.outputs = contrast_outputs(
+            self.contrast, type(self).__name__, self.propagates_relevance
+        )
         find_image_argument(self.model)
         self.network: nn.Module = self.model
         self.scores = Logits(self.model, bool(self.contrast))

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from dmn.canonize import hookable
 from dmn.canonize.affine import Affine, ScaleShift, find_affine
 from dmn.graph import Unsupported
+from dmn.graph.depth import path_counts
 from dmn.graph.trace import describe, target_of, unsupported
 from dmn.nn import Add, ConvexConcave
 from dmn.nn.layers import signs
@@ -244,13 +245,13 @@ def relative_depths(network: fx.GraphModule, kind: type[nn.Module]) -> dict[str,
         The depth by the module's path, as a share of the way from the first to the last; 0 if all
         are first.
     """
-    counts: dict[fx.Node, int] = {}
-    depths: dict[str, int] = {}
-    for node in network.graph.nodes:
-        counts[node] = max((counts[source] for source in node.all_input_nodes), default=0)
-        if isinstance(target_of(network, node), kind):
-            counts[node] += 1
-            depths[str(node.target)] = counts[node] - 1
+    nodes = network.graph.nodes
+    counts = path_counts(nodes, lambda node: isinstance(target_of(network, node), kind))
+    depths = {
+        str(node.target): counts[node] - 1
+        for node in nodes
+        if isinstance(target_of(network, node), kind)
+    }
     last = max(depths.values(), default=0) or 1
     return {path: depth / last for path, depth in depths.items()}
 

@@ -33,7 +33,7 @@ from dmn.canonize import canonize, hookable
 from dmn.canonize.affine import ScaleShift
 from dmn.errors import OptionError
 from dmn.explain.registry import register
-from dmn.nn import OutputSelector, contrast_outputs, output_relevance, predict_logits
+from dmn.nn import OutputSelector, output_relevance, predict_logits
 from dmn.rules import Rule
 
 STABILIZER = 1e-6  # zennit's
@@ -111,10 +111,9 @@ class LRP(Baseline):
 
     def attribute(self, x: Tensor, target: Tensor) -> Tensor:
         """Propagate relevance back to images; see `Baseline.attribute`."""
-        outputs = contrast_outputs(self.contrast, type(self).__name__, self.propagates_relevance)
         with self.composite.context(self.network):
             logits = predict_logits(self.network, x)
-            starts = [self.start(logits.detach(), target, output) for output in outputs]
+            starts = [self.start(logits.detach(), target, output) for output in self.outputs]
             grads = [torch.autograd.grad(logits, x, r, retain_graph=True)[0] for r in starts]
         maps = [grad.sum(dim=1, keepdim=True) for grad in grads]
         if len(maps) == 1:

@@ -292,6 +292,6 @@ def _split_options(
     options["layer"] = stage if trained and spec.needs_layer and not fronted else layer
     if fronted:
         options["part"] = "p"
-    if alpha is not None and "alpha" in spec.defaults:
+    if alpha is not None and "alpha" in spec.options:
         options["alpha"] = alpha
     return options

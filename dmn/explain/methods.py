@@ -319,13 +319,13 @@ class SplitGrad(SplitExplainer):
         return sensitivities.mean(dim=1, keepdim=True)
 
 
-@register("split", defaults={"stream": "g-h", "alpha": "auto"}, featured=True)
+@register("split", defaults={"stream": "g-h"}, featured=True)
 class SplitLRP(SplitCAM):
     """Layer-wise relevance propagation on both sides (SplitLRP).
 
     Of a split network it is LRP-gamma with gamma = 1 / alpha - 2, for any activation and any graph.
     Relevance is conserved up to the share of the biases and of epsilon. By default alpha is found
-    for each layer and image, so that contributions cancel within a bound.
+    from the resolution of each layer, so that contributions cancel within a bound.
 
     Of a trained pair, whose weights have one sign, it is epsilon-LRP. If every activation is
     piecewise linear, it equals SplitCAM at the same layer there.

@@ -96,7 +96,10 @@ def max_pool(dimensions: int) -> Callable[[Operation], Rule | str]:
 
     def indexed(call: Call, u: Tensor) -> tuple[Tensor, Tensor]:
         ceil_mode = call.option("ceil_mode", 5, False)
-        return pool(u, **_windows(call, dimensions), ceil_mode=ceil_mode, return_indices=True)  # type: ignore[no-any-return]
+        pooled: tuple[Tensor, Tensor] = pool(
+            u, **_windows(call, dimensions), ceil_mode=ceil_mode, return_indices=True
+        )
+        return pooled
 
     def window_sum(call: Call, x: Tensor) -> Tensor:
         """Pad to exactly what the windows cover, then convolve with ones."""
@@ -124,17 +127,20 @@ def adaptive_max_pool(dimensions: int) -> Callable[[Operation], Rule | str]:
     maximum, average = (getattr(F, name) for name in names)
 
     def indexed(call: Call, u: Tensor) -> tuple[Tensor, Tensor]:
-        return maximum(u, call.option("output_size", 1), return_indices=True)  # type: ignore[no-any-return]
+        pooled: tuple[Tensor, Tensor] = maximum(
+            u, call.option("output_size", 1), return_indices=True
+        )
+        return pooled
 
     def window_sum(call: Call, x: Tensor) -> Tensor:
-        total = average(x, call.option("output_size", 1))
+        total: Tensor = average(x, call.option("output_size", 1))
         for axis, (size, length) in enumerate(
             zip(call.out_shape[2:], x.shape[2:], strict=True), start=2
         ):
             cells = torch.arange(size, device=x.device)
             widths = -((cells + 1) * length // -size) - cells * length // size
             total = total * widths.view(-1, *[1] * (x.dim() - 1 - axis))
-        return total  # type: ignore[no-any-return]
+        return total
 
     return partial(_unless_indices, rule=MaxPool(indexed, window_sum))
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from dmn.graph.depth import path_counts
 from dmn.rules.base import Rule
 
 
@@ -24,8 +25,9 @@ class Chains:
 
     Attributes:
         weighted: For each end, the operations with weights in its chain.
-        depth: For each end with weights, how many such ends there are on the longest path from the
-            image, itself included; the head's are left out.
+        depth: For each node, how many ends with weights there are on the longest path from the
+            image, itself included.
+        deepest: The depth of the last end that is not of the head.
         head: Ends of linear layers with no convolution after the first of them, and the output.
     """
 
@@ -33,23 +35,18 @@ class Chains:
         self, nodes: Sequence[fx.Node], rules: Mapping[fx.Node, Rule], output: fx.Node
     ) -> None:
         ends = [node for node in nodes if node in rules and rules[node].nonlinear]
-        chain: dict[fx.Node, dict[fx.Node, None]] = {}  # what is linear, up to each node
-        reached: dict[fx.Node, int] = {}
+        chain: dict[fx.Node, dict[fx.Node, None]] = {}  # weights, up to each node
         self.weighted: dict[fx.Node, list[fx.Node]] = {}
-        self.depth: dict[fx.Node, int] = {}
         for node in nodes:
-            sources = [source for source in node.all_input_nodes if source in reached]
-            before = {each: None for source in sources for each in chain[source]}
-            reached[node] = max((reached[source] for source in sources), default=0)
+            before = {each: None for source in node.all_input_nodes for each in chain[source]}
             rule = rules.get(node)
             if rule is not None and rule.nonlinear:
                 self.weighted[node] = list(before)
-                reached[node] += bool(before)
-                self.depth[node] = reached[node]
                 before = {}
             elif rule is not None and rule.weighted:
-                before = {**before, node: None}
+                before[node] = None
             chain[node] = before
+        self.depth = path_counts(nodes, lambda node: bool(self.weighted.get(node)))
         self.weighted.setdefault(output, list(chain[output]))
         self.head = {output}
         for end in reversed(ends):
@@ -58,9 +55,7 @@ class Chains:
             self.head.add(end)
         else:
             self.head = {output}  # no convolution: only the last linear operations
-        self.deepest = max(
-            (depth for end, depth in self.depth.items() if end not in self.head), default=1
-        )
+        self.deepest = max((self.depth[end] for end in ends if end not in self.head), default=1)
 
 
 class Resolution:
@@ -82,7 +77,9 @@ class Resolution:
         weighed = max(self._weighed[source] for source in sources)
         kept = 1 if rule.weighted else finest
         self._positions[node] = out.shape[2:].numel() if out.dim() > 2 else kept
-        self._weighed[node] = 0 if rule.nonlinear else weighed or finest * rule.weighted
+        if rule.weighted and not weighed:
+            weighed = finest
+        self._weighed[node] = 0 if rule.nonlinear else weighed
 
     def pixels(self, source: fx.Node) -> float:
         """Return the number for the chain that ends at a node."""
