@@ -43,6 +43,14 @@ types: $(INSTALLED)  ## Check types
 help-texts: $(INSTALLED)  ## Write anew what `dmn COMMAND --help` prints, after a change of its options
 	$(BIN)/python -m dmn.cli.help_texts dmn/cli/help
 
+.PHONY: docs
+docs: $(INSTALLED)  ## Build the documentation as a site, in site/index.html; broken links fail
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
+
+.PHONY: figures
+figures: $(INSTALLED)  ## List the figures of the documentation; one older than its code fails
+	$(BIN)/python docs/figures.py
+
 .PHONY: startup
 startup: $(INSTALLED)  ## Measure how long importing and every `--help` take
 	$(BIN)/python recipes/startup.py
@@ -95,4 +103,4 @@ torture: browser  ## Break things at full length, and print a line a case
 
 .PHONY: clean
 clean:  ## Remove the virtual environments and caches; runs are kept
-	rm -rf $(VENV) .venv-oldest .venv-newest .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
+	rm -rf $(VENV) .venv-oldest .venv-newest .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist site

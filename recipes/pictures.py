@@ -1,6 +1,6 @@
 """Draw the README's pictures: shipped networks explaining test images that nobody selected.
 
-    python recipes/pictures.py --out docs
+    python recipes/pictures.py --out docs/pictures
 
 They are the first test images. Without --out, the pictures go to runs/pictures.
 """

@@ -1,6 +1,6 @@
 """Run a sweep here, without an account: every combination of a Weights & Biases sweep file (grid).
 
-    python recipes/sweep.py configs/sweeps/mnist.yaml --table docs/ablation/mnist.csv
+    python recipes/sweep.py configs/sweeps/mnist.yaml --table docs/research/ablation/mnist.csv
     wandb sweep configs/sweeps/mnist.yaml       # the same file, by Weights & Biases' agents
 
 A row is added to the table as each run ends; what is in it is not run again. Runs that fail have no

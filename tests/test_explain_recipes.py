@@ -73,7 +73,7 @@ def test_the_pictures_of_the_documentation_are_what_the_shipped_networks_give(tm
     assert drawn == ["compared.png", "heatmaps.png", "scenes_front.png"]
     assert f"see {tmp_path / drawn[0]}" in capsys.readouterr().out
     for name in drawn:
-        shown = Path(__file__).parents[1] / "docs" / name
+        shown = Path(__file__).parents[1] / "docs" / "pictures" / name
         new, old = (np.asarray(Image.open(path), dtype=float) for path in (tmp_path / name, shown))
         assert new.shape == old.shape
         assert np.abs(new - old).mean() < 1, name  # of 255: rounding, and an antialiased letter

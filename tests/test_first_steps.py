@@ -28,7 +28,7 @@ from dmn.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 IMAGES, NETWORK, README = (
-    ROOT / path for path in ("docs/own_images.md", "docs/own_network.md", "README.md")
+    ROOT / path for path in ("docs/how_to/own_images.md", "docs/how_to/own_network.md", "README.md")
 )
 BACKGROUND = 0.25  # nothing but the square is brighter, in any channel
 FOUND = 0.8  # of the positive relevance

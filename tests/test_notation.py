@@ -1,4 +1,4 @@
-"""Every name that docs/notation.md gives for a letter exists in the code that it names."""
+"""Every name that docs/concepts/notation.md gives for a letter exists in the code that it names."""
 
 import importlib
 import inspect
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[1] / "docs" / "notation.md"
+PAGE = Path(__file__).parents[1] / "docs" / "concepts" / "notation.md"
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
     for line in PAGE.read_text(encoding="utf-8").splitlines()

@@ -20,7 +20,7 @@ LayerAlphas = tuple[tuple[str, float], ...]  # a mapping as pairs, which can be 
 class BackwardConfig(NamedTuple):
     """How sensitivities are carried back; maps with equal configs share one pass.
 
-    A trained pair takes the first three; the others are for split networks, see docs/split.md.
+    A trained pair takes the first three; the others are for split networks, see docs/concepts/split.md.
 
     Attributes:
         backward: "gradient", or "relevance" for LRP through every layer above: of a trained pair

@@ -2,7 +2,7 @@
 
 The operation itself maps u, the original activation. Its rule says what it does to s, the sum of
 the streams p and n, and how a signal (q, a) goes back through it: half the difference and half the
-sum of the sensitivities to p and to n. docs/split.md derives them; docs/notation.md lists letters.
+sum of the sensitivities to p and to n. docs/concepts/split.md derives them; docs/concepts/notation.md lists letters.
 """
 
 from __future__ import annotations

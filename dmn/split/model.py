@@ -65,7 +65,7 @@ def split(
             without a rule, before anything runs.
         NotEqualError: if it does not predict what the original does, bit for bit, on the example.
 
-    Source: Zimmermann & Loho, Hidden Monotonicity, CVPR 2026; the rotated form is docs/split.md.
+    Source: Zimmermann & Loho, Hidden Monotonicity, CVPR 2026; the rotated form is docs/concepts/split.md.
     """
     model = unwrap(model)
     traced = trace(model, is_known, example)

@@ -52,7 +52,7 @@ def test_defaults_are_options_of_the_method():
 
 
 def test_the_documents_list_every_method_by_its_name():
-    text = (ROOT / "docs" / "comparing.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "how_to" / "compare.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (?:captum|torchcam|zennit) \| (.+) \|$", text, re.M)
     listed = [name for row in rows for name in row.split(", ")]
     assert sorted(listed) == sorted(spec.name for spec in list_methods("post-hoc"))
@@ -61,7 +61,7 @@ def test_the_documents_list_every_method_by_its_name():
 
 
 def test_the_documents_show_how_to_register_a_method(empty):
-    text = (ROOT / "docs" / "comparing.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "how_to" / "compare.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(from dmn.explain import register.*?)```", text, re.S)
     exec(code, {})
     spec = find_method("magnitude", "post-hoc")

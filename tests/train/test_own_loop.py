@@ -22,7 +22,7 @@ from dmn.models import (
 from dmn.nn import Monotone, assert_monotone, constrained, project
 from dmn.split import split
 
-PAGE = Path(__file__).parents[2] / "docs" / "training.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how_to" / "own_loop.md"
 
 
 class Bounded(Monotone, nn.Sequential):
