@@ -5,6 +5,7 @@ shell. A comment above a block says where it is otherwise:
 
     <!-- tested by: tests/test_first_steps.py -->    another test runs it, which names the page
     <!-- with: --trainer.fast_dev_run true -->       the test adds this to each command of the block
+    <!-- slow, with: --budget.test 2 -->             likewise, in `make test-all` only
     <!-- not run: needs an account -->               it cannot be run here, and why
 
 Lines in between that begin a file (`# nets.py`) are written instead of run. Research notes are not
@@ -29,8 +30,10 @@ PAGES = [
         if "research" not in path.relative_to(ROOT).parts
     ),
 ]
+QUICK = (None, "with")
+ALL = (*QUICK, "slow, with")
 BLOCK = re.compile(
-    r"(?:^<!-- (?P<kind>tested by|tested|with|not run): (?P<what>[^\n]*?) -->\n+)?"
+    r"(?:^<!-- (?P<kind>tested by|tested|with|slow, with|not run): (?P<what>[^\n]*?) -->\n+)?"
     r"^```(?P<language>python|bash)\n(?P<code>.*?)^```$",
     re.M | re.S,
 )
@@ -54,11 +57,11 @@ def name(page):
     return page.relative_to(ROOT).as_posix()
 
 
-def program(page):
+def program(page, kinds):
     """Return what runs a page: files that it writes, its Python, and commands between them."""
     lines = []
     for block in blocks(page):
-        if block.kind in ("tested by", "tested", "not run"):
+        if block.kind not in kinds:
             continue
         if block.language == "bash":
             commands = block.code.replace("\\\n", " ").splitlines()
@@ -83,12 +86,22 @@ def __write__(name, text):
     Path(name).write_text(text)
 sys.path.insert(0, "")
 """
-RUN = [page for page in PAGES if program(page)]
 
 
-@pytest.mark.parametrize("page", RUN, ids=name)
-def test_the_blocks_of_a_page_run(page, tmp_path):
-    (tmp_path / "page.py").write_text(PRELUDE + program(page), encoding="utf-8")
+@pytest.mark.parametrize(
+    ("page", "kinds"),
+    [
+        *((page, QUICK) for page in PAGES if program(page, QUICK)),
+        *(
+            pytest.param(page, ALL, marks=pytest.mark.slow)
+            for page in PAGES
+            if program(page, ALL) != program(page, QUICK)
+        ),
+    ],
+    ids=lambda value: name(value) if isinstance(value, Path) else value[-1],
+)
+def test_the_blocks_of_a_page_run(page, kinds, tmp_path):
+    (tmp_path / "page.py").write_text(PRELUDE + program(page, kinds), encoding="utf-8")
     for folder in ("recipes", "configs"):
         (tmp_path / folder).symlink_to(ROOT / folder)
     environment = {
@@ -115,4 +128,16 @@ def test_what_is_not_run_here_is_tested_elsewhere_or_says_why(page):
             test = ROOT / block.what
             assert test.is_file(), f"{name(page)}: no test {block.what}"
             assert page.name in test.read_text(encoding="utf-8"), f"{block.what}: not {page.name}"
+        assert block.kind not in ("with", "slow, with") or block.language == "bash"
         assert block.kind != "not run" or len(block.what) > 8, f"{name(page)}: why not?"
+
+
+def test_the_demo_runs_the_commands_that_the_readme_shows():
+    commands = subprocess.run(
+        ["make", "--dry-run", "demo"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    (shown,) = (
+        block for block in blocks(ROOT / "README.md") if "dmn fit --config mnist" in block.code
+    )
+    for command in shown.code.splitlines():
+        assert f"bin/{command}\n" in commands
