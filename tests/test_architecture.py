@@ -1,6 +1,7 @@
 """The layout shows the architecture: imports go one way, and each library has its place."""
 
 import ast
+import runpy
 from functools import cache
 from pathlib import Path
 
@@ -113,6 +114,14 @@ def test_libraries_stay_in_their_place(library):
 def test_the_arrows_have_no_cycle():
     for own, others in MAY_IMPORT.items():
         assert all(own not in MAY_IMPORT[other] for other in others)
+
+
+def test_the_picture_shows_the_arrows():
+    picture = runpy.run_path(str(ROOT.parent / "docs/architecture_picture.py"))
+    assert picture["PLACES"].keys() == MAY_IMPORT.keys() - {*picture["NOT_DRAWN"]}
+    assert picture["PICTURE"].read_text(encoding="utf-8") == picture["draw"](MAY_IMPORT), (
+        "draw it anew by `python docs/architecture_picture.py`"
+    )
 
 
 def test_importing_the_networks_needs_torch_only():

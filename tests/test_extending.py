@@ -1,4 +1,4 @@
-"""What docs/architecture.md says of adding a method, a metric, ... works as it is written there."""
+"""What docs/how_to/extend.md says of adding a method, a metric, ... works as it is written there."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ from dmn.nn import assert_monotone, project
 from dmn.rules.table import RULES
 from dmn.split import split
 
-PAGE = Path(__file__).parents[1] / "docs" / "architecture.md"
+PAGE = Path(__file__).parents[1] / "docs" / "how_to" / "extend.md"
 EXAMPLES = dict(
     re.findall(
         r"<!-- tested: (\w+) -->\n```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S
