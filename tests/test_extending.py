@@ -1,4 +1,4 @@
-"""What docs/how_to/extend.md says of adding a method, a metric, ... works as it is written there."""
+"""What docs/how_to/extend.md says of adding a method, a metric, ... works as it is written."""
 
 import re
 from pathlib import Path
