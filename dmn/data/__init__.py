@@ -1,4 +1,9 @@
-"""Data sets, some with pixel masks."""
+"""Data modules for training, validation and test, some with masks of the evidence.
+
+`MNIST`, `Scenes` and `Letters` come with the packages and need no download. `Folder` reads your own
+images, `CIFAR10` is downloaded once, and `ImageNetS` reads a folder that you have prepared. All
+yield batches of type `ImageBatch`. Derive your own data module from `ImageModule`.
+"""
 
 from dmn.data.batch import ImageBatch, as_batch, concatenate
 from dmn.data.cifar10 import CIFAR10

@@ -15,9 +15,17 @@ class ImageBatch(NamedTuple):
     """Images with their classes and, for some data sets, masks of the evidence for the class.
 
     Attributes:
-        image: (B, C, H, W).
+        image: Images (B, C, H, W).
         label: Class indices (B,).
         mask: 0 or 1, (B, 1, H, W); None if the data has no masks.
+
+    Examples:
+        >>> import torch
+        >>> from dmn.data import ImageBatch
+        >>> batch = ImageBatch(torch.rand(4, 1, 28, 28), torch.tensor([3, 1, 4, 1]))
+        >>> batch.take(slice(2)).label
+        tensor([3, 1])
+        >>> image, label, mask = batch
     """
 
     image: Tensor

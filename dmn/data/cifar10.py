@@ -19,12 +19,12 @@ VALIDATION = 0.1  # of the 50,000 training images
 
 
 class CIFAR10(ImageModule):
-    """CIFAR-10 for training (45,000), validation (5,000) and test (10,000), classes balanced.
+    """CIFAR-10 for training (45,000), validation (5,000) and test (10,000), with balanced classes.
 
     Args:
         root: Folder of the data, which is downloaded once.
         mean: Means by which channels are normalised; None for both keeps images in [0, 1].
-        std: Standard deviations by which they are normalised.
+        std: Standard deviations by which channels are normalised.
         batch_size: Images per batch.
         augment: Shift and mirror training images.
         seed: Fixes validation images, order and augmentation.
@@ -32,9 +32,15 @@ class CIFAR10(ImageModule):
 
     Raises:
         OptionError: if only one of mean and std is given.
-        DataError: if it cannot be downloaded; says which file to put where.
+        DataError: if the data cannot be downloaded; says which file to put where.
 
     Source: Krizhevsky, Learning multiple layers of features from tiny images, 2009.
+
+    Examples:
+        >>> from dmn.data import CIFAR10
+        >>> data = CIFAR10("data", mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26), batch_size=64)
+        >>> data.channels, data.batch_size  # `prepare_data` downloads, `setup` reads the images
+        (3, 64)
     """
 
     def __init__(

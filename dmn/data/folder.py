@@ -39,28 +39,30 @@ log = logging.getLogger(__name__)
 
 
 class Folder(ImageModule):
-    """Images in class folders: root/class/..., or root/train/class/... and so on.
+    """Your own images, in one folder per class: root/class/..., or root/train/class/... and so on.
 
-    The folders of parts are called train or training; validation, val or valid; test or testing,
-    in upper or lower case. A part without its own folder is a share of the training images, the
-    same for every class; where that would leave a part empty, as classes have few images each, it
-    is a share of all together. Copies of a file, under any names, then stay in one part and
-    count as one; parts with folders of their own are not changed. Hidden files and folders, whose
-    names begin with a dot, are left out, as are the folders `__MACOSX` and `@eaDir`.
+    The folders of the parts are called train or training; validation, val or valid; test or
+    testing, in upper or lower case. A part without its own folder is a share of the training
+    images, the same for every class. If that would leave a part empty, because the classes have few
+    images, it is a share of all images together. Copies of a file, under any names, then stay in
+    one part and count as one. Parts with folders of their own are not changed. Hidden files and
+    folders, whose names begin with a dot, are left out, and so are the folders `__MACOSX` and
+    `@eaDir`. Folders beside those of the parts, and pictures beside the folders of the classes, are
+    not used; a log message names them.
 
     Args:
         root: The folder.
         size: Side of the square that images are cropped to, in pixels; None for the median of their
             shorter sides, at least 32 and at most 224.
-        channels: 1 for grey images, 3 for RGB; None for 1 if all images are grey, else 3. Size and
-            channels are found out from the heads of 100 training images.
+        channels: 1 for grey images, 3 for RGB; None for 1 if all images are grey, else 3. Unknown
+            size and channels are found from the heads of 100 training images.
         mean: Means by which channels are normalised; None for both keeps images in [0, 1].
-        std: Standard deviations by which they are normalised.
-        masks: Folder with a .png for each validation and test image, at the path that the image
-            has in `root`; pixels other than 0 are evidence. None for no masks. Images are rotated
-            as their EXIF tag says, and masks show the rotated image.
-        validation_share: Share for validation, if it has no folder.
-        test_share: Share for the test, if it has no folder.
+        std: Standard deviations by which channels are normalised.
+        masks: Folder with a .png for each validation and test image, at the path that the image has
+            in `root`; pixels other than 0 are evidence. None for no masks. Images are rotated as
+            their EXIF tag says, and masks show the rotated image.
+        validation_share: Share of the images for validation, if it has no folder.
+        test_share: Share of the images for the test, if it has no folder.
         batch_size: Images per batch.
         augment: Crop and flip training images at random.
         seed: For splits, order and augmentation.
@@ -71,8 +73,22 @@ class Folder(ImageModule):
         DataError: if there is no such folder or no class in it; if a part or a class has no image,
             or a part has a class that is not in training; if a mask is missing.
 
-    Folders beside those of the parts, and pictures beside the folders of classes, are not used, and
-    named in a log message.
+    Examples:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from PIL import Image
+        >>> from dmn.data import Folder
+        >>> with TemporaryDirectory() as root:
+        ...     for grey in range(20):
+        ...         path = Path(root, "dark" if grey < 10 else "bright", f"{grey}.png")
+        ...         path.parent.mkdir(exist_ok=True)
+        ...         Image.new("L", (64, 48), grey).save(path)
+        ...     data = Folder(root)
+        ...     data.setup("fit")
+        >>> data.classes, data.size, data.channels
+        (('bright', 'dark'), 48, 1)
+        >>> len(data.train), len(data.validation), len(data.test)
+        (14, 2, 4)
     """
 
     def __init__(

@@ -32,17 +32,17 @@ SOURCE = "github.com/LUSSeg/ImageNet-S"
 
 
 class ImageNetS(ImageModule):
-    """ImageNet-S-50, -300 or -919, with masks for validation and test.
+    """ImageNet-S-50, -300 or -919: photographs of ImageNet with masks for validation and test.
 
-    A mask marks the pixels of the image's own class. Pixels of other classes, and those that the
-    annotators left undecided (id 1000), are 0. So a mask may be empty; metrics drop such images.
-    The masks of the test images are not published. EXIF tags are ignored: networks are trained and
-    tested on ImageNet's pixels as they are stored.
+    A mask marks the pixels of the image's own class. Pixels of other classes are 0, and so are
+    pixels that the annotators left undecided (id 1000). So a mask may be empty; metrics drop such
+    images. The masks of the test images are not published. EXIF tags are ignored, because networks
+    are trained and tested on ImageNet's pixels as they are stored.
 
     Args:
         root: Folder that contains ImageNetS50, ImageNetS300 or ImageNetS919, prepared by
             github.com/LUSSeg/ImageNet-S.
-        subset: Number of classes.
+        subset: Number of classes: 50, 300 or 919.
         size: Side in pixels of the central square that images are cropped to, after the shorter
             side is resized to 8/7 of it.
         class_index: File with the class of each output of a network: a JSON file
@@ -50,10 +50,10 @@ class ImageNetS(ImageModule):
             class per line, in the order of the outputs, "n01440764 tench, Tinca tinca"
             (LOC_synset_mapping.txt). None: labels 0 to `subset` - 1, by sorted WordNet id.
         test_on: Images for the test; "test" needs test-segmentation. With "validation", one
-            validation image per class is for validation, the others for the test. None: "test"
-            if its masks exist.
+            validation image per class is for validation, and the others are for the test. None:
+            "test" if its masks exist, else "validation".
         mean: Means by which channels are normalised; None for both keeps images in [0, 1].
-        std: Standard deviations by which they are normalised.
+        std: Standard deviations by which channels are normalised.
         batch_size: Images per batch.
         augment: Crop and flip training images at random.
         seed: For order and augmentation.
@@ -66,6 +66,12 @@ class ImageNetS(ImageModule):
 
     Source: Gao et al., Large-scale Unsupervised Semantic Segmentation, TPAMI 2022. In
         ImageNet-S-919 five classes were merged into others; their images have the labels of these.
+
+    Examples:
+        >>> from dmn.data import ImageNetS
+        >>> data = ImageNetS("data", subset=50, test_on="validation")
+        >>> print(data.folder.as_posix())  # what `setup` reads
+        data/ImageNetS50
     """
 
     def __init__(

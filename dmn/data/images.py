@@ -107,11 +107,11 @@ class ImageDataset(Dataset[ImageBatch]):
 
 
 class ImageModule(pl.LightningDataModule):
-    """Base of data modules with images on disk; `setup` of a subclass finds the images.
+    """Base class of data modules for images on disk; `setup` of a subclass lists the images.
 
     Args:
         mean: Means by which channels are normalised; None for both keeps images in [0, 1].
-        std: Standard deviations by which they are normalised.
+        std: Standard deviations by which channels are normalised.
         batch_size: Images per batch.
         augment: Whether training images are augmented.
         seed: For splits, order and augmentation.
@@ -119,13 +119,24 @@ class ImageModule(pl.LightningDataModule):
 
     Attributes:
         classes: Name of each label.
-        channels: Of an image; None if `inspect` has still to find it out.
+        channels: Channels of an image; None if `inspect` has not found it out yet.
         train: Training images, shuffled and augmented, without masks.
         validation: Validation images, classes interleaved.
         test: Test images, classes interleaved.
 
     Raises:
         OptionError: if only one of mean and std is given.
+
+    Examples:
+        >>> from dmn.data import ImageModule
+        >>> class TwoPictures(ImageModule):
+        ...     def setup(self, stage):
+        ...         self.classes = ("cat", "dog")
+        ...         self.train = self._photographs([("cat.png", 0), ("dog.png", 1)], size=64)
+        >>> data = TwoPictures(None, None, batch_size=2, augment=False, seed=0, num_workers=0)
+        >>> data.setup("fit")
+        >>> len(data.train)  # pictures are read when a batch needs them
+        2
     """
 
     classes: tuple[str, ...]
@@ -153,10 +164,9 @@ class ImageModule(pl.LightningDataModule):
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
 
     def inspect(self) -> None:
-        """Find out what can be known of the images without listing them all.
+        """Find classes, channels and other options that are None, without listing all images.
 
-        That is `classes`, `channels` and what else of the options is None; where the data has to be
-        downloaded first, nothing.
+        Data that must be downloaded first is not inspected.
         """
 
     def train_dataloader(self) -> DataLoader[Any]:

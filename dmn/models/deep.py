@@ -58,11 +58,11 @@ class MonotoneResNet(MonotoneSequence):
     """A monotone ResNet; the default is as deep as ResNet-18.
 
     Its layers are `stem`, `stage1_1`, `stage1_2`, `pool1`, ..., `cells`, `flatten`, `head`. Max
-    pooling, a monotone OR, halves the sides between stages, where the original strides.
+    pooling between the stages halves the sides, where the original has strides.
 
     Args:
         in_channels: Channels of the view: those of the image, or twice as many if paired.
-        width: Channels of the first stage; each stage doubles them, to 8 times at most.
+        width: Channels of the first stage. Each stage doubles them, to at most 8 times as many.
         blocks: Residual blocks of two convolutions in each stage.
         stem: "imagenet" divides the sides by 4 (7x7 convolution, for a pair of margin 3, and max
             pooling), "small" by 2 (3x3 convolution, margin 1), "tiny" keeps them.
@@ -71,10 +71,17 @@ class MonotoneResNet(MonotoneSequence):
         activation: "convex" (ReLU), "convex_concave" (half each) or "saturating" (Hardtanh).
         constraint: As in `MonotoneConvNet`.
         start: "dirac" (identity taps plus positive noise), "log_normal" or "uniform".
-        kernel: Side of the stem's convolution, by default the stem's own; the pair's margin is half
-            of it. Of a paired input only the stem can subtract, so that a large kernel helps.
-        templates: Channels of the stem, if not `width`.
+        kernel: Side of the stem's convolution; None for the stem's own. The margin of the pair is
+            half of it. With paired inputs only the stem can subtract, so a large kernel helps.
+        templates: Channels of the stem; None for `width`.
         pool: As in `MonotoneConvNet`.
+
+    Examples:
+        >>> import torch
+        >>> from dmn.models import MonotoneResNet
+        >>> net = MonotoneResNet(2, width=4, blocks=(1, 1), stem="tiny", num_classes=3).eval()
+        >>> net(torch.rand(5, 2, 18, 18)).shape
+        torch.Size([5, 3])
     """
 
     def __init__(
@@ -110,15 +117,15 @@ class MonotoneResNet(MonotoneSequence):
 
 
 class MonotoneVGG(MonotoneSequence):
-    """A monotone VGG: plain units and max pools, then linear layers; the default has 18 of weights.
+    """A monotone VGG: convolutional units, max pools, then linear layers; 18 layers by default.
 
     Its layers are `stem`, `stage1_2`, ..., `pool1`, `stage2_1`, ..., `cells`, `flatten`, `hidden1`,
     ..., `head`.
 
     Args:
         in_channels: Channels of the view: those of the image, or twice as many if paired.
-        width: Channels of the first stage; each stage doubles them, to 8 times at most.
-        units: Convolutional units in each stage; the first one of all is the stem.
+        width: Channels of the first stage. Each stage doubles them, to at most 8 times as many.
+        units: Convolutional units in each stage; the first unit of the first stage is the stem.
         hidden: Width of each hidden linear layer.
         grid: Cells per side that the first linear layer sees.
         num_classes: Number of logits.
@@ -126,6 +133,13 @@ class MonotoneVGG(MonotoneSequence):
         constraint: As in `MonotoneConvNet`.
         start: "dirac" (identity taps plus positive noise), "log_normal" or "uniform".
         pool: As in `MonotoneConvNet`.
+
+    Examples:
+        >>> import torch
+        >>> from dmn.models import MonotoneVGG
+        >>> net = MonotoneVGG(2, width=4, units=(2, 1), hidden=(8,), num_classes=3).eval()
+        >>> net(torch.rand(5, 2, 18, 18)).shape
+        torch.Size([5, 3])
     """
 
     def __init__(

@@ -50,23 +50,37 @@ class _Side(nn.Module):
 
 
 class DifferenceOfMonotone(nn.Module):
-    """f(x) = g(x) - h(x), with g and h monotone in their views of x.
+    """A classifier f(x) = g(x) - h(x), with g and h monotone in their views of x.
+
+    g collects evidence for each class and h evidence against it. Both have nonnegative weights, so
+    the network can be explained by itself: see `explain`.
 
     Args:
         g: Evidence network, from a view of the image to one number per class.
         h: Counter-evidence network, from a view of the image to one number per class.
-        inputs: What they see: "paired", both `[x, 1 - x]`; "opposed", both `[x, -x]`; "inverted", g
-            the image and h its complement `1 - x`; "plain", both the image.
-        margin: Pixels of background the views add on each side, in place of the first
-            convolution's padding; 0 for networks without convolutions.
-        front: An ordinary network before both views: its output takes the place of x above. With
-            inputs "opposed" f is still a difference of networks monotone in `[x, -x]`, and can be
+        inputs: The views of g and h: "paired", both `[x, 1 - x]`; "opposed", both `[x, -x]`;
+            "inverted", g the image and h its complement `1 - x`; "plain", both the image.
+        margin: Pixels of background that the views add on each side, instead of the padding of the
+            first convolution; 0 for networks without convolutions.
+        front: An ordinary network before both views; its output replaces x above. With inputs
+            "opposed" f is still a difference of networks that are monotone in `[x, -x]`, and can be
             read at the pixels; see `dmn.split.FrontAdapter`.
 
     Attributes:
         sees: Name of the layer that g and h see: "front" if there is a front, else "input".
 
     Source: Zimmermann & Loho, Hidden Monotonicity, CVPR 2026 (inverted); the paired form is ours.
+
+    Examples:
+        >>> import torch
+        >>> from dmn.models import DifferenceOfMonotone, MonotoneMLP
+        >>> g, h = (MonotoneMLP(2 * 8 * 8, hidden=(16,), num_classes=3) for _ in range(2))
+        >>> net = DifferenceOfMonotone(g, h, inputs="paired", margin=0)
+        >>> x = torch.rand(4, 1, 8, 8)
+        >>> net(x).shape
+        torch.Size([4, 3])
+        >>> net.explain(x, target=2, method="SplitLRP", stream="g").shape  # evidence for class 2
+        torch.Size([4, 1, 8, 8])
     """
 
     def __init__(
@@ -139,7 +153,18 @@ class DifferenceOfMonotone(nn.Module):
     def explain(
         self, x: Tensor, target: Target = None, method: str = "SplitCAM", **options: Any
     ) -> Tensor:
-        """Explain images in [0, 1] by this network itself; see `dmn.explain.explain`."""
+        """Explain images by this network itself; see `dmn.explain.explain`.
+
+        Args:
+            x: Images (B, C, H, W) in [0, 1].
+            target: Classes to explain: one for all images, or one per image (B,); None for the
+                predicted ones.
+            method: Name of a method of kind "split", e.g. "SplitCAM" or "SplitLRP".
+            **options: Options of the method.
+
+        Returns:
+            Maps (B, 1, H, W).
+        """
         return explain(self, x, target, method, **options)
 
     @torch.no_grad()

@@ -89,16 +89,25 @@ def classifier(
 
 
 class MonotoneMLP(MonotoneSequence):
-    """A monotone multilayer perceptron: linear, batch norm, activation; linear last.
+    """A monotone multilayer perceptron: linear layer, batch norm, activation; a linear layer last.
 
     Args:
-        in_features: Numbers an input has after flattening, e.g. 2 * 28 * 28 for a paired digit.
+        in_features: Numbers of an input after flattening, e.g. 2 * 28 * 28 for a paired digit.
         hidden: Width of each hidden layer.
         num_classes: Number of logits.
         activation: "convex" (ReLU), "convex_concave" (half each) or "saturating" (Hardtanh).
-        constraint: "projection" (after each step, by the training callback), a reparametrisation
-            "abs", "square", "softplus", "exp", or "none" for an unconstrained twin.
+        constraint: "projection" (`ProjectNonnegative` projects after each step), a
+            reparametrisation "abs", "square", "softplus" or "exp", or "none" for the same network
+            without constraint.
         start: "dirac" (identity taps plus positive noise), "log_normal" or "uniform".
+
+    Examples:
+        >>> import torch
+        >>> from dmn.models import MonotoneMLP
+        >>> net = MonotoneMLP(16, hidden=(8,), num_classes=3).eval()
+        >>> x = torch.rand(5, 16)
+        >>> bool((net(x + 0.1) >= net(x)).all())  # a larger input never lowers a logit
+        True
     """
 
     def __init__(
@@ -161,25 +170,36 @@ class ConvUnit(nn.Sequential):
 class MonotoneConvNet(MonotoneSequence):
     """A monotone convolutional network: stem, stages of 3x3 units between pools, linear head.
 
-    Its layers are `stem`, `pool`, `stage1`, `pool1`, ..., `head`. The stem does not pad: the view
-    of the pair has added a margin, of half the kernel.
+    Its layers are `stem`, `stage1_1`, `stage1_2`, ..., `pool1`, ..., `cells`, `flatten`, `head`.
+    The stem does not pad, because the view of the pair has added a margin of half the kernel.
 
     Args:
         in_channels: Channels of the view: those of the image, or twice as many if paired.
         widths: Channels of each stage; the first is also the stem's. A pool of 2 follows each stage
             except the last.
         units: Convolutional units in each stage.
-        residual: Add a unit's input to its output where their channels are equal.
-        grid: Cells per side that the head sees, by average pooling to grid x grid; 1 is
-            global average pooling, which costs a monotone network much accuracy.
+        residual: Add the input of a unit to its output where their channels are equal.
+        grid: Cells per side that the head sees, by average pooling to grid x grid; 1 is global
+            average pooling, which costs a monotone network much accuracy.
         num_classes: Number of logits.
         activation: "convex" (ReLU), "convex_concave" (half each) or "saturating" (Hardtanh).
-        constraint: "projection" (after each step, by the training callback), a reparametrisation
-            "abs", "square", "softplus", "exp", or "none" for an unconstrained twin.
+        constraint: "projection" (`ProjectNonnegative` projects after each step), a
+            reparametrisation "abs", "square", "softplus" or "exp", or "none" for the same network
+            without constraint.
         start: "dirac" (identity taps plus positive noise), "log_normal" or "uniform".
-        kernel: Side of the stem's convolution; the pair's margin is half of it. Of a paired input
-            only the stem can subtract, so that a large kernel helps.
+        kernel: Side of the stem's convolution; the margin of the pair is half of it. With paired
+            inputs only the stem can subtract, so a large kernel helps.
         pool: Between stages: "max", or "max_min", which takes minima of the concave channels.
+
+    Examples:
+        >>> import torch
+        >>> from dmn.models import MonotoneConvNet
+        >>> net = MonotoneConvNet(2, widths=(4, 8), units=1, grid=2, num_classes=3).eval()
+        >>> [name for name, _ in net.named_children()]
+        ['stem', 'stage1_1', 'pool1', 'stage2_1', 'cells', 'flatten', 'head']
+        >>> x = torch.rand(5, 2, 18, 18)
+        >>> bool((net(x + 0.1) >= net(x)).all())  # a larger input never lowers a logit
+        True
     """
 
     def __init__(

@@ -18,7 +18,7 @@ _VGG16: list[int | Literal["M"]] = [1, 1, "M", 2, 2, "M", 4, 4, 4, "M", 8, 8, 8,
 
 
 class ResNet18(ResNet):  # type: ignore[misc]
-    """torchvision's ResNet-18 with any number of channels, and a stem for small images.
+    """torchvision's ResNet-18 for any number of channels, with a stem for small images.
 
     Args:
         num_classes: Number of logits.
@@ -26,6 +26,13 @@ class ResNet18(ResNet):  # type: ignore[misc]
         stem: "imagenet" divides the sides by 4 (7x7 convolution and max pooling), "small" by 2 (one
             3x3 convolution).
         in_channels: Channels of the image.
+
+    Examples:
+        >>> import torch
+        >>> from dmn.models import ResNet18
+        >>> net = ResNet18(num_classes=3, width=8, stem="small", in_channels=1).eval()
+        >>> net(torch.rand(2, 1, 32, 32)).shape
+        torch.Size([2, 3])
     """
 
     def __init__(
@@ -55,13 +62,22 @@ class ResNet18(ResNet):  # type: ignore[misc]
 
 
 class VGG16BN(VGG):  # type: ignore[misc]
-    """torchvision's VGG16 with BatchNorm, with any number of channels.
+    """torchvision's VGG16 with BatchNorm for any number of channels.
 
     Args:
         num_classes: Number of logits.
         width: Channels of the first stage; 64 is the original.
-        grid: Cells per side that the classifier sees; 7 is the original, 2 suit 64 pixels.
+        grid: Cells per side that the classifier sees; 7 is the original, 2 suits images of 64
+        pixels.
         in_channels: Channels of the image.
+
+    Examples:
+        >>> import torch
+        >>> from dmn.models import VGG16BN
+        >>> with torch.device("meta"):  # shapes without weights: leave this out to train
+        ...     net = VGG16BN(num_classes=3, width=16, grid=2)
+        ...     print(net(torch.rand(5, 3, 64, 64)).shape)
+        torch.Size([5, 3])
     """
 
     def __init__(
@@ -100,6 +116,13 @@ class PlainCNN(nn.Sequential):
         widths: Channels of each stage; each stage halves the sides.
         grid: Cells per side that the head sees.
         num_classes: Number of logits.
+
+    Examples:
+        >>> import torch
+        >>> from dmn.models import PlainCNN
+        >>> net = PlainCNN(in_channels=1, widths=(4, 8), num_classes=3).eval()
+        >>> net(torch.rand(2, 1, 28, 28)).shape
+        torch.Size([2, 3])
     """
 
     def __init__(
@@ -139,7 +162,16 @@ class Trunk(nn.Sequential):
         layer: The last child that is kept, e.g. "layer2".
 
     Raises:
-        OptionError: names the children that there are.
+        OptionError: if there is no such child; lists those that there are.
+
+    Examples:
+        >>> import torch
+        >>> from dmn.models import DifferenceOfMonotone, MonotoneConvNet, PlainCNN, Trunk
+        >>> front = Trunk(PlainCNN(1, widths=(4, 8)), "stage1")  # (B, 4, 14, 14)
+        >>> g, h = (MonotoneConvNet(8, widths=(4,), grid=2, num_classes=3) for _ in range(2))
+        >>> net = DifferenceOfMonotone(g, h, inputs="opposed", front=front).eval()
+        >>> net(torch.rand(2, 1, 28, 28)).shape
+        torch.Size([2, 3])
     """
 
     def __init__(self, net: nn.Module, layer: str) -> None:
