@@ -1,4 +1,8 @@
-"""Difference-of-monotone networks: image classifiers that explain themselves."""
+"""Image classifiers that explain themselves, and a measure of how good an explanation is.
+
+The package itself has one function, `load`, which returns a trained network by name or file.
+Everything else is in its packages. `import dmn` is fast, because torch is imported by `load` only.
+"""
 
 from __future__ import annotations
 
@@ -32,21 +36,32 @@ def load(
     This is `dmn.hub.load`, which imports torch; importing `dmn` does not.
 
     Args:
-        name: A shipped network such as "scenes", a run's folder, a `.safetensors` file with its
-            card or of `dmn convert`, a classifier of torchvision's, or `package.module:factory` of
-            your own, which is imported and called; see `dmn.hub.load`.
-        weights: Of the last two: a file; of torchvision's also a name such as "DEFAULT".
-        num_classes: Likewise, how many outputs.
-        model: For converted networks of your own architecture: one of the original's.
-        size: Likewise, channels, height and width that pictures are brought to.
-        mean: Likewise, subtracted from each channel of pictures in [0, 1].
-        std: Likewise, what each channel is then divided by.
-        classes: Likewise, names of the outputs, or a text file with one a line.
+        name: A shipped network such as "scenes", the folder of a run, a `.safetensors` file with
+            its card or of `dmn convert`, a classifier of torchvision, or `package.module:factory`
+            of your own, which is imported and called; see `dmn.hub.load`.
+        weights: For torchvision's classifiers and your own networks: a file; for torchvision's also
+            a name such as "DEFAULT".
+        num_classes: For the same networks: number of outputs.
+        model: For converted networks of your own architecture: a network of the same architecture.
+        size: For torchvision's classifiers and your own networks: channels, height and width that
+            pictures are brought to.
+        mean: For the same networks: subtracted from each channel of pictures in [0, 1].
+        std: For the same networks: what each channel is then divided by.
+        classes: For the same networks: names of the outputs, or a text file with one name per line.
+
+    Returns:
+        The model with its classes and the transform from a picture to what it takes.
 
     Raises:
-        UnknownNameError: if there is no such network; names those that there are.
+        UnknownNameError: if there is no such network; lists those that there are.
         CheckpointError: if a file is damaged, by its hash or its content.
         OptionError: if an option is given that networks of this kind do not have.
+
+    Examples:
+        >>> import dmn
+        >>> network = dmn.load("mnist_paired")
+        >>> network.size
+        (1, 28, 28)
     """
     from dmn.hub import load as load_network  # brings torch, which takes seconds
 

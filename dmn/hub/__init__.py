@@ -1,4 +1,9 @@
-"""Networks by name or file: shipped ones, runs of one's own, converted ones, torchvision's."""
+"""Load networks by name or file, and save them.
+
+`load` takes shipped networks, folders of runs, converted files, classifiers of torchvision and your
+own code. It returns a `Network`: the model, its classes, and the transform from a picture to what
+the model takes. `save_network` and `save_converted` write files that `load` reads.
+"""
 
 from dmn.hub.converted import save_converted
 from dmn.hub.loading import load

@@ -71,20 +71,23 @@ def save_converted(
 ) -> Path:
     """Save a canonized or split network: its weights, how it was made, and its certificate.
 
-    The file is written whole or not at all. `dmn.load` and every command take it.
+    The file is written whole or not at all. `dmn.load` and every command read it.
 
     Args:
-        network: Of `canonize` or `split`.
+        network: Returned by `canonize` or `split`.
         path: A `.safetensors` file.
-        original: The network that was converted, of `dmn.load`; from what is known of it the file
-            can be loaded by itself. Without it, loading takes a model of the same architecture.
+        original: The network that was converted, loaded by `dmn.load`. With it, the file can be
+            loaded by itself; without it, loading needs a model of the same architecture.
         classes: A name for each output; those of `original` by default.
         canonized: Whether a split network was canonized first.
 
+    Returns:
+        The path.
+
     Raises:
-        CheckpointError: if the path is of another kind, as which the file could not be read.
+        CheckpointError: if the path does not end with `.safetensors`.
         UnsupportedError: if the original was converted itself.
-        WriteError: if it cannot be written.
+        WriteError: if the file cannot be written.
     """
     if Path(path).suffix != ".safetensors":
         raise CheckpointError(f"{path}: give a name that ends with .safetensors")

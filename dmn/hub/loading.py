@@ -80,44 +80,47 @@ def load(
 ) -> Network:
     """Load a trained network, ready to classify and to be explained.
 
-    No code is executed, of any file; but a name with a colon, `package.module:factory`, asks for
-    your own code, which is imported and called. Names inside cards and checkpoints never do.
+    No code inside files is executed. Only a name with a colon, `package.module:factory`, asks for
+    code: your own, which is imported and called. Names inside cards and checkpoints never do.
 
     Args:
-        name: One of
-            - a shipped network, such as "scenes_resnet18";
-            - a `.safetensors` file with its card beside it, of `save_network`;
-            - a `.safetensors` file of `dmn convert` or `save_converted`;
-            - the folder of a run, `runs/NAME/version_K`, or a `.ckpt` file in it;
-            - a classifier of torchvision's, such as "resnet18";
-            - `package.module:factory`, a function or class of your own that returns the network. It
-              is called without arguments, but for `num_classes` if it takes that and it is known.
-              The module is imported as by `python -m`, also from the working directory.
-            A bare name is never that of a folder in the working directory, which is `./NAME`.
-        weights: Of torchvision's classifiers and networks of your own: a file (`.safetensors`,
-            `.pth`, `.pt`, `.ckpt`, `.pth.tar`) with their state dict, bare or as trainings save it;
-            of torchvision's also a name such as "DEFAULT", downloaded unless in torch hub's folder.
-            None for random ones, or those that your network is made with.
-        num_classes: Outputs, of the same networks; None for as many as the weights of a classifier
-            of torchvision's have, or as there are names in `classes`.
-        model: Of converted files only: a network of the original's architecture, whose weights do
-            not matter. It is needed where that is neither of torchvision's nor of `dmn.models`.
-        size: Of torchvision's classifiers and networks of your own: channels, height and width that
-            pictures are brought to. None for those of torchvision's weights; takes pictures as they
-            are for a network of your own.
-        mean: Likewise, subtracted from each channel of pictures in [0, 1]; None for those of
-            torchvision's weights, or 0.
-        std: Likewise, what each channel is then divided by; or 1.
-        classes: Likewise, a name for each output, or a text file with one a line. None for "0",
-            "1", ...; none at all for a network of your own if `size` and `num_classes` are not
-            given either.
+        name: One of - a shipped network, such as "scenes_resnet18"; - a `.safetensors` file with
+            its card beside it, written by `save_network`; - a `.safetensors` file of `dmn convert`
+            or `save_converted`; - the folder of a run, `runs/NAME/version_K`, or a `.ckpt` file in
+            it; - a classifier of torchvision, such as "resnet18"; - `package.module:factory`, a
+            function or class of your own that returns the network. It is called without arguments,
+            except for `num_classes` if it takes that and it is known. The module is imported as by
+            `python -m`, also from the working directory.
+            For a folder in the working directory give `./NAME`, because a bare name is never a
+            folder.
+        weights: For torchvision's classifiers and your own networks: a file (`.safetensors`,
+            `.pth`, `.pt`, `.ckpt`, `.pth.tar`) with their state dict, bare or as trainings save it.
+            For torchvision's also a name such as "DEFAULT", downloaded unless in torch hub's
+            folder. None for random weights, or those that your network is made with.
+        num_classes: Number of outputs, for the same networks. None for as many as the weights of a
+            classifier of torchvision have, or as there are names in `classes`.
+        model: For converted files only: a network of the original's architecture, whose weights do
+            not matter. It is needed if the original is neither torchvision's nor of `dmn.models`.
+        size: For torchvision's classifiers and your own networks: channels, height and width that
+            pictures are brought to. None for those of torchvision's weights; your own network then
+            takes pictures as they are.
+        mean: For the same networks: subtracted from each channel of pictures in [0, 1]. None for
+            those of torchvision's weights, or 0.
+        std: For the same networks: what each channel is then divided by. None for those of
+            torchvision's weights, or 1.
+        classes: For the same networks: a name for each output, or a text file with one name per
+            line. None for "0", "1", ...; or no names for a network of your own, if neither `size`
+            nor `num_classes` is given.
+
+    Returns:
+        The network with its classes and its transform.
 
     Raises:
-        UnknownNameError: if there is no such network, or it is none of dmn's; names what is.
-        CheckpointError: if a file is missing or damaged, by its hash or its content, does not fit,
+        UnknownNameError: if there is no such network; lists those that there are.
+        CheckpointError: if a file is missing, damaged (by its hash or its content), does not fit,
             or cannot be downloaded.
-        OptionError: if an option is given that networks of this kind do not have, or does not fit;
-            and if a factory of your own fails, or makes no network.
+        OptionError: if an option is given that networks of this kind do not have, or that does not
+            fit; or if a factory of your own fails or returns no network.
     """
     name = name if isinstance(name, str) else os.path.join(os.curdir, name)
     named: dict[str, Any] = {"weights": weights, "num_classes": num_classes, "model": model}

@@ -19,23 +19,34 @@ from dmn.split import SplitModel, as_pair
 
 @dataclass(frozen=True)
 class Network:
-    """A classifier, and what is needed to use it; `dmn.load` gives one.
+    """A classifier with everything that is needed to use it; `dmn.load` returns one.
 
     Attributes:
-        name: As it was asked for.
+        name: The name that it was loaded by.
         model: The network, in eval mode, its parameters without gradient.
-        classes: A name for each output, or none where they are not known.
-        size: Channels, height and width of its images; None where that is not known.
+        classes: A name for each output; empty if they are not known.
+        size: Channels, height and width of its images; None if that is not known.
         mean: Subtracted from each channel of images in [0, 1]; None for 0.
         std: What each channel is then divided by; None for 1.
         transform: From a picture (PIL, or a tensor (C, H, W), uint8 or in [0, 1]) to what the
             network takes, (C, H, W): grey if it has one channel, as small as `size` allows, cropped
             to the centre, normalised.
         card: What else is known of it.
-        source: Where the weights are from: "shipped", "card" for a file with its card, "run" or
-            "converted"; of torchvision's classifiers "random", the name of the weights, or of their
-            file. Of networks of one's own the name of the file, or "own". Empty for a network that
-            was not loaded.
+        source: Where the weights are from: "shipped"; "card" for a file with its card; "run";
+            "converted"; for torchvision's classifiers "random", the name of the weights, or the
+            name of their file; for your own networks the name of the file, or "own". Empty for a
+            network that was not loaded.
+
+    Examples:
+        >>> import dmn
+        >>> from dmn.data import MNIST
+        >>> network = dmn.load("mnist_paired")
+        >>> network.size, network.classes[:3], network.is_pair
+        ((1, 28, 28), ('0', '1', '2'), True)
+        >>> data = MNIST()
+        >>> data.setup("test")
+        >>> [network.label(index) for index in network.predict(data.test.images[:4]).tolist()]
+        ['0', '1', '2', '3']
     """
 
     name: str
@@ -56,18 +67,18 @@ class Network:
 
     @property
     def is_split(self) -> bool:
-        """Whether it is a network that was split after its training, as `dmn convert` does."""
+        """Whether it is a network that was split after its training, e.g. by `dmn convert`."""
         return isinstance(self.model, SplitModel)
 
     @property
     def ordinary(self) -> nn.Module:
-        """The network as methods take it that know no streams: of a split one, its operations."""
+        """The network for methods without g and h; of a split one, its traced operations."""
         return self.model.network if isinstance(self.model, SplitModel) else self.model
 
     def as_pair(self, example: Tensor | None = None) -> Pair:
         """Return the network as g - h: as it is, read through its front, or split.
 
-        It is made once; later calls return the same pair.
+        The pair is made once; later calls return the same one.
 
         Args:
             example: An image (1, C, H, W), on the network's device, to check a split on, and to
@@ -75,7 +86,7 @@ class Network:
 
         Raises:
             UnsupportedError: if it must be split and cannot be; lists every operation without a
-                rule.
+            rule.
             NotEqualError: if the split network does not predict what this one does on the example.
         """
         if not self._pairs:
@@ -85,10 +96,15 @@ class Network:
         return self._pairs[0]
 
     def check(self, x: Tensor) -> Tensor:
-        """Return images (B, C, H, W), or refuse those that a network of unknown size fails at.
+        """Return images unchanged, or raise an error if the network fails on them.
+
+        Only a network of unknown size is tried.
+
+        Args:
+            x: Images (B, C, H, W).
 
         Raises:
-            DataError: says how it fails.
+            DataError: if the network fails; says how.
         """
         if self.size is None:
             try:
@@ -101,15 +117,15 @@ class Network:
         return x
 
     def label(self, index: int) -> str:
-        """Return the name of a class, which is its index where names are not known."""
+        """Return the name of a class, or its index as text if names are not known."""
         return self.classes[index] if self.classes else str(index)
 
     def index(self, name: str) -> int:
-        """Return the index of a class, by its name in any case, to explain it.
+        """Return the index of a class by its name, in upper or lower case.
 
         Raises:
-            UnknownNameError: if no class has the name, with those that are close; if several have;
-                or if names are not known.
+            UnknownNameError: if no class has the name, with the names that are close; if several
+                have it; or if names are not known.
         """
         if not self.classes:
             raise UnknownNameError(

@@ -40,12 +40,12 @@ def load_with_card(path: Path | str, source: str = "card") -> Network:
 
 
 def save_network(network: Network, folder: str | Path, **facts: Any) -> Path:
-    """Save a network as a shipped one is: its weights and its card, each whole or not at all.
+    """Save a network with its card, as shipped networks are; each file whole or not at all.
 
     Args:
-        network: From a run or another card.
-        folder: Where to; the files are called after the network's name.
-        **facts: What the card is to say besides, such as `accuracy` and `command`.
+        network: Loaded from a run or from another card.
+        folder: Where to write; the files are named after the network.
+        **facts: What else the card says, such as `accuracy` and `command`.
 
     Returns:
         The file of weights.

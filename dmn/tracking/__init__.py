@@ -1,4 +1,8 @@
-"""Where runs are written: CSV files and Weights & Biases."""
+"""Where a run is written: a CSV file, and Weights & Biases without or with an account.
+
+`tracking` opens both loggers in a folder of their own, as `dmn fit` does. Each writes one row per
+epoch. A full disk or a lost connection does not stop a training.
+"""
 
 from dmn.tracking.csv import EpochCSVLogger
 from dmn.tracking.failures import Failures, log_and_continue

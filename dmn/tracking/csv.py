@@ -24,9 +24,23 @@ log = logging.getLogger(__name__)
 
 
 class EpochCSVLogger(EpochLogger, CSVLogger):
-    """`metrics.csv` with one row per epoch; a resumed run continues the file.
+    """A logger that writes `metrics.csv` with one row per epoch; a resumed run continues the file.
 
-    The folder of a new run is created at once, so that no other run gets the same.
+    The folder of a new run is created at once, so no other run gets the same. The arguments are
+    those of Lightning's `CSVLogger`.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from dmn.tracking import EpochCSVLogger
+        >>> with TemporaryDirectory() as runs:
+        ...     logger = EpochCSVLogger(runs, "digits")
+        ...     logger.log_metrics({"epoch": 0, "val/acc": 0.9})
+        ...     logger.log_metrics({"epoch": 0, "train/loss": 0.3})  # completes the row
+        ...     logger.save()
+        ...     print(Path(logger.log_dir, "metrics.csv").read_text(encoding="utf-8"))
+        epoch,step,train/loss,val/acc
+        0,0,0.3,0.9
     """
 
     @rank_zero_only

@@ -14,10 +14,19 @@ log = logging.getLogger(__name__)
 
 
 class Failures:
-    """Count failures; log the reason the first time, and the number at the end.
+    """Count failures that must not stop a run; log the first of each kind, and at the end how many.
 
     Args:
         of: What fails, e.g. "quantus".
+
+    Examples:
+        >>> from dmn.tracking import Failures
+        >>> failures = Failures("heatmaps")
+        >>> for _ in range(3):
+        ...     with failures.suppress_and_count("drawing"):
+        ...         raise OSError("no space left")
+        >>> dict(failures.counts)
+        {'drawing failed by OSError': 3}
     """
 
     def __init__(self, of: str) -> None:

@@ -18,7 +18,15 @@ class Run:
         project: Project in Weights & Biases.
 
     Raises:
-        OptionError: if a name leads out of `root`, or files cannot have it.
+        OptionError: if a name leads out of `root`, or contains characters that file names cannot
+        have.
+
+    Examples:
+        >>> from dmn.tracking import Run, tracking
+        >>> run = Run("digits", root="runs", online=False)
+        >>> loggers = tracking(run)  # with loggers as opened: ... Trainer(logger=opened)
+        >>> run
+        Run(name='digits', root='runs', online=False, project='dmn')
     """
 
     name: str = "dmn"

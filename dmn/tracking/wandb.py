@@ -26,7 +26,19 @@ UNSAFE = re.compile(r"[^\w /.,:()=+-]|(?<![^/])\.")  # in a key; dots only at th
 
 
 class EpochWandbLogger(EpochLogger, WandbLogger):
-    """A Weights & Biases run with one log call per epoch, including pictures."""
+    """A logger for Weights & Biases with one log call per epoch, including pictures.
+
+    If the server cannot be reached, the run is stored offline. If it cannot be stored, it is
+    disabled. The arguments are those of Lightning's `WandbLogger`.
+
+    Examples:
+        >>> from dmn.tracking import EpochWandbLogger
+        >>> from dmn.train import Trainer
+        >>> logger = EpochWandbLogger(project="digits")  # the run starts with the training
+        >>> trainer = Trainer(logger=logger, accelerator="cpu")
+        >>> logger.name
+        'digits'
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)

@@ -1,4 +1,10 @@
-"""Training: the task, its callbacks, and starting from trained weights."""
+"""Training with PyTorch Lightning: the task, terms of its loss, callbacks, and fine-tuning.
+
+`ClassificationTask` trains a network, `Trainer` runs it, and `ProjectNonnegative` keeps a monotone
+network monotone. Other callbacks draw heatmaps, score explanations and write checkpoints.
+`initialise`, `Unfreeze` and `Distillation` start from networks that are trained already. With your
+own loop you need none of this: see `dmn.nn.project`.
+"""
 
 from dmn.train.checkpoint import CheckpointFiles, EpochCheckpoint
 from dmn.train.constraint import ParameterSummary, ProjectNonnegative, parameter_table

@@ -40,8 +40,13 @@ class OwnCheckpoint(ModelCheckpoint):
 class EpochCheckpoint(OwnCheckpoint):
     """A checkpoint callback whose `last.ckpt` is written after every epoch.
 
-    Lightning's writes it only with a new best one, so that an interrupted run may resume from a
-    much earlier epoch.
+    Lightning's callback writes it only together with a new best one, so an interrupted run may
+    resume from a much earlier epoch. The arguments are those of Lightning's `ModelCheckpoint`.
+
+    Examples:
+        >>> from dmn.train import EpochCheckpoint, Trainer
+        >>> checkpoint = EpochCheckpoint(monitor="val/acc", mode="max", save_last=True)
+        >>> trainer = Trainer(callbacks=[checkpoint], logger=False, accelerator="cpu")
     """
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -52,11 +57,17 @@ class EpochCheckpoint(OwnCheckpoint):
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Local checkpoints, written whole or not at all, and read without executing code.
+    """Local checkpoints that are written whole or not at all, and read without executing code.
 
-    Lightning's writes to the system's temporary folder first, and copies from there: on a full
-    disk, or if it is killed meanwhile, half a file replaces the last good one. It also removes
-    folders with all their content, wherever they are.
+    Lightning's plugin writes to the system's temporary folder first and copies from there. If the
+    disk is full or the process is killed meanwhile, half a file replaces the last good one. It also
+    removes folders with all their content, wherever they are. `dmn.train.Trainer` uses this plugin
+    by default.
+
+    Examples:
+        >>> import pytorch_lightning as pl
+        >>> from dmn.train import CheckpointFiles
+        >>> trainer = pl.Trainer(plugins=[CheckpointFiles()], logger=False, accelerator="cpu")
     """
 
     def __init__(self) -> None:
@@ -67,6 +78,11 @@ class CheckpointFiles(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
         """Save a checkpoint; URLs such as s3://... are left to Lightning.
+
+        Args:
+            checkpoint: The state of a training.
+            path: The file.
+            storage_options: For URLs only.
 
         Raises:
             WriteError: if it cannot be written; names the file, whose old content is kept.

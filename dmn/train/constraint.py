@@ -14,10 +14,14 @@ from dmn.nn import constrained, constraint_statistics, project
 
 
 class ProjectNonnegative(pl.Callback):
-    """Project the constrained weights after each optimizer step, and log statistics of them.
+    """Set negative weights of monotone parts to their floor after each optimizer step.
 
-    Logs `constraint/min_weight` and `constraint/zero_fraction` each epoch. Networks without
+    Logs `constraint/min_weight` and `constraint/zero_fraction` in each epoch. Networks without
     constrained parts are not changed.
+
+    Examples:
+        >>> from dmn.train import ProjectNonnegative, Trainer
+        >>> trainer = Trainer(callbacks=[ProjectNonnegative()], logger=False, accelerator="cpu")
     """
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -37,7 +41,12 @@ class ProjectNonnegative(pl.Callback):
 
 
 class ParameterSummary(pl.Callback):
-    """Print the network's parameters and which of them are constrained, once, before training."""
+    """Print the parameters of the network before training, and which of them are constrained.
+
+    Examples:
+        >>> from dmn.train import ParameterSummary, Trainer
+        >>> trainer = Trainer(callbacks=[ParameterSummary()], logger=False, accelerator="cpu")
+    """
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the table."""
@@ -49,7 +58,7 @@ class ParameterSummary(pl.Callback):
 
 
 def parameter_table(model: nn.Module) -> Table:
-    """Tabulate the parameters of a model: name, shape, count, constraint.
+    """Return a table of the parameters of a model: name, shape, count, constraint.
 
     Args:
         model: Any module; `dmn.nn.constrained` finds the constrained parameters.

@@ -15,13 +15,18 @@ from dmn.train.checkpoint import model_checkpoints
 
 
 class StopAtNonFinite(pl.Callback):
-    """Stop if a loss or, at the end of an epoch, a weight is NaN or infinite.
+    """Stop a training when a loss or, at the end of an epoch, a weight is NaN or infinite.
 
-    The faulty batch changes no weight, and the epoch writes no checkpoint. All processes stop.
+    The batch that caused it changes no weight, and the epoch writes no checkpoint. With several
+    processes, all of them stop.
 
     Raises:
         RunError: names the batch, says whether its images are the cause, and names the last good
             checkpoint.
+
+    Examples:
+        >>> from dmn.train import StopAtNonFinite, Trainer
+        >>> trainer = Trainer(callbacks=[StopAtNonFinite()], logger=False, accelerator="cpu")
     """
 
     def __init__(self) -> None:

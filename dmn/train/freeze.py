@@ -15,16 +15,25 @@ log = logging.getLogger(__name__)
 
 
 class Unfreeze(pl.Callback):
-    """Train the head first, then thaw the layers below it, from the last to the first.
+    """Train the head first, then unfreeze the layers below it, from the last to the first.
 
-    g and h of a pair thaw together. A frozen layer does not change, nor do batch norm's statistics.
-    All parameters are in the optimizer from the start, and which layers are frozen depends only on
-    the epoch, so schedules, resuming and several processes work as usual. For the last, gradients
-    are computed and dropped, so frozen layers cost time.
+    Layers of g and h of a pair are unfrozen together. A frozen layer does not change, and neither
+    do the statistics of its batch norm. All parameters are in the optimizer from the start, and
+    which layers are frozen depends only on the epoch, so schedules, resuming and several processes
+    work as usual. The gradients of frozen layers are computed and dropped, so these layers still
+    cost time.
 
     Args:
         head_epochs: Number of epochs in which only the head is trained.
-        layers_per_epoch: Layers thawed at the start of each epoch after those; 0 thaws all at once.
+        layers_per_epoch: Layers unfrozen at the start of each epoch after those; 0 unfreezes all at
+            once.
+
+    Examples:
+        >>> from dmn.train import Trainer, Unfreeze
+        >>> unfreeze = Unfreeze(head_epochs=2, layers_per_epoch=1)
+        >>> [unfreeze.frozen_layers(epoch, layers=5) for epoch in range(6)]
+        [4, 4, 3, 2, 1, 0]
+        >>> trainer = Trainer(callbacks=[unfreeze], logger=False, accelerator="cpu")
     """
 
     def __init__(self, head_epochs: int = 0, layers_per_epoch: int = 0) -> None:

@@ -24,7 +24,7 @@ def layer_names(net: nn.Module) -> list[list[str]]:
         net: Any module.
 
     Returns:
-        For each layer the names of its modules with parameters or buffers of their own.
+        For each layer, the names of its modules that have parameters or buffers of their own.
     """
     parts = {name: part for name, part in net.named_children() if name in ("g", "h")}
     layers_of_parts = [

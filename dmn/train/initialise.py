@@ -26,14 +26,22 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoadReport:
-    """How a checkpoint fitted a network.
+    """How a checkpoint fitted a network; `initialise` returns it.
 
     Attributes:
         loaded: Keys taken from the checkpoint.
-        missing: Keys of the network that the checkpoint lacks; they keep their start.
+        missing: Keys of the network that the checkpoint lacks; they keep their initial values.
         unexpected: Keys of the checkpoint that the network lacks.
-        replaced: Keys of the head that keep their start, the classes being others.
+        replaced: Keys of the head that keep their initial values, as for other classes.
         projected: How many weights were below their floor, and were set to it.
+
+    Examples:
+        >>> import dmn
+        >>> from dmn.train import initialise
+        >>> net = dmn.load("mnist_paired").model
+        >>> report = initialise(net, "mnist_paired", fresh_head=True)
+        >>> report.replaced
+        ('g.net.head.weight', 'g.net.head.bias', 'h.net.head.weight', 'h.net.head.bias')
     """
 
     loaded: tuple[str, ...]
@@ -43,7 +51,7 @@ class LoadReport:
     projected: int
 
     def __str__(self) -> str:
-        """Tell it in one line."""
+        """Return the report in one line."""
         parts = [f"loaded {len(self.loaded)} tensors"]
         for name in ("missing", "unexpected", "replaced"):
             if keys := getattr(self, name):
@@ -54,25 +62,26 @@ class LoadReport:
 
 
 def initialise(net: nn.Module, checkpoint: str | Path, fresh_head: bool = False) -> LoadReport:
-    """Load the weights of a checkpoint into a network, in place; nothing else of it.
+    """Load the weights of a checkpoint into a network, in place, and nothing else of it.
 
-    A head with another number of classes keeps its start. The constraint is kept: weights below
-    their floor are projected.
+    A head with another number of classes keeps its initial values. The constraint is kept: weights
+    below their floor are set to it.
 
     Args:
         net: The network, e.g. `task.net`.
-        checkpoint: A Lightning checkpoint, a state dict in `.pt`, `.pth` or `.safetensors`, a split
-            network of `dmn convert`, which is its original, or the name of a shipped network.
-        fresh_head: Let the head keep its start where it would fit, too: as many classes may be
-            others.
+        checkpoint: A Lightning checkpoint; a state dict in `.pt`, `.pth` or `.safetensors`; a split
+            network of `dmn convert`, of which the original's weights are taken; or the name of a
+            shipped network.
+        fresh_head: Let the head keep its initial values even if it fits, e.g. because the classes
+            are others and happen to be as many.
 
     Returns:
         What was loaded, missing, unexpected and replaced.
 
     Raises:
-        CheckpointError: if the file cannot be read without executing code, if none of its keys
-            fits, or if a weight is of another type or, other than the head's, of another shape;
-            and if a shipped network is damaged, or the file is of a canonized one.
+        CheckpointError: if the file cannot be read without executing code; if none of its keys
+            fits; if a weight is of another type or, except in the head, of another shape; if a
+            shipped network is damaged; or if the file is of a canonized network.
     """
     own = net.state_dict()
     given = drop_prefix(_read(checkpoint), own.keys(), checkpoint)
@@ -117,11 +126,11 @@ def _hint_at_channels(shapes: Iterable[tuple[torch.Size, torch.Size]]) -> str:
 
 
 def load_shipped_weights(net: nn.Module, name: str) -> None:
-    """Give a network the weights of a shipped one, which must be the same function.
+    """Load the weights of a shipped network into a network that must compute the same function.
 
     Args:
         net: The network, e.g. `task.net`; it is left in eval mode.
-        name: Of the shipped network.
+        name: Name of the shipped network.
 
     Raises:
         CheckpointError: if the shipped network is another one.

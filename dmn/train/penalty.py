@@ -23,14 +23,15 @@ Objective = Literal["mask", "sparseness"]
 
 
 class ExplanationPenalty(Term):
-    """The badness of the true class's explanation, from 0 (good) to 1.
+    """A term of the loss that penalises bad explanations of the true class, from 0 (good) to 1.
 
     The explanation is computed by a separate pass in float32 and eval mode, with the running
-    statistics, as the network is monotone only in eval mode. No statistics are changed.
+    statistics, because the network is monotone only in eval mode. No statistics are changed.
 
     Args:
         objective: "mask", the share of positive evidence inside the mask, for data whose training
-            batches have masks (`dmn.data.MNIST`, `Scenes`); or "sparseness" (Hoyer's), for any.
+            batches have masks (`dmn.data.MNIST`, `Scenes`); or "sparseness" (Hoyer's), for any
+            data.
         weight: Factor of the penalty.
         layer: Where to read the explanation; "input" for the image. All positions of a layer that
             touch the mask count as inside.
@@ -42,6 +43,18 @@ class ExplanationPenalty(Term):
         UnknownNameError: when called, if there is no such layer; lists those that exist.
 
     Source: Ross, Hughes & Doshi-Velez, Right for the Right Reasons, IJCAI 2017 (input gradients).
+
+    Examples:
+        >>> import dmn
+        >>> from dmn.data import MNIST
+        >>> from dmn.train import ClassificationTask, ExplanationPenalty
+        >>> data = MNIST(batch_size=8)
+        >>> data.setup("fit")
+        >>> batch, net = next(iter(data.train_dataloader())), dmn.load("mnist_paired").model
+        >>> penalty = ExplanationPenalty("mask", weight=0.5)
+        >>> 0 <= penalty(net, batch, net(batch.image)).item() <= 1
+        True
+        >>> task = ClassificationTask(net, terms={"mask": penalty})  # logs train/mask
     """
 
     def __init__(

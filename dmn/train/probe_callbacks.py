@@ -43,11 +43,23 @@ LEGEND_OF_EFFECT = "Red: ink there speaks for the class; blue: against it."
 
 
 class ProbeCallback(pl.Callback):
-    """Collect probe images during validation, and evaluate them when validation ends.
+    """Base class of callbacks that explain the same few validation images in each epoch.
+
+    A subclass defines `log_name` and implements `on_probe`. A failure cannot stop a run: it is
+    counted and logged with its reason.
 
     Args:
         images: Probe images per process.
         every_n_epochs: Evaluate only every n-th epoch and the last one; 0 for never.
+
+    Examples:
+        >>> from dmn.train import ProbeCallback, Trainer
+        >>> class MapMean(ProbeCallback):
+        ...     log_name = "mean"
+        ...     def on_probe(self, trainer, pl_module, explainers, batch):
+        ...         for name, explainer in explainers.items():
+        ...             pl_module.log(f"mean/{name}", explainer(batch.image, batch.label).mean())
+        >>> trainer = Trainer(callbacks=[MapMean(images=8)], logger=False, accelerator="cpu")
     """
 
     log_name: str
@@ -90,7 +102,14 @@ class ProbeCallback(pl.Callback):
         explainers: dict[str, Explainer],
         batch: ImageBatch,
     ) -> None:
-        """Evaluate the probe images; subclasses implement this."""
+        """Evaluate the probe images; subclasses implement this.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+            explainers: The task's explainers by name.
+            batch: The images, with their classes and masks.
+        """
         raise NotImplementedError
 
     def _is_due(self, trainer: pl.Trainer) -> bool:
@@ -105,13 +124,18 @@ class ProbeCallback(pl.Callback):
 class HeatmapLogger(ProbeCallback):
     """Draw in each epoch how the network explains the same few images.
 
-    One panel per method shows the image, evidence (g), counter-evidence (h), and their difference;
-    red is evidence for the true class, blue against it. Panels are saved in `heatmaps/` in the
-    run's folder and logged by every logger that supports images, as `heatmap/<method>`.
+    One panel per method shows the image, evidence (g), counter-evidence (h), and their difference.
+    Red speaks for the true class, blue against it. Panels are saved in `heatmaps/` in the run's
+    folder, and logged as `heatmap/<method>` by every logger that supports images.
 
     Args:
         images: Rows of a panel.
         every_n_epochs: Draw only every n-th epoch and the last one; 0 for never.
+
+    Examples:
+        >>> from dmn.train import HeatmapLogger, Trainer
+        >>> heatmaps = HeatmapLogger(images=4, every_n_epochs=2)
+        >>> trainer = Trainer(callbacks=[heatmaps], logger=False, accelerator="cpu")
     """
 
     log_name = "heatmap"
@@ -173,16 +197,15 @@ def _columns(explainer: Explainer, x: Tensor, y: Tensor) -> dict[str, Tensor]:
 
 
 class QuantusLogger(ProbeCallback):
-    """Score in each epoch the network's explanations of the true class with Quantus' metrics.
+    """Score in each epoch the network's explanations of the true class, by metrics of Quantus.
 
     Logs `quantus/<metric>/<method>` for each explainer and for the controls `Random`, `Edges` and
-    `Centre`, the baseline of a score; and `quantus/unscored`, the share of (metric, method, image)
-    without a score, whose reasons are counted and printed. Checkpoints and early stopping can
-    monitor the scores: a missing score is NaN and counts as no improvement.
+    `Centre`, with which scores are to be compared. Also logs `quantus/unscored`, the share of
+    (metric, method, image) without a score; the reasons are counted and printed. Checkpoints and
+    early stopping can monitor the scores: a missing score is NaN and counts as no improvement.
 
     Args:
-        metrics: Which metrics, keys of `dmn.evaluate.METRICS`; None for `SCORED`, one or two fast
-            metrics per category.
+        metrics: Keys of `dmn.evaluate.METRICS`; None for one or two fast metrics of each category.
         images: Validation images scored per process; 6 cost about a fifth of training `mnist`.
         every_n_epochs: Score only every n-th epoch and the last one; 0 for never.
         with_controls: Also score the controls.
@@ -190,6 +213,11 @@ class QuantusLogger(ProbeCallback):
 
     Raises:
         UnknownNameError: if a metric does not exist; lists those that do.
+
+    Examples:
+        >>> from dmn.train import QuantusLogger, Trainer
+        >>> scores = QuantusLogger(["PixelFlipping", "Sparseness"], images=4)
+        >>> trainer = Trainer(callbacks=[scores], logger=False, accelerator="cpu")
     """
 
     log_name = "quantus"

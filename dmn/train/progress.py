@@ -30,7 +30,14 @@ LINE_METRICS = ("train/loss", "train/acc", "val/loss", "val/acc")
 
 
 class EpochLines(ProgressBar):
-    """One plain line per epoch, for logs; only the first of several processes prints."""
+    """Print one plain line per epoch instead of a progress bar, for logs.
+
+    With several processes only the first one prints.
+
+    Examples:
+        >>> from dmn.train import EpochLines, Trainer
+        >>> trainer = Trainer(callbacks=[EpochLines()], logger=False, accelerator="cpu")
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,6 +74,10 @@ class RunSummary(pl.Callback):
     """Print at the end where all files are, and how long probe callbacks took.
 
     `summary.json` in the folder of a training, validation or test has the same as data.
+
+    Examples:
+        >>> from dmn.train import RunSummary, Trainer
+        >>> trainer = Trainer(callbacks=[RunSummary()], logger=False, accelerator="cpu")
     """
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

@@ -17,13 +17,18 @@ ACTIVATION_TYPES: tuple[type[nn.Module], ...] = tuple(MONOTONE_ACTIVATIONS)
 
 
 class RankLogger(ProbeCallback):
-    """Log in each epoch the effective rank of every activation's output, as `rank/<layer>`.
+    """Log in each epoch the effective rank of the output of every activation, as `rank/<layer>`.
 
-    A rank that falls to nearly 1 with depth prevents deep monotone networks from training.
+    A deep monotone network does not train if its rank falls to nearly 1 with depth.
 
     Args:
-        images: Validation images per process on which it is measured.
+        images: Validation images per process on which the rank is measured.
         every_n_epochs: Measure only every n-th epoch and the last one; 0 for never.
+
+    Examples:
+        >>> from dmn.train import RankLogger, Trainer
+        >>> ranks = RankLogger(images=16, every_n_epochs=1)
+        >>> trainer = Trainer(callbacks=[ranks], logger=False, accelerator="cpu")
     """
 
     log_name = "rank"

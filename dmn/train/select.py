@@ -16,9 +16,9 @@ from dmn.train.checkpoint import OwnCheckpoint
 class BestExplanation(OwnCheckpoint):
     """Keep `best_explained.ckpt`: the best explanations at nearly the best accuracy.
 
-    Of all epochs within `within` of the best accuracy so far, the one with the best score is kept.
-    If a later epoch is more accurate by more than that, it replaces the kept one, whatever its
-    score. A score that is missing or NaN is no improvement.
+    Of all epochs whose accuracy is at most `within` below the best so far, the one with the best
+    score is kept. If a later epoch is more accurate by more than that, it replaces the kept one,
+    whatever its score. A score that is missing or NaN is no improvement.
 
     Args:
         metric: Logged score of the explanation, e.g. `quantus/PixelFlipping/splitcam`.
@@ -28,6 +28,12 @@ class BestExplanation(OwnCheckpoint):
 
     Raises:
         UnknownNameError: in the first epoch, if the score is not logged; lists those that are.
+
+    Examples:
+        >>> from dmn.train import BestExplanation, QuantusLogger, Trainer
+        >>> scores = QuantusLogger(["PixelFlipping"])  # logs the score of each explainer
+        >>> best = BestExplanation("quantus/PixelFlipping/splitcam", within=0.01)
+        >>> trainer = Trainer(callbacks=[scores, best], logger=False, accelerator="cpu")
     """
 
     def __init__(

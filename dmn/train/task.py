@@ -39,20 +39,38 @@ class ClassificationTask(pl.LightningModule):
         net: Maps images (B, C, H, W) in [0, 1] to logits (B, K).
         optimizer: Called with the parameters, e.g. `torch.optim.Adam` with its options.
         lr_scheduler: Called with the optimizer and the number of steps in the whole run, and
-            stepped after each; e.g. `dmn.train.OneCycle`.
+            stepped after each step; e.g. `dmn.train.OneCycle`.
         explainers: Explainers used during training, by the name to log under; each is called with
             the network, e.g. `dmn.explain.SplitCAM` with its options.
         num_classes: Number of classes K.
         classes: A name for each class, for pictures and cards; None for their indices. On the
-            command line these and their number follow from the data.
-        label_smoothing: Share of the target spread over all classes.
+            command line the names and their number follow from the data.
+        label_smoothing: Share of the target that is spread over all classes.
         calibration: Whether to log the expected calibration error.
-        channels_last: Keep images and convolutions in channels-last order, which is faster for
-            most convolutions, especially on GPUs with mixed precision; results differ by rounding.
-        layer_decay: Learning rate of each layer as a share of that of the layer above; the head
-            has the optimizer's. Below 1 for fine-tuning, where low layers need little change.
+        channels_last: Keep images and convolutions in channels-last order, which is faster for most
+            convolutions, especially on GPUs with mixed precision; results differ by rounding.
+        layer_decay: Learning rate of each layer as a share of that of the layer above; the head has
+            the optimizer's. Choose it below 1 for fine-tuning, where low layers need little change.
         terms: Terms added to the training loss, by the name to log under, e.g.
             `dmn.train.Distillation` with its options.
+
+    Raises:
+        OptionError: if `classes` are not as many as `num_classes`.
+
+    Examples:
+        >>> from functools import partial
+        >>> import torch
+        >>> from dmn.explain import SplitCAM
+        >>> from dmn.models import DifferenceOfMonotone, MonotoneMLP
+        >>> from dmn.train import ClassificationTask
+        >>> g, h = (MonotoneMLP(2 * 28 * 28, hidden=(16,)) for _ in range(2))
+        >>> task = ClassificationTask(
+        ...     DifferenceOfMonotone(g, h, margin=0),
+        ...     optimizer=partial(torch.optim.Adam, lr=0.01),
+        ...     explainers={"splitcam": partial(SplitCAM, layer="input")},
+        ... )
+        >>> task.explainers["splitcam"](torch.rand(2, 1, 28, 28)).shape
+        torch.Size([2, 1, 28, 28])
     """
 
     def __init__(

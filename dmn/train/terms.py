@@ -1,4 +1,4 @@
-"""What may be added to the loss of a training run: distillation, and a penalty of one's own."""
+"""Terms of the loss beside the cross-entropy: the base class, and distillation."""
 
 from __future__ import annotations
 
@@ -11,32 +11,61 @@ from dmn.hub import load
 
 
 class Term:
-    """Something to be kept small while training, beside the cross-entropy.
+    """Base class of terms that are added to the cross-entropy; subclasses define `__call__`.
 
     Args:
-        weight: What it is multiplied by; not negative.
+        weight: Factor of the term; not negative.
+
+    Examples:
+        >>> import torch
+        >>> from dmn.models import PlainCNN
+        >>> from dmn.train import ClassificationTask, Term
+        >>> class LogitPenalty(Term):
+        ...     def __call__(self, net, batch, logits):
+        ...         return logits.square().mean()
+        >>> LogitPenalty()(None, None, torch.tensor([[1.0, 3.0]]))
+        tensor(5.)
+        >>> task = ClassificationTask(PlainCNN(), terms={"logits": LogitPenalty(weight=0.1)})
     """
 
     def __init__(self, weight: float = 1.0) -> None:
         self.weight = weight
 
     def __call__(self, net: nn.Module, batch: ImageBatch, logits: Tensor) -> Tensor:
-        """Return the term of a batch with the network's logits (B, K)."""
+        """Return the term, a single number.
+
+        Args:
+            net: The network.
+            batch: The training batch.
+            logits: The network's logits of the batch, (B, K).
+        """
         raise NotImplementedError
 
 
 class Distillation(Term):
-    """Stay close to what a trained teacher says: KL(teacher || network) at a temperature.
+    """Keep the predictions close to a teacher's: KL(teacher || network) at a temperature.
 
-    The teacher sees the images as the network does, augmentation included, so it must have been
-    trained on data normalised alike.
+    The teacher sees the same images as the network, including augmentation, so it must have been
+    trained on data with the same normalisation.
 
     Args:
-        teacher: Of the same classes, by any name that `dmn.load` takes, e.g. a run's folder.
-        weight: What the term, already multiplied by the temperature's square, is multiplied by.
-        temperature: Divides the logits of both; above 1 small probabilities count more.
+        teacher: A network with the same classes, by any name that `dmn.load` takes, e.g. a run's
+            folder.
+        weight: Factor of the term, which is already multiplied by the square of the temperature.
+        temperature: Divides the logits of both; above 1, small probabilities count more.
 
     Source: Hinton, Vinyals & Dean, Distilling the Knowledge in a Neural Network, 2015.
+
+    Examples:
+        >>> import torch
+        >>> from dmn.data import ImageBatch
+        >>> from dmn.models import PlainCNN
+        >>> from dmn.train import ClassificationTask, Distillation
+        >>> distillation = Distillation("mnist_paired", weight=0.5, temperature=4)
+        >>> task = ClassificationTask(PlainCNN(), terms={"distillation": distillation})
+        >>> batch = ImageBatch(torch.rand(2, 1, 28, 28), torch.tensor([0, 1]))
+        >>> distillation(task.net, batch, task(batch.image)).item() > 0
+        True
     """
 
     def __init__(self, teacher: str, weight: float = 1.0, temperature: float = 2.0) -> None:

@@ -17,7 +17,22 @@ log = logging.getLogger(__name__)
 class Trainer(pl.Trainer):
     """Lightning's Trainer, with `finetune` beside `fit`, `validate` and `test`.
 
-    Local checkpoints are written whole or not at all, unless a plugin writes them.
+    Local checkpoints are written whole or not at all, unless a plugin writes them. The arguments
+    are those of `pytorch_lightning.Trainer`.
+
+    Examples:
+        >>> from dmn.data import MNIST
+        >>> from dmn.models import DifferenceOfMonotone, MonotoneMLP
+        >>> from dmn.nn import assert_monotone
+        >>> from dmn.train import ClassificationTask, ProjectNonnegative, Trainer
+        >>> g, h = (MonotoneMLP(2 * 28 * 28, hidden=(8,)) for _ in range(2))
+        >>> task = ClassificationTask(DifferenceOfMonotone(g, h, margin=0))
+        >>> silent = {"enable_progress_bar": False, "enable_model_summary": False}
+        >>> trainer = Trainer(
+        ...     callbacks=[ProjectNonnegative()], fast_dev_run=True, accelerator="cpu", **silent
+        ... )
+        >>> trainer.fit(task, MNIST())  # one batch; leave out fast_dev_run to train
+        >>> assert_monotone(task.net)  # raises NotMonotoneError otherwise
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -39,12 +54,13 @@ class Trainer(pl.Trainer):
         Args:
             model: The task to train.
             datamodule: The data.
-            init_from: Checkpoint or state dict whose weights to start from; "best" or "last" of
-                the newest run of this name; or the name of a shipped network.
-            fresh_head: Initialise the head anew instead of loading the checkpoint's, as for other
-                classes of the same number; for another number of classes this is always done.
+            init_from: Whose weights to start from: a checkpoint, a state dict, or the name of a
+                shipped network; on the command line also "best" or "last" of the newest run of this
+                name.
+            fresh_head: Do not load the head, e.g. for other classes of the same number. For another
+                number of classes it is never loaded.
             ckpt_path: Resume an interrupted fine-tuning, e.g. "last", with all other options
-                unchanged.
+            unchanged.
         """
         report = initialise(model.net, init_from, fresh_head)  # type: ignore[arg-type]
         log.info("%s: %s", init_from, report)

@@ -1,4 +1,7 @@
-"""Pictures: attribution maps over images, and panels of them."""
+"""Draw attribution maps over their images, and arrange pictures in panels.
+
+Red speaks for the class, blue against it.
+"""
 
 from dmn.viz.panels import overlay, panel, png
 

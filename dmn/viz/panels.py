@@ -37,6 +37,12 @@ def overlay(x: Tensor, maps: Tensor, against: bool = False) -> Tensor:
 
     Returns:
         RGB pictures (B, 3, H, W) in [0, 1], on the CPU.
+
+    Examples:
+        >>> import torch
+        >>> from dmn.viz import overlay
+        >>> overlay(torch.rand(2, 1, 28, 28), torch.randn(2, 1, 28, 28)).shape
+        torch.Size([2, 3, 28, 28])
     """
     x, maps = x.detach().float().cpu(), maps.detach().float().cpu()
     maps = torch.nan_to_num(maps)
@@ -58,14 +64,25 @@ def panel(
     caption: str = "",
     cell: int = CELL,
 ) -> Image.Image:
-    """Return pictures as a grid with titles.
+    """Arrange pictures as a grid with titles.
 
     Args:
-        columns: Title → pictures (1 or 3, H, W) in [0, 1], one per row; titles that are too wide
+        columns: Title to pictures (1 or 3, H, W) in [0, 1], one per row. Titles that are too wide
             are broken into lines at spaces.
         rows: Labels of the rows.
         caption: Text below the grid, broken into lines.
         cell: Side of a picture in pixels.
+
+    Returns:
+        The picture.
+
+    Examples:
+        >>> import torch
+        >>> from dmn.viz import overlay, panel
+        >>> x, maps = torch.rand(2, 1, 28, 28), torch.randn(2, 1, 28, 28)
+        >>> picture = panel({"image": 1 - x, "map": overlay(x, maps)}, rows=["seven", "two"])
+        >>> picture.size
+        (288, 248)
     """
     font = typeface([*columns, *rows, caption])
     ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
@@ -98,7 +115,11 @@ def panel(
 
 
 def png(picture: Image.Image) -> bytes:
-    """Return a picture as the content of a PNG file."""
+    """Return a picture as the content of a PNG file.
+
+    Args:
+        picture: E.g. of `panel`.
+    """
     content = io.BytesIO()
     picture.save(content, "PNG")
     return content.getvalue()
