@@ -38,7 +38,17 @@ class DmnError(Exception):
 
 
 class OptionError(DmnError):  # no ValueError, which jsonargparse would take for its own
-    """An option or a config that cannot be as it is given; names it, and says what can."""
+    """An option or a config has a value that it cannot have; names it, and says which are possible.
+
+    Examples:
+        >>> from dmn.errors import OptionError
+        >>> from dmn.tracking import Run
+        >>> try:
+        ...     Run(name="../elsewhere")
+        ... except OptionError as error:
+        ...     print(error)
+        run.name is '../elsewhere'...
+    """
 
 
 class UnknownNameError(DmnError, LookupError):
@@ -84,16 +94,17 @@ class DataError(DmnError, ValueError):
 
 
 class UnreadableImageError(DataError):
-    """A file is not an image, or it is too dangerous to open; names the file.
+    """A file cannot be read as an image, or it would be unsafe to read it; names the file.
 
     Examples:
-        >>> import io
+        >>> import dmn
         >>> from dmn.errors import UnreadableImageError
         >>> from dmn.io.pictures import read_picture
         >>> try:
-        ...     read_picture(__import__("dmn.errors").__file__)
+        ...     read_picture(dmn.__file__)  # a program
         ... except UnreadableImageError as error:
         ...     print(error)
+        /...: cannot be read as an image (cannot identify image file ...
     """
 
 
@@ -134,9 +145,9 @@ class MissingPackageError(DmnError, ImportError):
     Examples:
         >>> from dmn.errors import MissingPackageError
         >>> try:
-        ...     import dmn.baselines  # needs captum, torchcam and zennit
+        ...     from dmn import baselines  # needs captum, torchcam and zennit
         ... except MissingPackageError as error:
-        ...     print(error)
+        ...     print(error)  # the command that installs them
     """
 
 
@@ -218,4 +229,22 @@ class NotMonotoneError(DmnError, ValueError):
 
 
 class RunError(DmnError, RuntimeError):
-    """A run that cannot go on, as a loss is not finite or a process failed; says what is kept."""
+    """A run cannot go on, e.g. because a loss is not finite or a process failed; says what is kept.
+
+    Examples:
+        >>> import torch
+        >>> from torch.utils.data import DataLoader
+        >>> from dmn.errors import RunError
+        >>> from dmn.models import PlainCNN
+        >>> from dmn.train import ClassificationTask, StopAtNonFinite, Trainer
+        >>> data = DataLoader([(torch.full((1, 28, 28), torch.nan), 3)])
+        >>> trainer = Trainer(
+        ...     callbacks=[StopAtNonFinite()], fast_dev_run=True, accelerator="cpu",
+        ...     enable_progress_bar=False, enable_model_summary=False,
+        ... )
+        >>> try:
+        ...     trainer.fit(ClassificationTask(PlainCNN()), data)
+        ... except RunError as error:
+        ...     print(error)
+        the loss is nan in batch 0 of epoch 0; 784 of its pixels are not ...
+    """

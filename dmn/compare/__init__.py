@@ -1,4 +1,9 @@
-"""Comparing explanations: what is compared, its scores, their statistics, the report."""
+"""Compare explanations by metrics, with statistics, tables and a report.
+
+`Comparison` does all of it, as `dmn compare` does. The other names are its steps: `entries` lists
+what is compared, `Suite` scores it within a `Budget`, `summarise` and `ranks` condense the scores,
+and `write_report` writes the page. This package needs `pip install 'dmn[compare]'`.
+"""
 
 from importlib import import_module
 

@@ -48,22 +48,22 @@ class Comparison:
     Everything is scored on the same images, those that every network classifies correctly, for
     their true class. The best setting of each method is chosen on validation images, by its mean
     rank over the metrics of `choose_by`, and then scored on test images. Scores are stored and
-    never computed again: run the same command again to continue.
+    never computed again: run the same comparison again to continue.
 
     Args:
         networks: Networks by their label in the comparison.
-        methods: Network → title of a method → its options. Of an option that is a list, the best
-            value is chosen. `method` names the method, where the title is another.
+        methods: Network to title of a method to its options. If an option is a list, the best value
+            is chosen. The option `method` names the method, if the title is another.
             `dmn.explain.list_methods()` lists the methods.
         data: The images.
         metrics: Keys of `dmn.evaluate.METRICS`; None for all.
-        choose_by: Metrics by which settings are chosen.
+        choose_by: Metrics by which settings are chosen; None for PixelFlipping.
         budget: How many images, settings and seconds.
         gallery: Number of test images whose heatmaps are shown.
         title: Title of the report.
         seed: For the random numbers of the metrics and the bootstrap.
         device: Where to compute: "cpu", "cuda", ...; None uses a GPU if there is one.
-        retry: Try again the cells that have no score at all.
+        retry: Score again what has no score at all.
         devices: Number of processes that score at once, each on its own accelerator, or all on the
             CPU; -1 is one per accelerator. The scores are the same.
 
@@ -73,6 +73,19 @@ class Comparison:
         DataError: if the data is not normalised as a network expects, or no image is classified
             correctly by all networks.
         RunError: if there are fewer devices than asked for, or one of their processes failed.
+
+    Examples:
+        >>> from dmn.compare import Budget, Comparison, Source
+        >>> from dmn.data import MNIST
+        >>> comparison = Comparison(
+        ...     networks={"pair": Source("mnist_paired")},
+        ...     methods={"pair": {"SplitLRP": {}, "SplitCAM": {"layer": ["input", "stage1_1"]}}},
+        ...     data=MNIST(),
+        ...     metrics=["PixelFlipping", "Sparseness"],
+        ...     budget=Budget(validation=8, test=16),
+        ... )
+        >>> comparison.metrics  # comparison.run(Run("digits")) scores, and writes the report
+        ['PixelFlipping', 'Sparseness']
     """
 
     def __init__(

@@ -16,13 +16,20 @@ from dmn.hub import Network
 
 @dataclass(frozen=True)
 class ComparedImages:
-    """Images with their classes and masks.
+    """The images of a comparison with their classes and masks.
 
     Attributes:
         x: Images as the networks take them, (N, C, H, W).
         y: Their classes (N,), which are explained.
-        masks: Where the evidence is, 0 or 1, (N, 1, H, W); None where the data has none.
+        masks: Where the evidence is, 0 or 1, (N, 1, H, W); None if the data has none.
         seen: How many images were classified to find these.
+
+    Examples:
+        >>> import torch
+        >>> from dmn.compare import ComparedImages
+        >>> images = ComparedImages(torch.rand(5, 1, 28, 28), torch.arange(5), masks=None, seen=6)
+        >>> len(images), len(images.first(2))
+        (5, 2)
     """
 
     x: Tensor

@@ -25,18 +25,26 @@ METHOD = "method"  # option with the method's name, where the entry's title is a
 
 @dataclass
 class Source:
-    """Where a network comes from.
+    """Where a network comes from; the arguments are those of `dmn.load`.
 
     Args:
         name: A shipped network, a `.safetensors` file with its card or of `dmn convert`, a run's
-            folder or checkpoint, a classifier of torchvision's, or `package.module:factory`, which
-            is imported and called.
-        weights: Of the last two: a local file, or torchvision's name such as DEFAULT; else random.
-        num_classes: Of the same: how many outputs.
-        size: Of a network of your own: channels, height and width of its images.
-        mean: Likewise, subtracted from each channel of images in [0, 1]; the data's must be equal.
-        std: Likewise, what each channel is then divided by; the data's must be equal.
-        classes: Likewise, names of its outputs.
+            folder or checkpoint, a classifier of torchvision, or `package.module:factory`, which is
+            imported and called.
+        weights: For the last two: a local file, or torchvision's name such as DEFAULT; None for
+            random weights.
+        num_classes: For the same: number of outputs.
+        size: For your own network: channels, height and width of its images.
+        mean: For your own network: subtracted from each channel of images in [0, 1]; the data must
+            have the same.
+        std: For your own network: what each channel is then divided by; the data must have the
+        same.
+        classes: For your own network: names of its outputs.
+
+    Examples:
+        >>> from dmn.compare import Source
+        >>> Source("mnist_paired").load("cpu").size
+        (1, 28, 28)
     """
 
     name: str
@@ -59,13 +67,21 @@ class Entry:
     """One network explained by one method, in the best of several settings.
 
     Attributes:
-        name: Unique name, of the network and the method.
+        name: Unique name, made of the method's title and the network's label.
         network: Label of the network.
         title: The method's name in the comparison.
         method: The method's registered name.
-        kind: "self" for the split methods on a network trained as g - h, "control" for maps
-            that do not depend on the network, "post-hoc" for all others.
+        kind: "self" for split methods on a network trained as g - h, "control" for maps that do not
+            depend on the network, "post-hoc" for all others.
         settings: Options to choose from.
+
+    Examples:
+        >>> from dmn.compare import Source, entries
+        >>> networks = {"pair": Source("mnist_paired").load("cpu")}
+        >>> methods = {"pair": {"SplitLRP": {"stream": ["g", "g-h"]}}}
+        >>> entry = entries(methods, networks, budget=12)[0]
+        >>> entry.name, entry.kind, entry.settings
+        ('SplitLRP (pair)', 'self', ({'stream': 'g'}, {'stream': 'g-h'}))
     """
 
     name: str
@@ -96,10 +112,10 @@ def entries(methods: MethodTable, networks: Mapping[str, Network], budget: int) 
     """List the entries of a comparison, controls last.
 
     Args:
-        methods: Network → title of a method → its options. Of an option that is a list, the best
-            value is chosen; `method` names the method, where the title is another.
+        methods: Network to title of a method to its options. If an option is a list, the best value
+            is chosen. The option `method` names the method, if the title is another.
         networks: The networks by label.
-        budget: The most settings that a method is tried in.
+        budget: The largest number of settings that a method may have.
 
     Raises:
         UnknownNameError: if a method does not exist; lists those that do.

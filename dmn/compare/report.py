@@ -30,13 +30,21 @@ SPECIAL = {**{sign: f"\\{sign}" for sign in "\\`*_[]|#~$"}, "<": "&lt;", ">": "&
 
 @dataclass(frozen=True)
 class Gallery:
-    """Images and every entry's maps of them.
+    """Images and every entry's maps of them, for the report.
 
     Attributes:
         images: (N, 1 or 3, H, W) in [0, 1].
-        rows: A caption for each image, such as "class 7, said 7", N.
-        maps: Entry → signed maps (N, 1, H, W); entries may be missing.
-        ids: The images' numbers in the scores, N, by which their scores are shown.
+        rows: A caption for each image, such as "class 7, said 7"; N.
+        maps: Entry to signed maps (N, 1, H, W); entries may be missing.
+        ids: Numbers of the images in the scores, N, by which their scores are shown.
+
+    Examples:
+        >>> import torch
+        >>> from dmn.compare import Gallery
+        >>> images, maps = torch.rand(2, 1, 28, 28), torch.randn(2, 1, 28, 28)
+        >>> gallery = Gallery(images, ["class 7, said 7", "class 2, said 2"], {"SplitLRP": maps})
+        >>> list(gallery.maps)
+        ['SplitLRP']
     """
 
     images: Tensor
@@ -64,12 +72,12 @@ def write_report(
     Args:
         folder: Created if it does not exist.
         title: Title of the report.
-        scores: One row per image, as `dmn.compare.summary.summarise` takes them.
+        scores: One row per image, as `summarise` takes them.
         cells: One row for each entry, split and metric, with the times of the maps alone.
-        settings: Entry → the options chosen for it.
+        settings: Entry to the options chosen for it.
         gallery: Images with the entries' maps.
-        curves: Entry → PixelFlipping's curves, (N, steps + 1).
-        versions: Package → version.
+        curves: Entry to PixelFlipping's curves, (N, steps + 1).
+        versions: Package to version.
         config: The comparison's configuration as text.
         notes: What a reader should know.
         seed: For the comparison and the bootstrap.

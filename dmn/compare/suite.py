@@ -37,14 +37,21 @@ class Budget:
     """How much is scored.
 
     Args:
-        validation: Images on which settings are chosen.
-        test: Images for metrics that need one map per image.
-        expensive: Images for metrics that need more maps, or more than 40 passes, per image.
-        seconds: The most that one metric may take for one entry; images left over have no score.
-        settings: The most settings that a method is tried in.
+        validation: Number of images on which settings are chosen.
+        test: Number of images for metrics that need one map per image.
+        expensive: Number of images for metrics that need more maps, or more than 40 passes, per
+        image.
+        seconds: The longest time that one metric may take for one entry; images that are left over
+            have no score.
+        settings: The largest number of settings that a method may have.
 
     Raises:
         OptionError: if one is negative, zero, or not a number.
+
+    Examples:
+        >>> from dmn.compare import Budget
+        >>> Budget(test=50, seconds=60)
+        Budget(validation=32, test=50, expensive=30, seconds=60, settings=12)
     """
 
     validation: int = 32
@@ -65,12 +72,31 @@ class Suite:
     Args:
         networks: The networks by label.
         entries: What is compared.
-        images: Of each split.
+        images: The images of each split, "validation" and "test".
         metrics: Keys of `dmn.evaluate.METRICS`, in the order of the tables.
         choose_by: The metrics by which settings are chosen.
         budget: How much is scored.
-        store: Where cells are stored.
+        store: Where scores are stored.
         seed: For the random numbers of the metrics.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import torch
+        >>> from dmn.compare import Budget, ComparedImages, Source, Suite, entries
+        >>> from dmn.compare.cells import CellStore
+        >>> networks = {"pair": Source("mnist_paired").load("cpu")}
+        >>> listed = entries({"pair": {"SplitLRP": {}}}, networks, budget=1)
+        >>> images = ComparedImages(torch.rand(2, 1, 28, 28), torch.tensor([3, 5]), None, 2)
+        >>> both = {"validation": images, "test": images}
+        >>> with TemporaryDirectory() as folder:
+        ...     store = CellStore(Path(folder))
+        ...     suite = Suite(networks, listed, both, ["Sparseness"], [], Budget(), store)
+        ...     steps = list(suite.run())
+        >>> steps[:2]
+        ['SplitLRP (pair): Explanation', 'SplitLRP (pair): Sparseness']
+        >>> len(suite.scores())  # two images, SplitLRP and the controls
+        8
     """
 
     def __init__(
@@ -96,12 +122,12 @@ class Suite:
         self._image_hashes: dict[tuple[Split, int], str] = {}
 
     def __len__(self) -> int:
-        """How many cells there will be."""
+        """Return how many steps `run` takes: one per entry, setting and metric."""
         searched = sum(len(e.settings) for e in self.entries if len(e.settings) > 1)
         return searched * len(self.choose_by) + len(self.entries) * (len(self.metrics) + 1)
 
     def run(self) -> Iterator[str]:
-        """Score everything; yields what was scored, after each cell."""
+        """Score everything; yield after each step what was scored."""
         for entry in self.entries:
             means: list[dict[str, float]] = []
             searched = entry.settings if len(entry.settings) > 1 else ()
@@ -116,7 +142,7 @@ class Suite:
                 yield f"{entry.name}: {metric}"
 
     def explainer(self, entry: Entry) -> Explainer:
-        """Make an entry's explainer in the chosen setting."""
+        """Return an entry's explainer in the chosen setting."""
         return self._explainer(entry, self.chosen[entry.name])
 
     def scores(self) -> pd.DataFrame:

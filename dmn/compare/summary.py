@@ -32,10 +32,11 @@ def summarise(scores: pd.DataFrame, cells: pd.DataFrame, seed: int = 0) -> pd.Da
         seed: For the bootstrap.
 
     Returns:
-        entry, network, method, kind, category, metric; the mean and its 95 % interval low, high;
-        n, dropped, reasons; rank (by the mean), best; rival (the best other entry that is not a
-        control), p of the paired test against it, corrected by Holm over the table, and
-        significant. Metrics in the order of `METRICS`.
+        One row for each entry and metric, metrics in the order of `METRICS`, with the columns
+        entry, network, method, kind, category, metric; the mean and its 95 % interval low, high; n,
+        dropped, reasons; rank (by the mean), best; rival (the best other entry that is not a
+        control); p of the paired test against it, corrected by Holm over the table; and
+        significant.
 
     Raises:
         UnknownNameError: if a metric does not exist; lists those that do.
@@ -62,9 +63,10 @@ def ranks(summary: pd.DataFrame) -> pd.DataFrame:
         summary: Returned by `summarise`.
 
     Returns:
-        entry, kind, category, rank (the mean) and wins (metrics in which it is best); the
-        category "overall" has the mean of the categories' ranks, equally weighted, and all wins.
-        Entries by kind, then by overall rank.
+        One row for each entry and category, sorted by kind and then by overall rank, with the
+        columns entry, kind, category, rank (the mean) and wins (metrics in which the entry is
+        best). The category "overall" has the mean of the categories' ranks, equally weighted, and
+        all wins.
     """
     keys = ["entry", "kind", "category"]
     table = summary.groupby(keys, sort=False).agg(rank=("rank", "mean"), wins=("best", "sum"))
