@@ -38,7 +38,7 @@ class Source:
         mean: For your own network: subtracted from each channel of images in [0, 1]; the data must
             have the same.
         std: For your own network: what each channel is then divided by; the data must have the
-        same.
+            same.
         classes: For your own network: names of its outputs.
 
     Examples:

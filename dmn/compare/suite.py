@@ -40,7 +40,7 @@ class Budget:
         validation: Number of images on which settings are chosen.
         test: Number of images for metrics that need one map per image.
         expensive: Number of images for metrics that need more maps, or more than 40 passes, per
-        image.
+            image.
         seconds: The longest time that one metric may take for one entry; images that are left over
             have no score.
         settings: The largest number of settings that a method may have.

@@ -140,7 +140,7 @@ class Scenes(MNIST):
         seed: For the folds, the order and the scenes.
         num_workers: Number of processes that draw scenes.
         varied: Flip, invert, recolour and dim the training photographs, of which there are only
-        nine.
+            nine.
 
     Raises:
         OptionError: if there is no such fold.

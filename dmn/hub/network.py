@@ -86,7 +86,7 @@ class Network:
 
         Raises:
             UnsupportedError: if it must be split and cannot be; lists every operation without a
-            rule.
+                rule.
             NotEqualError: if the split network does not predict what this one does on the example.
         """
         if not self._pairs:

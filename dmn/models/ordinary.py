@@ -68,7 +68,7 @@ class VGG16BN(VGG):  # type: ignore[misc]
         num_classes: Number of logits.
         width: Channels of the first stage; 64 is the original.
         grid: Cells per side that the classifier sees; 7 is the original, 2 suits images of 64
-        pixels.
+            pixels.
         in_channels: Channels of the image.
 
     Examples:

@@ -19,7 +19,7 @@ class Run:
 
     Raises:
         OptionError: if a name leads out of `root`, or contains characters that file names cannot
-        have.
+            have.
 
     Examples:
         >>> from dmn.tracking import Run, tracking

@@ -60,7 +60,7 @@ class Trainer(pl.Trainer):
             fresh_head: Do not load the head, e.g. for other classes of the same number. For another
                 number of classes it is never loaded.
             ckpt_path: Resume an interrupted fine-tuning, e.g. "last", with all other options
-            unchanged.
+                unchanged.
         """
         report = initialise(model.net, init_from, fresh_head)  # type: ignore[arg-type]
         log.info("%s: %s", init_from, report)
