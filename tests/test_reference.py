@@ -13,7 +13,8 @@ SHOWN = re.compile(r"^::: dmn\.(\S+)$", re.M)
 
 def public(module):
     """Return the names that a module exports or, where it does not say, the classes in it."""
-    own = [name for name, value in vars(module).items() if inspect.isclass(value)]
+    classes = inspect.getmembers(module, inspect.isclass)
+    own = [name for name, value in classes if value.__module__ == module.__name__]
     return getattr(module, "__all__", own)
 
 
