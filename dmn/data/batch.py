@@ -46,10 +46,17 @@ def as_batch(batch: Any) -> ImageBatch:
     """Convert what a data loader yields to an `ImageBatch`.
 
     Args:
-        batch: An `ImageBatch`, or a tuple or list of images, classes and, optionally, masks.
+        batch: An `ImageBatch`, or a tuple or list of images (B, C, H, W), classes (B,) and,
+            optionally, masks (B, 1, H, W).
 
     Raises:
-        DataError: for anything else.
+        DataError: if it is anything else.
+
+    Examples:
+        >>> import torch
+        >>> from dmn.data import as_batch
+        >>> as_batch([torch.rand(2, 1, 28, 28), torch.tensor([3, 5])]).label
+        tensor([3, 5])
     """
     if isinstance(batch, ImageBatch):
         return batch
@@ -63,7 +70,10 @@ def as_batch(batch: Any) -> ImageBatch:
 
 
 def concatenate(batches: Sequence[ImageBatch]) -> ImageBatch:
-    """Concatenate one or more batches.
+    """Concatenate batches.
+
+    Args:
+        batches: One or more, all with masks or all without.
 
     Raises:
         DataError: if some have masks and others have none.

@@ -69,7 +69,11 @@ class Failures:
 
 
 def log_and_continue(method: Method) -> Method:
-    """Make a method of an object with `failures` return None where it raises."""
+    """Decorate a method so that it returns None instead of raising, and its failure is counted.
+
+    Args:
+        method: Method of an object whose attribute `failures` is a `Failures`.
+    """
 
     @wraps(method)
     def wrapper(self: Any, *args: Any, **options: Any) -> Any:

@@ -97,7 +97,10 @@ def wandb_logger(
         job: Kind of job, e.g. "train" or "compare".
         folder: Where to store it.
         title: Name of the run.
-        resume_id: Id of a run to continue.
+        resume_id: Id of a run to continue; None for a new one.
+
+    Yields:
+        The logger, to be given to a trainer.
     """
     mode = os.environ.get("WANDB_MODE")
     wandb = EpochWandbLogger(
@@ -124,7 +127,12 @@ def wandb_logger(
 
 
 def log_config(loggers: Sequence[Logger], config: dict[str, Any]) -> None:
-    """Write the whole configuration to Weights & Biases, once."""
+    """Write a whole configuration to Weights & Biases, once.
+
+    Args:
+        loggers: Those of a run; only those of Weights & Biases take part.
+        config: The configuration, nested as it is.
+    """
     for logger in loggers:
         if isinstance(logger, EpochWandbLogger):
             logger.log_hyperparams(config)
