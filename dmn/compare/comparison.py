@@ -52,9 +52,9 @@ class Comparison:
 
     Args:
         networks: Networks by their label in the comparison.
-        methods: Network to title of a method to its options. If an option is a list, the best value
-            is chosen. The option `method` names the method, if the title is another.
-            `dmn.explain.list_methods()` lists the methods.
+        methods: For each network its methods by their title, each with its options. If an option is
+            a list, the best value is chosen. The option `method` names the method, if the title is
+            another. `dmn.explain.list_methods()` lists the methods.
         data: The images.
         metrics: Keys of `dmn.evaluate.METRICS`; None for all.
         choose_by: Metrics by which settings are chosen; None for PixelFlipping.

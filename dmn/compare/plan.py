@@ -112,8 +112,9 @@ def entries(methods: MethodTable, networks: Mapping[str, Network], budget: int) 
     """List the entries of a comparison, controls last.
 
     Args:
-        methods: Network to title of a method to its options. If an option is a list, the best value
-            is chosen. The option `method` names the method, if the title is another.
+        methods: For each network its methods by their title, each with its options. If an option is
+            a list, the best value is chosen. The option `method` names the method, if the title is
+            another.
         networks: The networks by label.
         budget: The largest number of settings that a method may have.
 

@@ -35,7 +35,7 @@ class Gallery:
     Attributes:
         images: (N, 1 or 3, H, W) in [0, 1].
         rows: A caption for each image, such as "class 7, said 7"; N.
-        maps: Entry to signed maps (N, 1, H, W); entries may be missing.
+        maps: Signed maps (N, 1, H, W) of each entry, by its name; entries may be missing.
         ids: Numbers of the images in the scores, N, by which their scores are shown.
 
     Examples:
@@ -74,10 +74,10 @@ def write_report(
         title: Title of the report.
         scores: One row per image, as `summarise` takes them.
         cells: One row for each entry, split and metric, with the times of the maps alone.
-        settings: Entry to the options chosen for it.
+        settings: The options chosen for each entry, by its name.
         gallery: Images with the entries' maps.
-        curves: Entry to PixelFlipping's curves, (N, steps + 1).
-        versions: Package to version.
+        curves: PixelFlipping's curves of each entry, (N, steps + 1), by its name.
+        versions: The version of each package, by its name.
         config: The comparison's configuration as text.
         notes: What a reader should know.
         seed: For the comparison and the bootstrap.

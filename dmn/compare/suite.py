@@ -146,7 +146,7 @@ class Suite:
         return self._explainer(entry, self.chosen[entry.name])
 
     def scores(self) -> pd.DataFrame:
-        """Return the long table: one row for each entry, setting, split, metric and image."""
+        """Return the scores: one row for each entry, setting, split, metric and image."""
         rows = [
             {
                 **_columns(entry, setting, split, metric),

@@ -67,8 +67,8 @@ def panel(
     """Arrange pictures as a grid with titles.
 
     Args:
-        columns: Title to pictures (1 or 3, H, W) in [0, 1], one per row. Titles that are too wide
-            are broken into lines at spaces.
+        columns: For each title its pictures (1 or 3, H, W) in [0, 1], one per row. Titles that are
+            too wide are broken into lines at spaces.
         rows: Labels of the rows.
         caption: Text below the grid, broken into lines.
         cell: Side of a picture in pixels.
