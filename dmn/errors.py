@@ -1,8 +1,8 @@
 """Errors that dmn raises when it cannot do what it was asked to.
 
 All derive from `DmnError`, and most of them also from the error of Python that they are a kind of.
-The message is one line that names what is wrong and says what would work. The classes differ by
-what a caller can do about the error: give another option, other data, another file, ...
+The message names what is wrong and says what would work. The classes differ by what a caller can do
+about the error: give another option, other data, another file, ...
 """
 
 from __future__ import annotations
@@ -69,10 +69,12 @@ class TargetError(DmnError, ValueError):
     """The network has no class of this index, or the class cannot be explained alone.
 
     Examples:
-        >>> import dmn, torch
+        >>> import torch
+        >>> import dmn
         >>> from dmn.errors import TargetError
+        >>> net = dmn.load("mnist_paired").model
         >>> try:
-        ...     dmn.load("mnist_paired").model.explain(torch.rand(1, 1, 28, 28), 12, layer="input")
+        ...     net.explain(torch.rand(1, 1, 28, 28), target=12, layer="input")
         ... except TargetError as error:
         ...     print(error)
         the network has no class 12; there are 0 to 9

@@ -29,7 +29,7 @@ PLACES = {
     "split": (0, 4, "a trained network", "as g - h"),
     "canonize": (1, 5, "the same function", "without BatchNorm"),
     "models": (2, 5, "networks", "to train"),
-    "rules": (1, 6, "what an operation", "does to g and h"),
+    "rules": (1, 6, "what an operation", "does to streams"),
     "explain": (3, 6, "SplitCAM, SplitLRP,", "the registry"),
     "io": (4, 6, "files and names", "from outside"),
     "graph": (1, 7, "a network as", "operations"),

@@ -80,19 +80,23 @@ def load(
 ) -> Network:
     """Load a trained network, ready to classify and to be explained.
 
-    No code inside files is executed. Only a name with a colon, `package.module:factory`, asks for
-    code: your own, which is imported and called. Names inside cards and checkpoints never do.
+    The name is that of one of these:
+
+    - a shipped network, such as "scenes_resnet18";
+    - a `.safetensors` file with its card beside it, written by `save_network`;
+    - a `.safetensors` file of `dmn convert` or `save_converted`;
+    - the folder of a run, `runs/NAME/version_K`, or a `.ckpt` file in it;
+    - a classifier of torchvision, such as "resnet18";
+    - `package.module:factory`, a function or class of your own that returns the network. It is
+      called without arguments, except for `num_classes` if it takes that and it is known. The
+      module is imported as by `python -m`, also from the working directory.
+
+    No code inside files is executed, and names inside cards and checkpoints cannot ask for your
+    code.
 
     Args:
-        name: One of - a shipped network, such as "scenes_resnet18"; - a `.safetensors` file with
-            its card beside it, written by `save_network`; - a `.safetensors` file of `dmn convert`
-            or `save_converted`; - the folder of a run, `runs/NAME/version_K`, or a `.ckpt` file in
-            it; - a classifier of torchvision, such as "resnet18"; - `package.module:factory`, a
-            function or class of your own that returns the network. It is called without arguments,
-            except for `num_classes` if it takes that and it is known. The module is imported as by
-            `python -m`, also from the working directory.
-            For a folder in the working directory give `./NAME`, because a bare name is never a
-            folder.
+        name: As above. For a folder in the working directory give `./NAME`, because a bare name is
+            never a folder.
         weights: For torchvision's classifiers and your own networks: a file (`.safetensors`,
             `.pth`, `.pt`, `.ckpt`, `.pth.tar`) with their state dict, bare or as trainings save it.
             For torchvision's also a name such as "DEFAULT", downloaded unless in torch hub's
