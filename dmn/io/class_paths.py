@@ -1,4 +1,4 @@
-"""Objects from class paths and arguments, as cards and configurations of strangers write them."""
+"""Objects from class paths and arguments, which cards and configurations from any source contain."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 def unwrap(content: Any, path: Path) -> Any:
     """Return the state dict of a training's file, which holds it under one of `WRAPPERS`.
 
-    Plain weights are preferred to averaged ones, which are taken, and logged, if they are alone.
+    Averaged weights are taken only if there are no plain ones, and a log message says so.
 
     Args:
         content: Of the file; returned as it is if there is none of these names.
