@@ -1,4 +1,4 @@
-"""Objects from class paths and arguments, which cards and configurations from any source contain."""
+"""Objects from class paths and arguments, which cards and configurations of any source have."""
 
 from __future__ import annotations
 
