@@ -3,7 +3,7 @@
 Every weight of the penalty is tried by several seeds on validation digits. Test digits are looked
 at once: for the first weight, and for the one that ranks ink best within .5 % of its accuracy.
 
-    python recipes/tradeoff.py runs/mnist/version_0/checkpoints/best.ckpt --out docs/research/tradeoff
+    python recipes/tradeoff.py mnist_paired --seeds 2 --out docs/research/tradeoff
 """
 
 import argparse

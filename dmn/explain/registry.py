@@ -111,6 +111,8 @@ def find_method(name: str, *kinds: Kind) -> MethodSpec:
     """
     spec = METHODS.get(str(name).lower())  # a config may hold a number
     if spec is None or spec.kind not in (kinds or KINDS):
-        names = ", ".join(spec.name for spec in list_methods(*kinds))
+        names = ", ".join(spec.name for spec in list_methods(*kinds)) or "none"
+        if "post-hoc" in (kinds or KINDS) and not list_methods("post-hoc"):
+            names += "; import dmn.baselines for the post-hoc methods"
         raise UnknownNameError(f"no method {name!r}; there are {names}")
     return spec

@@ -129,7 +129,7 @@ def _find(name: str, weights: str | Path | None) -> tuple[str, Any, Path | None]
     if name.endswith(_SUFFIXES):
         raise UnknownNameError("a file of weights is given with the name of its network")
     if name not in known:
-        close = ", ".join(get_close_matches(name.lower(), known)) or "none"
+        close = ", ".join(get_close_matches(name.lower(), [*checkpoint_names(), *known])) or "none"
         every = "torchvision.models.list_models(torchvision.models)"
         raise UnknownNameError(f"no classifier {name!r}; close are {close}, and {every} lists all")
     table = models.get_model_weights(name)

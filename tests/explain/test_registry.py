@@ -75,6 +75,11 @@ def test_an_unknown_name_lists_the_methods_that_will_do():
         find_method("GradCAM", "split")
 
 
+def test_where_no_method_is_registered_the_message_says_what_to_import(empty):
+    with pytest.raises(UnknownNameError, match=r"there are none; import dmn.baselines for"):
+        find_method("GradCAM", "post-hoc")
+
+
 def test_a_method_of_ones_own_is_one_decorator(empty):
     @register("control", "Grey", defaults={"value": 0.5})
     class GreyMap:

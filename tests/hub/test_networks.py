@@ -172,6 +172,7 @@ def test_torchvision_networks_come_with_their_preprocessing():
     ("name", "weights", "message"),
     [
         ("resnet81", None, r"no network 'resnet81'.*a run's folder.*close are.*resnet18"),
+        ("mnist_pared", None, r"no network 'mnist_pared'.*close are mnist_paired"),
         ("squeezenet1_1", "BEST", r"'squeezenet1_1' with weights 'BEST'.*IMAGENET1K_V1"),
         ("none.safetensors", None, r"none\.json: there is no such file"),
         ("none.ckpt", None, r"config\.yaml: there is no such file.* the name of their network"),
