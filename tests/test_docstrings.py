@@ -1,0 +1,96 @@
+"""The reference of the site is complete: all public names are described, all classes are shown.
+
+Public is what a package exports by `__all__`, and what `dmn` and `dmn.errors` define. The examples
+of a page begin with `import torch`, `from torch import nn` and all that its package exports, as
+docs/reference/index.md says.
+"""
+
+import ast
+import doctest
+import importlib
+from pathlib import Path
+
+import griffe
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES_DONE = {  # whose classes all have an example
+    "baselines",
+    "canonize",
+    "evaluate",
+    "explain",
+    "graph",
+    "nn",
+    "rules",
+    "split",
+}
+OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+def exported(package):
+    """Return what a file exports, without importing it: by `__all__`, else what it defines."""
+    path = ROOT / "dmn" / package
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return ast.literal_eval(node.value)
+    defined = [node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+    return [name for name in defined if not name.startswith("_")]
+
+
+# All have pages but `cli`, which is no library, and `io`, of which nothing is public.
+PACKAGES = sorted(
+    {path.parent.name for path in ROOT.glob("dmn/*/__init__.py")} - {"cli", "io"} | {"", "errors"}
+)
+NAMES = [f"{package}.{name}".strip(".") for package in PACKAGES for name in exported(package)]
+
+
+@pytest.fixture(scope="module")
+def documented():
+    """Return what the site reads: names with their docstrings, of classes and of constants."""
+    return griffe.load("dmn", search_paths=[ROOT])
+
+
+def sections(name, documented, kind):
+    docstring = documented[name].docstring
+    parsed = docstring.parse("google", warnings=False) if docstring else []
+    return [section for section in parsed if section.kind.value == kind]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_public_names_have_a_docstring(name, documented):
+    assert sections(name, documented, "text"), f"dmn.{name} has no docstring"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_classes_have_an_example(name, documented):
+    package = name.rpartition(".")[0]
+    if documented[name].is_class and package in PACKAGES_DONE:
+        shown = [part for each in sections(name, documented, "examples") for part in each.value]
+        assert any(part.startswith(">>>") for _, part in shown), (
+            f"dmn.{name} has no section `Examples:` with lines of `>>>`; the site shows a section "
+            "`Example:` as text"
+        )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_examples_show_what_happens(name, documented):
+    docstring = documented[name].docstring
+    package = importlib.import_module(f"dmn.{name.rpartition('.')[0]}".strip("."))
+    import torch
+    from torch import nn
+
+    known = {"torch": torch, "nn": nn}
+    known |= {each: getattr(package, each) for each in exported(name.rpartition(".")[0])}
+    text = docstring.value if docstring else ""
+    test = doctest.DocTestParser().get_doctest(text, known, name, None, None)
+    threads, told = torch.get_num_threads(), []
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            doctest.DocTestRunner(optionflags=OPTIONS).run(test, out=told.append)
+    finally:
+        torch.set_num_threads(threads)
+    assert not told, "".join(told)
