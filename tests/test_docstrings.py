@@ -1,17 +1,19 @@
 """The reference of the site is complete: all public names are described, all classes are shown.
 
 Public is what a package exports by `__all__`, and what `dmn` and `dmn.errors` define. The examples
-of a page begin with `import torch`, `from torch import nn` and all that its package exports, as
-docs/reference/index.md says.
+of a page know `dmn`, `torch`, `torch.nn` as `nn`, and all that its package exports.
 """
 
 import ast
 import doctest
 import importlib
 from pathlib import Path
+from unittest.mock import patch
 
 import griffe
 import pytest
+
+import dmn
 
 ROOT = Path(__file__).parents[1]
 PACKAGES_DONE = {  # whose classes all have an example
@@ -79,16 +81,18 @@ def test_examples_show_what_happens(name, documented):
     docstring = documented[name].docstring
     package = importlib.import_module(f"dmn.{name.rpartition('.')[0]}".strip("."))
     import torch
-    from torch import nn
 
-    known = {"torch": torch, "nn": nn}
+    from dmn.explain.registry import _registered
+    from dmn.rules.table import RULES
+
+    known = {"dmn": dmn, "torch": torch, "nn": torch.nn}
     known |= {each: getattr(package, each) for each in exported(name.rpartition(".")[0])}
     text = docstring.value if docstring else ""
     test = doctest.DocTestParser().get_doctest(text, known, name, None, None)
     threads, told = torch.get_num_threads(), []
     torch.set_num_threads(1)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), patch.dict(_registered), patch.dict(RULES):
             torch.manual_seed(0)
             doctest.DocTestRunner(optionflags=OPTIONS).run(test, out=told.append)
     finally:

@@ -70,17 +70,27 @@ class Logits(nn.Module):
 
 @dataclass(eq=False, repr=False)
 class Baseline:
-    """A method that explains any classifier, see `dmn.explain.Explainer`.
+    """Base class of the methods that explain any classifier; subclasses define `attribute`.
 
     Args:
-        model: Takes images (B, C, H, W), returns logits (B, K).
-        contrast: Explain the logit minus the mean of all logits, without what is common to all
-            classes; "mean" is the same. Methods that propagate relevance have other forms.
+        model: Takes images (B, C, H, W) and returns logits (B, K).
+        contrast: Explain the logit minus the mean of all logits, which removes what speaks for all
+            classes. "mean" is the same. Methods that propagate relevance have other forms; see
+            `LRP`.
         absolute: Return magnitudes.
 
     Raises:
         OptionError: for a contrast that the method does not take.
-        TargetError: when called for a class that does not exist, or the contrast of a single class.
+        TargetError: when called for a class that does not exist, or for contrast with one class.
+
+    Examples:
+        >>> class GradientSquared(Baseline):
+        ...     def attribute(self, x, target):
+        ...         self.scores(x).gather(1, target[:, None]).sum().backward(inputs=[x])
+        ...         return x.grad.square()
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+        >>> GradientSquared(net)(torch.rand(2, 1, 8, 8)).shape
+        torch.Size([2, 1, 8, 8])
     """
 
     model: nn.Module = field(repr=False)
@@ -111,9 +121,9 @@ class Baseline:
         return f"{type(self).__name__}({', '.join(changed)})"
 
     def __call__(self, x: Tensor, target: Target = None) -> Tensor:
-        """Explain images of shape (B, C, H, W); returns maps of shape (B, 1, H, W), float32.
+        """Explain images (B, C, H, W) by maps (B, 1, H, W), float32.
 
-        Positive values are evidence for the target: see `dmn.explain.resolve_target`.
+        Positive values speak for the target; see `dmn.explain.Explainer`.
         """
         check_images(x)
         check_rank(self.model, x)
@@ -136,7 +146,7 @@ class Baseline:
         self.ready = True
 
     def prepare(self, example: Tensor | None = None) -> nn.Module:
-        """Return the network to run: the model itself, unless a method must rewrite it.
+        """Return the network to run: the model itself, or what a method makes of it.
 
         Args:
             example: Images (B, C, H, W), for a network whose forward depends on their shape.

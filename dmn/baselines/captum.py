@@ -37,12 +37,7 @@ def _captum() -> Any:
 
 
 class Captum(Baseline):
-    """A method of captum's, summed over the image's channels.
-
-    Args:
-        model: Takes images (B, C, H, W), returns logits (B, K).
-        contrast: Explain the logit minus the mean of all.
-        absolute: Return magnitudes of the sum over channels.
+    """A method of captum, summed over the image's channels; see `Baseline` for the options.
 
     Raises:
         MissingPackageError: without captum.
@@ -58,6 +53,10 @@ class Gradient(Captum):
     """The gradient of the logit.
 
     Source: Simonyan, Vedaldi & Zisserman, Deep Inside Convolutional Networks, 2014; signed here.
+
+    Examples:
+        >>> Gradient(nn.Flatten())(torch.tensor([[[[2.0, 3.0]]]]), target=1)
+        tensor([[[[0., 1.]]]])
     """
 
     def attribute(self, x: Tensor, target: Tensor) -> Tensor:
@@ -71,6 +70,10 @@ class InputXGradient(Captum):
     """The gradient of the logit times the image.
 
     Source: Shrikumar et al., Not Just a Black Box, 2016.
+
+    Examples:
+        >>> InputXGradient(nn.Flatten())(torch.tensor([[[[2.0, 3.0]]]]), target=1)
+        tensor([[[[0., 3.]]]])
     """
 
     def attribute(self, x: Tensor, target: Tensor) -> Tensor:
@@ -82,14 +85,18 @@ class InputXGradient(Captum):
 @register("post-hoc")
 @dataclass(eq=False, repr=False)
 class IntegratedGradients(Captum):
-    """The mean gradient on the line from a baseline to the image, times the difference of both.
+    """The mean gradient on the line from a baseline to the image, times their difference.
 
     Args:
-        steps: Points of the Gauss-Legendre quadrature on the line.
+        steps: Points on the line, of the Gauss-Legendre quadrature.
         baseline: Value of every pixel of the baseline.
-        batch: Images per pass, but at least as many as are explained.
+        batch: Images per pass; never fewer than are explained at once.
 
     Source: Sundararajan, Taly & Yan, Axiomatic Attribution for Deep Networks, ICML 2017.
+
+    Examples:
+        >>> IntegratedGradients(nn.Flatten(), steps=20)(torch.tensor([[[[2.0, 3.0]]]]), target=1)
+        tensor([[[[0., 3.]]]])
     """
 
     steps: int = 50
@@ -111,16 +118,18 @@ class IntegratedGradients(Captum):
 @register("post-hoc")
 @dataclass(eq=False, repr=False)
 class SmoothGrad(Gradient):
-    """The mean gradient around the image.
-
-    All images use the same random numbers, so maps do not depend on the batch.
+    """The mean of the gradients at noisy copies of the image.
 
     Args:
         samples: Number of samples.
-        noise: Standard deviation, as a share of the image's own range of values.
-        seed: For the random numbers.
+        noise: Standard deviation of the noise, as a share of the image's range.
+        seed: For the random numbers, which are the same for all images.
 
     Source: Smilkov et al., SmoothGrad, 2017.
+
+    Examples:
+        >>> SmoothGrad(nn.Flatten(), samples=5)(torch.tensor([[[[2.0, 3.0]]]]), target=1)
+        tensor([[[[0., 1.]]]])
     """
 
     samples: int = 25
@@ -147,17 +156,19 @@ class SmoothGrad(Gradient):
 @register("post-hoc")
 @dataclass(eq=False, repr=False)
 class GradientSHAP(SmoothGrad):
-    """Expected gradients: integrated gradients at random points on the line and around the image.
-
-    All images use the same random numbers, so maps do not depend on the batch.
+    """Expected gradients: gradients at random points on the line from a baseline to the image.
 
     Args:
         samples: Number of samples.
-        noise: Standard deviation, as a share of the image's own range of values.
-        seed: For the random numbers.
+        noise: Standard deviation of the noise added to the image, as a share of its range.
+        seed: For the random numbers, which are the same for all images.
         baseline: Value of every pixel at the start of the line.
 
     Source: Lundberg & Lee, A Unified Approach to Interpreting Model Predictions, NeurIPS 2017.
+
+    Examples:
+        >>> GradientSHAP(nn.Flatten(), baseline=1.0)(torch.tensor([[[[2.0, 3.0]]]]), target=1)
+        tensor([[[[0., 2.]]]])
     """
 
     noise: float = 0.0
@@ -173,13 +184,19 @@ class GradientSHAP(SmoothGrad):
 
 @register("post-hoc")
 class GuidedBackprop(Captum):
-    """The gradient of the logit, of which every ReLU keeps only positive values.
+    """The gradient of the logit, whose negative values are set to 0 at every ReLU.
 
     Raises:
-        UnsupportedError: if the model cannot be traced to a graph, or hooked; lists the operations.
+        UnsupportedError: if the model cannot be written as a graph with hooks; lists what is in
+            the way.
         NotEqualError: on the first call, if the copy is not the same function.
 
     Source: Springenberg et al., Striving for Simplicity, 2015.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Flatten(), nn.ReLU())
+        >>> GuidedBackprop(net)(torch.tensor([[[[2.0, 3.0]]]]), target=1)
+        tensor([[[[0., 1.]]]])
     """
 
     def prepare(self, example: Tensor | None = None) -> nn.Module:
@@ -211,21 +228,26 @@ def _has_rescale_rule(target: Any, rule: Rule | str) -> bool:
 @register("post-hoc")
 @dataclass(eq=False, repr=False)
 class DeepLift(Captum):
-    """Each unit's difference from a baseline, propagated back in proportion (Rescale rule).
+    """Differences from a baseline image, propagated back in proportion (the Rescale rule).
 
-    The maps sum to the difference of the logits. ReLU, ELU, LeakyReLU, Sigmoid, Tanh, Softplus and
-    max pooling have rules; a network with another nonlinear operation is refused, and so are
-    overlapping windows of `MaxPool3d`.
+    A map sums to the logit minus the baseline's logit. ReLU, ELU, LeakyReLU, Sigmoid, Tanh,
+    Softplus and max pooling have rules. Networks with another nonlinear operation, or with
+    overlapping windows of `MaxPool3d`, are refused.
 
     Args:
-        baseline: Value of every pixel.
+        baseline: Value of every pixel of the baseline.
 
     Raises:
-        UnsupportedError: if the model cannot be traced to a graph or hooked, or an operation has no
-            rule; lists the operations.
+        UnsupportedError: if the model cannot be written as a graph with hooks, or has operations
+            without a rule; lists them.
         NotEqualError: on the first call, if the copy is not the same function.
 
     Source: Shrikumar, Greenside & Kundaje, Learning Important Features, ICML 2017.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Flatten(), nn.ReLU())
+        >>> DeepLift(net)(torch.tensor([[[[-2.0, 3.0]]]]), target=1)
+        tensor([[[[0., 3.]]]])
     """
 
     baseline: float = 0.0
@@ -248,15 +270,19 @@ class DeepLift(Captum):
 @register("post-hoc")
 @dataclass(eq=False, repr=False)
 class Occlusion(Captum):
-    """The decrease of the logit when a window is blanked, averaged over the windows on a pixel.
+    """How much the logit falls when a window is blanked, averaged over the windows on a pixel.
 
     Args:
-        window: Side of the window, as a share of the image's.
-        stride: Distance of windows, as a share of the window's side, in (0, 1].
+        window: Side of the window, as a share of the image's side.
+        stride: Distance between windows, as a share of the window's side, in (0, 1].
         baseline: Value of blanked pixels.
-        batch: Images per pass, but at least as many as are explained.
+        batch: Images per pass; never fewer than are explained at once.
 
     Source: Zeiler & Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014.
+
+    Examples:
+        >>> Occlusion(nn.Flatten(), window=0.5)(torch.tensor([[[[2.0, 3.0]]]]), target=1)
+        tensor([[[[0., 3.]]]])
     """
 
     window: float = 0.125
@@ -282,14 +308,18 @@ class Occlusion(Captum):
 @register("post-hoc")
 @dataclass(eq=False, repr=False)
 class FeatureAblation(Captum):
-    """The decrease of the logit when a cell of a grid is blanked.
+    """How much the logit falls when a cell of a grid is blanked.
 
     Args:
         cells: Cells per side; fewer if the image has fewer pixels.
         baseline: Value of blanked pixels.
-        batch: Images per pass, but at least as many as are explained.
+        batch: Images per pass; never fewer than are explained at once.
 
     Source: Kokhlikyan et al., Captum, 2020.
+
+    Examples:
+        >>> FeatureAblation(nn.Flatten(), cells=2)(torch.tensor([[[[2.0, 3.0]]]]), target=1)
+        tensor([[[[0., 3.]]]])
     """
 
     cells: int = 8

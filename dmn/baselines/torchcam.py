@@ -28,14 +28,14 @@ class CAM(Baseline):
     """A layer's activations, weighted, summed over channels, clipped at 0 and resized to the image.
 
     Args:
-        model: Takes images (B, C, H, W), returns logits (B, K). It is not copied.
-        layer: Name of a module whose output is an image.
-        contrast: Explain the logit minus the mean of all.
+        model: Takes images (B, C, H, W) and returns logits (B, K). It is not copied.
+        layer: Name of a module whose output is an image (B, C, h, w).
+        contrast: Explain the logit minus the mean of all logits.
         absolute: Has no effect, as the maps are not negative.
 
     Raises:
         UnknownNameError: if there is no such module; lists those that exist. When called, if the
-            layer does not run, or its output is not an image (B, C, h, w).
+            layer does not run, or if its output is not an image.
         MissingPackageError: without torchcam.
     """
 
@@ -107,19 +107,29 @@ def _last_features(layer: nn.Module) -> int | None:
 
 @register("post-hoc", needs_layer=True, featured=True)
 class GradCAM(CAM):
-    """Each channel is weighted by the mean of its gradient.
+    """A class activation map whose channels are weighted by the mean of their gradients.
 
     Source: Selvaraju et al., Grad-CAM, ICCV 2017.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+        >>> GradCAM(net, layer="0")(torch.rand(2, 1, 8, 8), target=2).shape
+        torch.Size([2, 1, 8, 8])
     """
 
 
 @register("post-hoc", "GradCAM++", needs_layer=True)
 class GradCAMpp(CAM):
-    """Each channel is weighted by its positive gradients, more where there are few.
+    """A class activation map whose channels are weighted by their positive gradients.
 
-    The weights are the paper's; torchcam 0.5 omits the divisor of eq. 19.
+    The weights are those of the paper; torchcam 0.5 omits the divisor of eq. 19.
 
     Source: Chattopadhay et al., Grad-CAM++, WACV 2018, eq. 19.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+        >>> GradCAMpp(net, layer="0")(torch.rand(2, 1, 8, 8), target=2).shape
+        torch.Size([2, 1, 8, 8])
     """
 
     def combine(self, maps: Tensor, activations: Tensor, gradients: Tensor) -> Tensor:
@@ -134,9 +144,14 @@ class GradCAMpp(CAM):
 
 @register("post-hoc", needs_layer=True)
 class LayerCAM(CAM):
-    """Each activation is weighted by the positive part of its gradient.
+    """A class activation map in which each activation is weighted by its positive gradient.
 
     Source: Jiang et al., LayerCAM, IEEE TIP 2021.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+        >>> LayerCAM(net, layer="0")(torch.rand(2, 1, 8, 8), target=2).shape
+        torch.Size([2, 1, 8, 8])
     """
 
     extractor: ClassVar[str] = "LayerCAM"

@@ -54,19 +54,19 @@ class LRP(Baseline):
     """Relevance of the target's logit, propagated back by rules that subclasses choose.
 
     Args:
-        model: Takes images (B, C, H, W), returns logits (B, K); anything `canonize` takes.
+        model: Takes images (B, C, H, W) and returns logits (B, K); see `dmn.canonize.canonize`.
         canonize: Fold BatchNorm into adjacent layers.
-        zero_params: "bias" leaves biases out of the rules: relevance is then conserved, but divided
-            by sums that may be close to 0. None, as in zennit and in publications on
-            canonization, lets biases absorb relevance.
-        contrast: Subtract the map of the mean of all logits, each divided by its L1 norm. "mean",
-            "clrp" and "sglrp" are one pass from the start that `dmn.nn.output_relevance` gives.
+        zero_params: "bias" leaves biases out of the rules. Relevance is then conserved, but it is
+            divided by sums that may be close to 0. None lets biases absorb relevance, as in zennit
+            and in publications on canonization.
+        contrast: True subtracts the map of the mean of all logits, after dividing both maps by
+            their L1 norms. "mean", "clrp" and "sglrp" are one pass from the start that
+            `dmn.nn.output_relevance` returns.
         absolute: Return magnitudes.
 
     Raises:
-        UnsupportedError: if the model cannot be traced to a graph, canonized (or hooked, without
-            `canonize`), or has operations without a rule, such as attention or GroupNorm; lists
-            the operations.
+        UnsupportedError: if the model cannot be written as a graph or canonized, or has operations
+            without a rule, such as attention or GroupNorm; lists them.
         NotEqualError: on the first call, if the copy is not the same function.
         MissingPackageError: without zennit.
 
@@ -131,12 +131,18 @@ class LRP(Baseline):
 @register("post-hoc")
 @dataclass(eq=False, repr=False)
 class LRPEpsilon(LRP):
-    """The epsilon rule in every layer; for canonized ReLU networks, about input times gradient.
+    """LRP by the epsilon rule in every layer; on canonized ReLU networks about input x gradient.
 
     Args:
-        epsilon: Added to each denominator, with its sign.
+        epsilon: Added to each denominator, with the denominator's sign; see `LRP` for the rest.
 
     Source: Bach et al. 2015, eq. 58.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
+        >>> x = torch.rand(1, 1, 2, 2)
+        >>> torch.allclose(LRPEpsilon(net)(x, target=1).sum(), net(x)[0, 1], rtol=1e-3)  # conserved
+        True
     """
 
     epsilon: float = 1e-6
@@ -150,18 +156,23 @@ class LRPEpsilon(LRP):
 @register("post-hoc")
 @dataclass(eq=False, repr=False)
 class LRPGamma(LRP):
-    """The gamma rule, which favours positive weights, in convolutions; epsilon in linear layers.
+    """LRP by the gamma rule, which favours positive weights, in convolutions; epsilon elsewhere.
 
     Args:
-        gamma: Strength; 0 is the epsilon rule. One number, or a pair (image, last): the strength
-            then changes linearly with depth, from the first convolution to the last. The depth of a
-            convolution is the number of convolutions on the longest path from the image.
+        gamma: The strength, >= 0; at 0 it is the epsilon rule. A pair (image, last) changes
+            linearly with depth, from the first convolution to the last. The depth of a convolution
+            is the number of convolutions on the longest path from the image.
 
     Raises:
-        OptionError: for another gamma than a number >= 0, or two of them.
+        OptionError: unless gamma is a number >= 0 or two of them.
 
-    Source: Montavon et al., Layer-Wise Relevance Propagation: An Overview, 2019, who take
-        the rule in lower layers and less of it above.
+    Source: Montavon et al., Layer-Wise Relevance Propagation: An Overview, 2019, who use the rule
+        in lower layers, and a smaller gamma above.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+        >>> LRPGamma(net, gamma=(0.5, 0.0))(torch.rand(2, 1, 8, 8)).shape
+        torch.Size([2, 1, 8, 8])
     """
 
     gamma: float | Sequence[float] = 0.25
@@ -210,10 +221,15 @@ def _gamma_bounds(gamma: float | Sequence[float]) -> tuple[float, float]:
 @register("post-hoc")
 @dataclass(eq=False, repr=False)
 class LRPEpsilonPlus(LRP):
-    """Only positive contributions in convolutions (z+); the epsilon rule in linear layers.
+    """LRP by the z+ rule, only positive contributions, in convolutions; epsilon in linear layers.
 
     Source: Kohlbrenner et al., Towards Best Practice in Explaining Neural Network Decisions with
         LRP, 2020.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+        >>> LRPEpsilonPlus(net, zero_params="bias")(torch.rand(2, 1, 8, 8)).shape
+        torch.Size([2, 1, 8, 8])
     """
 
     def compose(self, zennit: Any, rules: _Rules) -> Any:
@@ -227,9 +243,16 @@ class LRPEpsilonPlus(LRP):
 @register("post-hoc")
 @dataclass(eq=False, repr=False)
 class LRPEpsilonAlpha2Beta1(LRP):
-    """Twice the positive minus the negative parts in convolutions; epsilon in linear layers.
+    """LRP by the alpha2-beta1 rule in convolutions; epsilon in linear layers.
+
+    The rule takes twice the positive contributions minus the negative ones.
 
     Source: Bach et al. 2015, eq. 60; Kohlbrenner et al. 2020.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+        >>> LRPEpsilonAlpha2Beta1(net, contrast=True)(torch.rand(2, 1, 8, 8)).shape
+        torch.Size([2, 1, 8, 8])
     """
 
     def compose(self, zennit: Any, rules: _Rules) -> Any:
@@ -243,12 +266,18 @@ class LRPEpsilonAlpha2Beta1(LRP):
 @register("post-hoc")
 @dataclass(eq=False, repr=False)
 class ExcitationBackprop(LRP):
-    """Only positive contributions in every layer, starting from 1 at the target: a probability.
+    """Only positive contributions in every layer, from a relevance of 1 at the target.
 
-    BatchNorm and other constant scales that are not folded propagate by their gradient, as in
-    zennit; in the other methods they pass relevance on unchanged.
+    BatchNorm that is not folded, and other constant scales, propagate relevance by their gradient,
+    as in zennit. In the other methods of LRP they pass it on unchanged.
 
     Source: Zhang et al., Top-down Neural Attention by Excitation Backprop, ECCV 2016.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+        >>> maps = ExcitationBackprop(net, zero_params="bias")(torch.rand(2, 1, 8, 8))
+        >>> bool((maps >= 0).all()), maps.sum(dim=(1, 2, 3))
+        (True, tensor([1.0000, 1.0000]))
     """
 
     def compose(self, zennit: Any, rules: _Rules) -> Any:

@@ -46,6 +46,13 @@ def hookable(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
     Raises:
         UnsupportedError: where the model cannot be written as a graph; and lists what cannot be
             made out of place, and why.
+
+    Examples:
+        >>> class Block(nn.Module):
+        ...     def forward(self, x):
+        ...         return torch.relu(x) + x
+        >>> [name for name, _ in hookable(Block()).named_children()]
+        ['relu', 'add']
     """
     return _rewrite(model, example, lambda network, layers: [], "rewrite")
 
@@ -71,6 +78,11 @@ def canonize(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
             that cannot be folded, and why.
 
     Source: Motzkus, Weber & Lapuschkin 2022, Measurably Stronger ... via Model Canonization.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        >>> [type(module).__name__ for module in canonize(net).children()]
+        ['Conv2d', 'ReLU']
     """
     return _rewrite(model, example, _fold, "canonize")
 
@@ -88,6 +100,14 @@ def canonized(model: nn.Module, example: Tensor | None = None) -> Iterator[nn.Mo
 
     Yields:
         The model itself.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        >>> with canonized(net):
+        ...     print(len(list(net.children())))
+        2
+        >>> len(list(net.children()))
+        3
     """
     network = canonize(model, example)
     swapped = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set", "training")

@@ -37,6 +37,12 @@ class Scores:
         curves: Probability of the class before and after each step of flipping, (N, steps + 1),
             NaN where there is no score; None for metrics without steps.
         seconds: Duration.
+
+    Examples:
+        >>> from numpy import array, nan
+        >>> scores = Scores(array([0.5, 0.25, nan]), ["", "", "map is constant"])
+        >>> scores.n, scores.mean, scores.remarks
+        (2, 0.375, Counter({'map is constant': 1}))
     """
 
     values: Array

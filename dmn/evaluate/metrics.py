@@ -46,6 +46,11 @@ class MetricSpec:
         constant_score: The score of a constant map; None drops it.
         arrange: Returns the indices of images that are scored together, (G, size), and records why
             others are dropped; None scores every image with a valid map on its own.
+
+    Examples:
+        >>> spec = METRICS["Sparseness"]
+        >>> spec.category, spec.higher_is_better, spec.range
+        ('complexity', True, (0, 1))
     """
 
     category: Category
@@ -131,6 +136,10 @@ def metric_specs(names: str | Iterable[str]) -> dict[str, MetricSpec]:
 
     Raises:
         UnknownNameError: if a metric does not exist; lists those that do.
+
+    Examples:
+        >>> list(metric_specs("Complexity"))
+        ['Complexity']
     """
     keys = [names] if isinstance(names, str) else list(names)
     if unknown := [name for name in keys if name not in METRICS]:

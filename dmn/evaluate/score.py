@@ -59,6 +59,14 @@ def score(
         UnknownNameError: if a metric does not exist; lists those that do.
         TargetError: if the numbers of classes and images differ, or a class is not an index.
         DataError: if masks have another shape than images, or images are no tensor (N, C, H, W).
+
+    Examples:
+        >>> from dmn.baselines import InputXGradient
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+        >>> x = torch.rand(8, 1, 2, 2)
+        >>> scores = score("Completeness", net, InputXGradient(net), x, net(x).argmax(dim=1))
+        >>> scores["Completeness"].n, round(scores["Completeness"].mean, 4)
+        (8, 0.0)
     """
     specs = metric_specs(metrics)
     if not isinstance(x, Tensor):

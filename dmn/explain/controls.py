@@ -18,10 +18,16 @@ from dmn.explain.target import Target, class_indices
 
 @register("control", "Random")
 class RandomMap:
-    """Uniform noise: the same for the same image and target, new for any other.
+    """Uniform noise, the same each time for the same image and target.
 
     Args:
-        seed: Of the noise, at least 0.
+        seed: For the noise, at least 0.
+
+    Examples:
+        >>> x = torch.zeros(2, 1, 8, 8)
+        >>> random = RandomMap(seed=1)
+        >>> torch.equal(random(x, 0), random(x, 0)), torch.equal(random(x, 0), random(x, 1))
+        (True, False)
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -40,7 +46,13 @@ class RandomMap:
 
 @register("control")
 class Edges:
-    """Magnitude of the image's gradient (Sobel), summed over channels."""
+    """Edges of the image: the magnitude of its Sobel gradient, after a sum over channels.
+
+    Examples:
+        >>> step = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(1, 1, 4, 4)
+        >>> Edges()(step)[0, 0, 0]
+        tensor([0., 4., 4., 0.])
+    """
 
     def __call__(self, x: Tensor, target: Target = None) -> Tensor:
         """Return edge strength, (B, 1, H, W); the target does not matter."""
@@ -56,10 +68,15 @@ class Edges:
 
 @register("control", "Centre")
 class CentreGaussian:
-    """A Gaussian bump in the middle of the image.
+    """A Gaussian bump in the middle of the image, the same for all images.
 
     Args:
         width: Standard deviation as a share of the image's side.
+
+    Examples:
+        >>> bump = CentreGaussian(width=0.2)(torch.zeros(1, 3, 5, 5))
+        >>> bump.shape, int(bump.argmax())  # the largest value is at the centre, pixel 12 of 25
+        (torch.Size([1, 1, 5, 5]), 12)
     """
 
     def __init__(self, width: float = 0.25) -> None:
@@ -80,10 +97,14 @@ def _outer(vectors: Iterable[Tensor]) -> Tensor:
 
 
 def controls(seed: int = 0) -> dict[str, Explainer]:
-    """Make every control, by its name.
+    """Make all controls, by name: maps that any method should beat.
 
     Args:
-        seed: Of those that draw, at least 0.
+        seed: For the random ones, at least 0.
+
+    Examples:
+        >>> list(controls())
+        ['Random', 'Edges', 'Centre']
     """
     return {
         spec.name: spec.factory(**({"seed": seed} if "seed" in spec.options else {}))

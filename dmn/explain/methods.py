@@ -1,7 +1,4 @@
-"""SplitCAM, SplitGrad and SplitLRP: maps read off a pair f = g - h, trained or split.
-
-Each gives three maps: evidence (of g), counter-evidence (of h) and their difference.
-"""
+"""SplitCAM, SplitGrad and SplitLRP: maps read off a pair f = g - h, trained or split."""
 
 from __future__ import annotations
 
@@ -40,9 +37,14 @@ ALPHA = 0.48  # from validation scenes of a ResNet18 and a VGG16
 
 
 class StreamMaps(NamedTuple):
-    """The maps of both sides of a pair and of their difference, each (B, 1, H, W), float32.
+    """The maps of g, of h and of their difference, each (B, 1, H, W), float32.
 
-    The difference is computed separately: in deep split networks it is lost in what g and h share.
+    The difference has its own pass: in a deep split network g and h are too large to subtract.
+
+    Examples:
+        >>> maps = SplitCAM(dmn.load("mnist_paired").model).streams(torch.rand(2, 1, 28, 28))
+        >>> maps.g.shape, torch.allclose(maps.difference, maps.g - maps.h, atol=1e-5)
+        (torch.Size([2, 1, 28, 28]), True)
     """
 
     g: Tensor
@@ -51,39 +53,41 @@ class StreamMaps(NamedTuple):
 
 
 class SplitExplainer:
-    """A map of a pair at one layer; subclasses define how a reading becomes a map.
+    """Base class of methods that map one layer of a pair g - h; subclasses define `reduce`.
 
     Args:
-        pair: The network as g - h; a trained difference network or a split one.
-        layer: Name of the layer to read; "input" for the image. None for the image but, of SplitCAM
-            on a split network that was given an example, for its `cam_layer`.
+        pair: The network as g - h: a trained difference network or a split one.
+        layer: Name of the layer to read; "input" is the image. The default is the image, except for
+            SplitCAM on a split network that was given an example: it reads the pair's `cam_layer`.
         stream: "g" for evidence, "h" for counter-evidence, "g-h" for their difference.
-        part: Of the layer, "p", "n", their sum or their difference. In a split network they are its
-            streams. At a paired input p is the image (ink), and n its complement (blank). At all
-            other layers of a trained pair there is only p.
-        contrast: Remove evidence for all classes: start from the logit minus the mean of all; for
-            relevance, subtract the map of that mean, each divided by its own L1 norm. "mean" is one
-            pass from the logit minus the mean, for relevance too; which alone also takes "clrp"
-            and "sglrp", one pass from the start that `dmn.nn.output_relevance` gives. None for
-            False but, of a split network's relevance, "mean" if there are several logits.
+        part: "p", "n", "p+n" or "p-n". The streams of a split network are p and n. At a paired
+            input, p is the image (ink) and n is its complement (blank). All other layers of a
+            trained pair have p only.
+        contrast: Remove what speaks for all classes. "mean" starts from the logit minus the mean.
+            True does so, too; for relevance it subtracts the map of the mean, both divided by their
+            L1 norms. "clrp" and "sglrp" are for relevance; see `dmn.nn.output_relevance`. None is
+            "mean" for the relevance of a split network with several logits, otherwise False.
         absolute: Return magnitudes.
-        alpha: For split networks, as the options below: the shift, in [0, 0.5]. It takes the
-            streams' sensitivities from their own gradient (0) to the plain one (0.5), and relevance
-            from the z+ rule (0) to the epsilon rule (0.5). One number; one per layer, by its name,
-            0 for the rest; or a pair, for the first and the last convolution, linear in depth. Of
-            sensitivities also "balanced", of relevance "auto". None for 0 and "auto".
-        head_alpha: The shift of relevance after the last convolution, where alpha names no layer.
+        alpha: The shift, in [0, 0.5]; for split networks, like most options below. It leads from
+            each stream's own gradient (0) to the plain one (0.5), and relevance from the z+ rule
+            (0) to the epsilon rule (0.5). One number, a mapping from layers to numbers (0 for
+            others), a pair for the first and the last convolution (linear in depth), "balanced"
+            (gradient) or "auto" (relevance). None is 0, and "auto" for relevance.
+        head_alpha: The shift of relevance after the last convolution, unless alpha names layers.
         rho: The streams' share if alpha is "balanced".
         theta: Share of min(p, n) kept after activations, in [0, 1]; None for the network's own.
         threshold: Recentre only where p + n exceeds it; None for the network's own.
-        pool: Form of max pooling; None for the network's own.
+        pool: "winner" or "convex", the form of max pooling; None for the network's own.
         epsilon: Stabilises relevance.
 
     Raises:
-        UnknownNameError: names the layers that there are; if called, for a layer that is no image.
-        OptionError: for a contrast that the method does not take; when called for a part "n" that
-            the layer does not have, or with an option that is not for this kind of pair.
+        UnknownNameError: for a layer that does not exist or, when called, holds no image.
+        OptionError: for an option that the method, the layer or this kind of pair does not take.
         TargetError: when called for a class that does not exist, or for contrast with one class.
+
+    Examples:
+        >>> SplitCAM(dmn.load("mnist_paired").model, "stage2_1", stream="g", part="p")
+        SplitCAM at stage2_1, part p
     """
 
     backward: ClassVar[Backward] = "gradient"
@@ -138,9 +142,9 @@ class SplitExplainer:
         return f"{type(self).__name__} at {self.layer}, part {self.part}"
 
     def __call__(self, x: Tensor, target: Target = None) -> Tensor:
-        """Explain images of shape (B, C, H, W); returns maps of shape (B, 1, H, W), float32.
+        """Explain images (B, C, H, W) by maps (B, 1, H, W), float32.
 
-        Positive values are for the target in the streams g and g-h, and against it in h.
+        Positive values speak for the target in the streams g and g-h, and against it in h.
         """
         (maps,) = explain_together([self], x, target)
         return maps
@@ -159,13 +163,7 @@ class SplitExplainer:
     def map(
         self, read: Callable[[Pair, BackwardConfig], Readings], stream: Stream, x: Tensor
     ) -> Tensor:
-        """Return one stream's map.
-
-        Args:
-            read: Returns the readings of a pass over a pair.
-            stream: Which side.
-            x: The images, whose size the map gets.
-        """
+        """Return one stream's map, in the size of images x, from what `read` returns for a pass."""
         values = [
             self._values(read(self.pair, config)[self.layer], stream) for config in self.passes
         ]
@@ -191,20 +189,20 @@ class SplitExplainer:
                 f"layer {self.layer!r} has no part n; only paired inputs and split networks have"
             )
         sign = -1 if self.part == "p-n" else 1
-        values, sensitivities = {
-            "p": (p, delta_p),
-            "n": (n, delta_n),
-        }.get(self.part) or (torch.cat([p, n], 1), torch.cat([delta_p, sign * delta_n], 1))
+        values, sensitivities = {"p": (p, delta_p), "n": (n, delta_n)}.get(self.part) or (
+            torch.cat([p, n], 1),
+            torch.cat([delta_p, sign * delta_n], 1),
+        )
         return self.reduce(values, sensitivities)
 
 
 def explain_together(
     explainers: Collection[SplitExplainer], x: Tensor, target: Target = None
 ) -> list[Tensor]:
-    """Explain the same images by many explainers, with one pass for all of equal options.
+    """Explain the same images by several explainers; those with equal options share a pass.
 
     Args:
-        explainers: Of one pair or several.
+        explainers: They may read one pair or several.
         x: Images (B, C, H, W).
         target: Class index, one per image, or None for the predicted class.
 
@@ -218,20 +216,20 @@ def explain_together(
 def explain(
     pair: Pair, x: Tensor, target: Target = None, method: str = "SplitCAM", **options: Any
 ) -> Tensor:
-    """Explain images by a pair itself.
+    """Explain images by the pair that classifies them.
 
     Args:
         pair: A trained difference network or a split one.
         x: Images (B, C, H, W).
         target: Class index, one per image, or None for the predicted class.
         method: "SplitCAM", "SplitGrad" or "SplitLRP", in any case.
-        **options: Of the method, such as `layer` and `stream`: see `SplitExplainer`.
+        **options: Options of the method, such as `layer` and `stream`; see `SplitExplainer`.
 
     Returns:
-        Maps (B, 1, H, W), float32; positive values are for the target.
+        Maps (B, 1, H, W), float32. Positive values speak for the target.
 
     Raises:
-        UnknownNameError: names the methods, or the layers, that there are.
+        UnknownNameError: for an unknown method or layer; names those that exist.
     """
     return find_method(method, "split").factory(pair, **options)(x, target)
 
@@ -260,9 +258,7 @@ def _read_together(
 
 
 class _Pass(NamedTuple):
-    """The layers and streams of one pass; dictionaries keep the order."""
-
-    layers: dict[str, None]
+    layers: dict[str, None]  # in order
     streams: dict[Stream, None]
 
 
@@ -295,9 +291,13 @@ SHIFTED = {"stream": "g", "part": "p", "alpha": ALPHA}
 
 @register("split", needs_layer=True, defaults=SHIFTED, featured=True)
 class SplitCAM(SplitExplainer):
-    """Activation times sensitivity, summed over channels (SplitCAM).
+    """Activation times sensitivity, summed over channels; see `SplitExplainer` for the options.
 
     Source: Zimmermann & Loho, Hidden Monotonicity, CVPR 2026.
+
+    Examples:
+        >>> SplitCAM(dmn.load("mnist_paired").model, "stage2_1")(torch.rand(2, 1, 28, 28)).shape
+        torch.Size([2, 1, 28, 28])
     """
 
     at_cam_layer = True
@@ -309,9 +309,14 @@ class SplitCAM(SplitExplainer):
 
 @register("split", defaults=SHIFTED)
 class SplitGrad(SplitExplainer):
-    """Channel mean of the sensitivities (SplitGrad).
+    """The mean of the sensitivities over channels; see `SplitExplainer` for the options.
 
     Source: Zimmermann & Loho, Hidden Monotonicity, CVPR 2026.
+
+    Examples:
+        >>> evidence = SplitGrad(dmn.load("mnist_paired").model, stream="g", part="p")
+        >>> bool((evidence(torch.rand(2, 1, 28, 28)) >= 0).all())  # no weight of g is negative
+        True
     """
 
     def reduce(self, values: Tensor, sensitivities: Tensor) -> Tensor:
@@ -321,21 +326,24 @@ class SplitGrad(SplitExplainer):
 
 @register("split", defaults={"stream": "g-h"}, featured=True)
 class SplitLRP(SplitCAM):
-    """Layer-wise relevance propagation on both sides (SplitLRP).
+    """Layer-wise relevance propagation in g and h; see `SplitExplainer` for the options.
 
-    Of a split network it is LRP-gamma with gamma = 1 / alpha - 2, for any activation and any graph.
-    Relevance is conserved up to the share of the biases and of epsilon. By default alpha is found
+    On a split network it is LRP-gamma with gamma = 1 / alpha - 2, for any activation and any graph.
+    Relevance is conserved except for the shares of biases and of epsilon. By default alpha follows
     from the resolution of each layer, so that contributions cancel within a bound.
 
-    Of a trained pair, whose weights have one sign, it is epsilon-LRP. If every activation is
-    piecewise linear, it equals SplitCAM at the same layer there.
-
-    Example:
-        >>> model = split(net, images)
-        >>> maps = SplitLRP(model)(images)  # (B, 1, H, W), of the predicted classes
+    On a trained pair, whose weights have one sign, it is epsilon-LRP. If all its activations are
+    piecewise linear, SplitLRP equals SplitCAM at the same layer.
 
     Source: Zimmermann & Loho, Hidden Monotonicity, CVPR 2026; the rules are of Bach et al. 2015,
         eq. 58, and Montavon et al., Layer-Wise Relevance Propagation: An Overview, 2019.
+
+    Examples:
+        >>> from dmn.split import split
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+        >>> x = torch.rand(2, 1, 8, 8)
+        >>> SplitLRP(split(net, x))(x).shape  # for the predicted class of each image
+        torch.Size([2, 1, 8, 8])
     """
 
     backward = "relevance"

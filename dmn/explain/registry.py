@@ -21,19 +21,24 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """One method.
+    """What is known about a method: its name, how to make it, and what it needs.
 
     Attributes:
-        name: The name in code, configs, command line and tables.
-        factory: Makes the explainer. It takes a pair f = g - h first if the method is a split one,
-            any classifier if it is post-hoc, and no network if it is a control; then the options.
+        name: The name in code, configs, on the command line and in tables.
+        factory: Makes the explainer. Its first argument is a pair f = g - h for "split" methods and
+            any classifier for "post-hoc" methods; controls take no network. Options follow.
         kind: "split" reads a pair, "post-hoc" explains any classifier, "control" does not look at
             the network.
-        needs_layer: The method is meant for one layer, which the option `layer` names: for class
-            activation maps. `dmn.explain.layers.last_stage` finds the usual one.
-        defaults: Options that `dmn explain` sets on a network that was not trained as g - h, where
-            the user sets none. The factory has defaults of its own for everything else.
-        featured: `dmn explain` shows the method where the user names none.
+        needs_layer: Whether the option `layer` has to name a layer, as for class activation maps.
+            `dmn.explain.layers.last_stage` finds the usual one.
+        defaults: Options that `dmn explain` sets on networks that were not trained as g - h, unless
+            the user sets them.
+        featured: Whether `dmn explain` shows the method if the user names none.
+
+    Examples:
+        >>> spec = find_method("SplitCAM")
+        >>> spec.kind, spec.needs_layer, spec.options[:3]
+        ('split', True, ('pair', 'layer', 'stream'))
     """
 
     name: str
@@ -51,7 +56,7 @@ class MethodSpec:
 
 _registered: dict[str, MethodSpec] = {}  # by name in lower case
 METHODS: Mapping[str, MethodSpec] = MappingProxyType(_registered)
-"""All methods that are registered, by name in lower case; see `find_method`."""
+"""All registered methods, by name in lower case; see `find_method`."""
 
 
 def register(
@@ -62,17 +67,24 @@ def register(
     defaults: Mapping[str, Any] | None = None,
     featured: bool = False,
 ) -> Callable[[Factory], Factory]:
-    """Register the class or function below as a method; a decorator.
+    """Register a class or function as a method; used as a decorator.
 
     Args:
-        kind: See `MethodSpec`, like the rest.
+        kind: "split", "post-hoc" or "control"; see `MethodSpec`.
         name: By default the name of the class.
         needs_layer: Whether the option `layer` has to be set.
-        defaults: Options on networks that were not trained as g - h.
-        featured: Whether to show the method where none is named.
+        defaults: Options for networks that were not trained as g - h.
+        featured: Whether `dmn explain` shows the method if the user names none.
 
     Raises:
-        OptionError: if another method has the name, in whatever case.
+        OptionError: if another method has this name, in upper or lower case.
+
+    Examples:
+        >>> @register("control", "Zero")
+        ... def zero():
+        ...     return lambda x, target=None: x.new_zeros(len(x), 1, *x.shape[2:])
+        >>> find_method("zero").factory()(torch.rand(2, 3, 8, 8)).shape
+        torch.Size([2, 1, 8, 8])
     """
 
     def add(factory: Factory) -> Factory:
@@ -94,20 +106,29 @@ def _origin(factory: Callable[..., Explainer]) -> tuple[str, str]:
 
 
 def list_methods(*kinds: Kind) -> list[MethodSpec]:
-    """List the methods of some kinds, or all: split ones first, controls last."""
+    """List the methods of some kinds, or of all: "split" first, "control" last.
+
+    Examples:
+        >>> [spec.name for spec in list_methods("split")]
+        ['SplitCAM', 'SplitGrad', 'SplitLRP']
+    """
     selected = [kind for kind in KINDS if kind in (kinds or KINDS)]
     return [spec for kind in selected for spec in METHODS.values() if spec.kind == kind]
 
 
 def find_method(name: str, *kinds: Kind) -> MethodSpec:
-    """Find a method by its name, in any case.
+    """Find a method by its name, in upper or lower case.
 
     Args:
         name: Such as "SplitCAM" or "gradcam++".
-        *kinds: Those that will do; all by default.
+        *kinds: The kinds to search; all by default.
 
     Raises:
-        UnknownNameError: names the methods that there are.
+        UnknownNameError: if there is no such method; names those that exist.
+
+    Examples:
+        >>> find_method("splitlrp").factory.__name__
+        'SplitLRP'
     """
     spec = METHODS.get(str(name).lower())  # a config may hold a number
     if spec is None or spec.kind not in (kinds or KINDS):

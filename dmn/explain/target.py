@@ -16,6 +16,7 @@ from dmn.errors import TargetError, UnknownNameError
 from dmn.nn import Pair, eval_mode, predict_logits
 
 Target = int | str | Sequence[int] | Sequence[str] | NDArray[Any] | Tensor | None
+"""A class for all images or one per image, by index or by name; None for the predicted class."""
 SHOWN = 3  # names, where none is close
 
 
@@ -26,21 +27,27 @@ def resolve_target(
     """Turn a target into one class index per image.
 
     Args:
-        model: The classifier, called in eval mode, and only if the target is None.
+        model: The classifier. It is called only if the target is None, in eval mode.
         x: Images (B, C, H, W).
-        target: A class index for all images, a list, array or tensor of one for each (B,), or None
-            for the predicted ones. Of a network with one logit the only class is 0. A class may
-            also be given by its name, if names are known.
-        classes: The name of each class; by default what the model's attribute `classes` says.
+        target: A class index for all images; a list, array or tensor (B,) with one per image; or
+            None for the predicted classes. The only class of a network with one logit is 0. Names
+            of classes may stand for indices.
+        classes: The name of each class; by default the model's attribute `classes`.
 
     Returns:
         Class indices (B,), on the images' device.
 
     Raises:
-        UnsupportedError, DataError: where the model cannot be run; see `dmn.nn.predict_logits`.
-        TargetError: if something is not an index, or there is not one per image. Indices that are
-            too large are found later, by `dmn.nn.check_target`.
+        UnsupportedError: if the model does not return logits; see `dmn.nn.predict_logits`.
+        DataError: if the images do not fit the model.
+        TargetError: for something that is not an index, or not one per image. Indices that are too
+            large are found later, by `dmn.nn.check_target`.
         UnknownNameError: if no class has the name; names those that are close.
+
+    Examples:
+        >>> x = torch.zeros(2, 1, 8, 8)
+        >>> resolve_target(nn.Flatten(), x, "cat", classes=["dog", "cat"])
+        tensor([1, 1])
     """
     if target is None:
         with eval_mode(model):

@@ -30,6 +30,10 @@ def require_equal(
 
     Raises:
         NotEqualError: with the network and the largest difference.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+        >>> require_equal(trace(net).network, net, torch.rand(2, 1, 2, 2), exact=True)
     """
     no_autocast = torch.autocast(x.device.type, enabled=False)
     # what a compiler makes of the original is another rounding of the same function

@@ -46,6 +46,10 @@ class Unsupported(NamedTuple):
     Attributes:
         path: Module path of the node, and its operation.
         needs: The reason, and what would help.
+
+    Examples:
+        >>> print(Unsupported("block.softmax (softmax)", "leave it out, and explain the logits"))
+        block.softmax (softmax): leave it out, and explain the logits
     """
 
     path: str
@@ -77,6 +81,13 @@ class Traced(NamedTuple):
         layers: For each name, "input" first, the node that returns the output of the module or
             operation of that name. The second call of a module is named `name_1`.
         unsupported: In-place operations that could not be replaced.
+
+    Examples:
+        >>> traced = trace(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True)))
+        >>> {name: node.op for name, node in traced.layers.items()}
+        {'input': 'placeholder', '0': 'call_module', '1': 'call_module'}
+        >>> traced.network.get_submodule("1")
+        ReLU()
     """
 
     network: fx.GraphModule
@@ -104,6 +115,17 @@ def trace(
         UnsupportedError: for control flow that depends on values, or on shapes without an
             example; for more than one input, for other outputs, and for modules with hooks; the
             message names the module.
+
+    Examples:
+        >>> class Block(nn.Module):
+        ...     def forward(self, x):
+        ...         x += 1
+        ...         return x.relu()
+        >>> print(trace(Block()).network.code.strip())
+        def forward(self, x):
+            iadd = x + 1;  x = None
+            relu = iadd.relu();  iadd = None
+            return relu
     """
     model = unwrap(model)
     traced_before = isinstance(model, fx.GraphModule) and _LAYERS in model.meta

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 Start = Literal["dirac", "log_normal", "uniform"]
+"""The name of an initialisation of nonnegative weights; see `STARTS`."""
 
 
 @torch.no_grad()
@@ -72,3 +73,4 @@ STARTS: dict[Start, Callable[[Tensor], None]] = {
     "log_normal": log_normal_,
     "uniform": uniform_,
 }
+"""Initialisations of nonnegative weights by name; each overwrites a weight in place."""

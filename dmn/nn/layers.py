@@ -8,12 +8,16 @@ from torch import Tensor, nn
 
 
 class ConvexConcave(nn.Module):
-    """Half the channels `relu(z)`, half `-relu(-z)`: monotone, neither convex nor concave.
+    """Apply `relu(z)` to the first half of the channels and `-relu(-z)` to the second half.
 
-    With ReLU alone a network of nonnegative weights is convex in its input; with both kinds it is
-    any monotone function.
+    With ReLU alone, a network of nonnegative weights is convex in its input. With both kinds it can
+    be any monotone function.
 
     Source: Runje & Shankaranarayana, Constrained Monotonic Neural Networks, ICML 2023.
+
+    Examples:
+        >>> ConvexConcave()(torch.tensor([[-1.0, 2.0, -3.0]]))
+        tensor([[ 0.,  2., -3.]])
     """
 
     def forward(self, z: Tensor) -> Tensor:
@@ -35,16 +39,22 @@ def signs(ones: Tensor) -> Tensor:
 
 
 class MaxMinPool2d(nn.Module):
-    """Max pooling of the channels that `ConvexConcave` makes convex, min pooling of the others.
+    """Max pooling of the first half of the channels, min pooling of the second half.
 
-    A concave unit measures how much is missing. Its maximum over a window loses that if nothing is
-    missing at one position; its minimum keeps it. A max is a monotone OR, a min a monotone AND.
+    It follows `ConvexConcave`, whose second half is concave. A concave unit measures how much is
+    missing: its maximum over a window loses that if nothing is missing at one position, and its
+    minimum keeps it. A maximum is a monotone OR, a minimum a monotone AND.
 
     Args:
-        channels: Of the input.
+        channels: Number of channels of the input.
         kernel_size: Side of the windows.
-        stride: From window to window; by default they do not overlap.
-        padding: Around the image, of values that no window selects.
+        stride: Distance between windows; by default they do not overlap.
+        padding: Pixels on each side, of values that no window selects.
+
+    Examples:
+        >>> x = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).expand(1, 2, 2, 2)
+        >>> MaxMinPool2d(channels=2)(x).flatten().tolist()
+        [4.0, 1.0]
     """
 
     sign: Tensor
@@ -67,18 +77,27 @@ MONOTONE_ACTIVATIONS: dict[type[nn.Module], str] = {
     ConvexConcave: "half convex, half concave",
     nn.Hardtanh: "saturating",
 }
-"""Monotone elementwise activations with value 0 at 0, and their shape."""
+"""The monotone elementwise activations with value 0 at 0, and their shapes."""
 
 
 class View(nn.Module):
-    """What a monotone network sees of an image x in [0, 1].
+    """Base class of what a monotone network sees of an image x in [0, 1]; override `view`.
 
-    The image is padded first, by its background 0, and complemented after, so that the border of
-    `1 - x` is 1: zeros there would count as ink.
+    The image is first padded by its background 0 and then complemented, so that the border of
+    `1 - x` is 1. Zeros there would count as ink.
 
     Args:
-        margin: Pixels of background added on each side, in place of the first convolution's
-            padding.
+        margin: Pixels of background added on each side. They replace the padding of the first
+            convolution.
+
+    Examples:
+        >>> class Doubled(View):
+        ...     def view(self, x):
+        ...         return 2 * x
+        >>> Doubled(margin=1)(torch.ones(1, 1, 1, 1))
+        tensor([[[[0., 0., 0.],
+                  [0., 2., 0.],
+                  [0., 0., 0.]]]])
     """
 
     def __init__(self, margin: int = 0):
@@ -90,7 +109,7 @@ class View(nn.Module):
         return self.view(F.pad(x, (self.margin,) * 4))
 
     def view(self, x: Tensor) -> Tensor:
-        """Present the padded image."""
+        """Return what the network sees of the padded image."""
         return x
 
     def extra_repr(self) -> str:
@@ -99,11 +118,23 @@ class View(nn.Module):
 
 
 class Plain(View):
-    """The image as it is."""
+    """The image as it is.
+
+    Examples:
+        >>> Plain(margin=2)(torch.rand(8, 1, 28, 28)).shape
+        torch.Size([8, 1, 32, 32])
+    """
 
 
 class Inverted(View):
-    """The complement `1 - x`: a monotone network of it falls where ink is added."""
+    """The complement `1 - x`; a network that is monotone in it falls where ink is added.
+
+    Examples:
+        >>> Inverted(margin=1)(torch.tensor([[[[0.25]]]]))
+        tensor([[[[1.0000, 1.0000, 1.0000],
+                  [1.0000, 0.7500, 1.0000],
+                  [1.0000, 1.0000, 1.0000]]]])
+    """
 
     def view(self, x: Tensor) -> Tensor:
         """Complement the padded image."""
@@ -111,7 +142,12 @@ class Inverted(View):
 
 
 class Paired(View):
-    """The image and its complement, `[x, 1 - x]` on the channel axis."""
+    """The image and its complement `[x, 1 - x]`, along the channels.
+
+    Examples:
+        >>> Paired()(torch.tensor([[[[0.25, 1.0]]]])).flatten(1)
+        tensor([[0.2500, 1.0000, 0.7500, 0.0000]])
+    """
 
     def view(self, x: Tensor) -> Tensor:
         """Stack the padded image and its complement."""
@@ -119,7 +155,12 @@ class Paired(View):
 
 
 class Opposed(View):
-    """The image and its negative, `[x, -x]`; for inputs without upper bound, such as features."""
+    """The input and its negative `[x, -x]`, along the channels; for features without upper bound.
+
+    Examples:
+        >>> Opposed()(torch.tensor([[[[0.25, 1.0]]]])).flatten(1)
+        tensor([[ 0.2500,  1.0000, -0.2500, -1.0000]])
+    """
 
     def view(self, x: Tensor) -> Tensor:
         """Stack the padded image and its negative."""
@@ -127,7 +168,12 @@ class Opposed(View):
 
 
 class Add(nn.Module):
-    """Add two tensors, as a module that hooks can attach to."""
+    """Add two tensors, as a module that hooks can attach to.
+
+    Examples:
+        >>> Add()(torch.tensor([1.0, 2.0]), torch.tensor([10.0, 20.0]))
+        tensor([11., 22.])
+    """
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return x + y."""
@@ -151,4 +197,4 @@ MONOTONE_OPERATIONS: set[type[nn.Module]] = {
     nn.AdaptiveMaxPool2d,
     nn.ZeroPad2d,
 }
-"""Parameter-free modules that are nondecreasing in eval mode; add your own to have it accepted."""
+"""The modules without parameters that are nondecreasing in eval mode; add your own to the set."""

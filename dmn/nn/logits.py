@@ -15,13 +15,13 @@ _RANKS = {3: "signals (B, C, L)", 4: "images (B, C, H, W)", 5: "volumes (B, C, D
 
 
 def check_numbers(x: Any) -> None:
-    """Refuse what is no tensor of floating point numbers.
+    """Refuse anything but a tensor of floating point numbers.
 
     Args:
         x: Images.
 
     Raises:
-        DataError: names its type.
+        DataError: for anything else; names its type.
     """
     if not isinstance(x, Tensor):
         raise DataError(f"images are of type {type(x).__name__}; give a tensor (B, C, H, W)")
@@ -30,14 +30,14 @@ def check_numbers(x: Any) -> None:
 
 
 def check_images(x: Any) -> None:
-    """Refuse what is not a batch of images, signals or volumes.
+    """Refuse anything but a batch of images, signals or volumes.
 
     Args:
         x: What is to be explained.
 
     Raises:
-        DataError: if it is no tensor of floating point numbers of shape (B, C, L), (B, C, H, W) or
-            (B, C, D, H, W).
+        DataError: unless it is a tensor of floating point numbers of shape (B, C, L), (B, C, H, W)
+            or (B, C, D, H, W).
     """
     check_numbers(x)
     if x.dim() not in _RANKS:
@@ -48,17 +48,21 @@ def check_images(x: Any) -> None:
 
 
 def pick_logits(output: Any, network: str) -> Tensor:
-    """Return the logits among what a network returns.
+    """Return the logits from what a network returns.
 
-    These are, in this order: a tensor; the attribute `logits`, as of the outputs of Hugging Face;
-    the key "logits" of a mapping; the first element of a tuple or list.
+    They are the first that exists of: the tensor itself; the attribute `logits`, as in outputs of
+    Hugging Face; the key "logits" of a mapping; the first element of a tuple or list.
 
     Args:
         output: What the network returned.
-        network: Its name, for the message.
+        network: The network's name, for the error message.
 
     Raises:
         UnsupportedError: for anything else; says what it is.
+
+    Examples:
+        >>> pick_logits({"logits": torch.zeros(2, 10)}, "MyNetwork").shape
+        torch.Size([2, 10])
     """
     picked = output
     if not isinstance(output, Tensor):
@@ -76,18 +80,18 @@ def pick_logits(output: Any, network: str) -> Tensor:
 
 
 def logits_matrix(output: Any, network: str, count: int) -> Tensor:
-    """Return the logits among what a network returns as a matrix; see `pick_logits`.
+    """Return the logits from what a network returns as a matrix; see `pick_logits`.
 
     Args:
-        output: What the network returned. Logits (B,) are one for each image.
-        network: Its name, for the message.
+        output: What the network returned. Logits (B,) stand for one class.
+        network: The network's name, for the error message.
         count: The number of images, B.
 
     Returns:
         Logits (B, K).
 
     Raises:
-        UnsupportedError: if they have another shape, as those of a segmentation, or are integers.
+        UnsupportedError: if they have another shape, as in segmentation, or are integers.
     """
     logits = pick_logits(output, network)
     if logits.dim() not in (1, 2) or len(logits) != count or not logits.is_floating_point():
@@ -100,14 +104,14 @@ def logits_matrix(output: Any, network: str, count: int) -> Tensor:
 
 
 def predict_logits(model: nn.Module | Pair, x: Tensor) -> Tensor:
-    """Run a network on images, and return its logits in one form.
+    """Run a network on images, and return its logits as a matrix.
 
     Args:
-        model: Returns logits in any of the forms of `pick_logits`.
+        model: Returns logits in any form that `pick_logits` knows.
         x: Images (B, C, H, W), signals (B, C, L) or volumes (B, C, D, H, W).
 
     Returns:
-        Logits (B, K); K is 1 where the network returns (B,).
+        Logits (B, K); K is 1 if the network returns (B,).
 
     Raises:
         UnsupportedError: if it returns something else; see `logits_matrix`.

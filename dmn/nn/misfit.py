@@ -24,14 +24,14 @@ _NORM_RANKS: dict[type[nn.Module], tuple[int, ...]] = {
 
 @contextmanager
 def misfits_explained(model: nn.Module | Pair, x: Tensor) -> Iterator[None]:
-    """Name the layer that images do not fit, where an error in the block is due to that.
+    """Name the layer that images do not fit, if that is why the block failed.
 
     Args:
         model: The network that the block runs.
         x: The images that it runs on.
 
     Raises:
-        DataError: with the layer, what it takes and what it got. Other errors pass.
+        DataError: names the layer, what it takes and what it got. Other errors pass unchanged.
     """
     try:
         yield
@@ -72,9 +72,9 @@ def check_fit(model: nn.Module | Pair, x: Tensor) -> None:
 
 
 def check_rank(model: nn.Module | Pair, x: Tensor) -> None:
-    """Refuse images that a convolution would take for a single one, without a batch.
+    """Refuse images without a batch axis.
 
-    Torch takes (C, H, W) where it takes (B, C, H, W), and the K logits of one image look like one
+    PyTorch's convolutions also take a single image (C, H, W). Its K logits would then look like one
     logit for each of K images.
 
     Args:
@@ -82,7 +82,7 @@ def check_rank(model: nn.Module | Pair, x: Tensor) -> None:
         x: Images (B, C, H, W), signals (B, C, L) or volumes (B, C, D, H, W).
 
     Raises:
-        DataError: as `check_fit`.
+        DataError: names the first layer that the images do not fit, and both shapes.
     """
     convolutions = (module for module in model.modules() if isinstance(module, _ConvNd))
     if any(convolution.weight.dim() != x.dim() for convolution in convolutions):
@@ -90,7 +90,7 @@ def check_rank(model: nn.Module | Pair, x: Tensor) -> None:
 
 
 def network_name(model: object) -> str:
-    """Return the name of a network in messages; that of the original, of a split one."""
+    """Return the name of a network for messages; a split network has that of its original."""
     return str(getattr(model, "name", type(model).__name__))
 
 

@@ -15,7 +15,15 @@ def eval_mode(model: nn.Module | Pair) -> Iterator[None]:
     """Put a model in eval mode, and restore the mode of each of its modules afterwards.
 
     Args:
-        model: A network or a pair of them.
+        model: A network or a pair.
+
+    Examples:
+        >>> net = nn.Dropout()
+        >>> with eval_mode(net):
+        ...     print(net.training)
+        False
+        >>> net.training
+        True
     """
     training = [module for module in model.modules() if module.training]
     try:

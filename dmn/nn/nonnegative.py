@@ -27,14 +27,26 @@ FLOORS: dict[type[nn.Module], float] = {
 }
 
 Constraint = Literal["projection", "abs", "square", "softplus", "exp", "none"]
+"""How weights are kept nonnegative: by projection, as a function of free ones, or not at all."""
 
 
 class Monotone(nn.Module):
     """A network that is nondecreasing in every input, because no weight below it is negative.
 
+    Derive your own network from it, and call `project` after each step of the optimizer.
+
     Attributes:
-        constraint: How the weights are kept nonnegative; with "none" they are free, for a twin
-            network to compare with.
+        constraint: How the weights are kept nonnegative. "none" leaves them free, for a network to
+            compare with.
+
+    Examples:
+        >>> class TinyMonotone(Monotone, nn.Sequential):
+        ...     pass
+        >>> net = TinyMonotone(nn.Flatten(), nn.Linear(4, 2))
+        >>> project(net)
+        >>> assert_monotone(net)
+        >>> bool((net(torch.ones(1, 1, 2, 2)) >= net(torch.zeros(1, 1, 2, 2))).all())
+        True
     """
 
     constraint: Constraint = "projection"
@@ -60,10 +72,13 @@ class Constrained(NamedTuple):
 
 
 def constrained(model: nn.Module) -> Iterator[Constrained]:
-    """Yield the parameters with a floor: the weights below each `Monotone` module of the model.
+    """Yield the constrained parameters: the weights below each `Monotone` module of a model.
 
     Args:
-        model: Any module; parts of it that are not `Monotone` are free.
+        model: Any module; its parts that are not `Monotone` are free.
+
+    Yields:
+        The name, the module and the lower bound of each constrained parameter.
     """
     for path, module in _below_monotone(model):
         floor = next((floor for kind, floor in FLOORS.items() if isinstance(module, kind)), None)
@@ -75,15 +90,22 @@ def constrained(model: nn.Module) -> Iterator[Constrained]:
 def project(model: nn.Module) -> None:
     """Set each constrained weight to the nearest allowed value, in place.
 
-    Call it after each step of an optimizer; `dmn.train.ProjectNonnegative` does so for Lightning:
-
-        loss.backward()
-        optimizer.step()
-        project(net)
+    Call it after each step of an optimizer. `dmn.train.ProjectNonnegative` does so in Lightning.
 
     Args:
-        model: Any module; weights below its `Monotone` parts are constrained, the others are left
-            alone. Reparametrised weights are nonnegative anyway.
+        model: Any module. Only the weights below its `Monotone` parts are constrained.
+            Reparametrised weights are nonnegative anyway.
+
+    Examples:
+        >>> class TinyMonotone(Monotone, nn.Sequential):
+        ...     pass
+        >>> net = TinyMonotone(nn.Flatten(), nn.Linear(4, 2))
+        >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        >>> net(torch.rand(8, 1, 2, 2)).square().mean().backward()
+        >>> optimizer.step()
+        >>> project(net)
+        >>> bool((net[1].weight >= 0).all())
+        True
     """
     for item in constrained(model):
         if not item.reparametrised:
@@ -94,11 +116,14 @@ def assert_monotone(model: nn.Module) -> None:
     """Check that the constrained parts of a model are monotone in eval mode.
 
     Args:
-        model: A module that is, or holds, `Monotone` networks.
+        model: A module that is, or contains, `Monotone` networks.
 
     Raises:
-        NotMonotoneError: if there is no `Monotone` part, or names the parameter below its floor
-            and its least value, or the module that is not known to be monotone.
+        NotMonotoneError: if there is no `Monotone` part, a parameter is below its lower bound, or a
+            module is not known to be monotone; names the parameter or the module.
+
+    Examples:
+        >>> assert_monotone(dmn.load("mnist_paired").model)
     """
     parts = dict(_below_monotone(model))
     if not parts:
@@ -118,12 +143,19 @@ def assert_monotone(model: nn.Module) -> None:
 
 
 def constraint_statistics(model: nn.Module) -> dict[str, float]:
-    """Return how close a model is to its constraint.
+    """Return how close the constrained weights of a model are to their lower bounds.
+
+    Args:
+        model: Any module; see `constrained`.
 
     Returns:
-        `min_weight`, the least distance of a constrained weight from its floor (negative if the
-        constraint is broken), and `zero_fraction`, the share of constrained weights at the floor.
+        `min_weight`, the smallest distance of a weight from its lower bound, which is negative if
+        the constraint is violated; and `zero_fraction`, the share of weights at their lower bound.
         Empty if nothing is constrained.
+
+    Examples:
+        >>> constraint_statistics(dmn.load("mnist_paired").model)["min_weight"]
+        0.0
     """
     slacks = [(item.weight.detach() - item.floor).flatten() for item in constrained(model)]
     if not slacks:
@@ -173,14 +205,14 @@ REPARAMETRISATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor
 
 
 def reparametrise(model: nn.Module, constraint: Constraint) -> None:
-    """Compute the weights of linear layers from free ones, for ablations against projection.
+    """Compute the weights of linear layers from free ones: the alternative to projection.
 
-    BatchNorm's scale stays projected. Other tools read `module.weight`, and some are silently
+    The scale of BatchNorm stays projected. Other tools read `module.weight`, and some are silently
     wrong on a reparametrised layer; that is why projection is the default.
 
     Args:
-        model: Holds `Monotone` networks; the present weights (all >= 0) are kept.
-        constraint: A key of `REPARAMETRISATIONS`.
+        model: Contains `Monotone` networks. Their weights, which must be >= 0, keep their values.
+        constraint: "abs", "square", "softplus" or "exp".
     """
     functions = REPARAMETRISATIONS[constraint]
     for _, module, _ in list(constrained(model)):

@@ -11,9 +11,12 @@ from torch import Tensor
 from dmn.errors import OptionError, TargetError
 
 OutputSelector = Literal["class", "contrast", "all", "clrp", "sglrp"]
+"""Where a pass back starts; see `output_relevance`."""
 Contrast = bool | Literal["mean", "clrp", "sglrp"]
+"""How a method removes what speaks for all classes; see `contrast_outputs`."""
 
-EPSILON = 1e-6  # of Zimmermann & Loho
+EPSILON = 1e-6
+"""The default stabiliser of relevance, as in Zimmermann & Loho 2026."""
 
 Outputs = tuple[OutputSelector, ...]
 _GRADIENT: Mapping[Contrast, Outputs] = {
@@ -31,17 +34,17 @@ _RELEVANCE: Mapping[Contrast, Outputs] = {
 
 
 def contrast_outputs(contrast: Contrast, method: str, relevance: bool) -> Outputs:
-    """Return where the passes of a method start, for its option `contrast`.
+    """Return where the passes of a method start, given its option `contrast`.
 
     Args:
         contrast: False for the class alone; True for the method's own form; "mean", "clrp" or
             "sglrp" for one pass from that start, see `output_relevance`.
-        method: The name for the error message.
-        relevance: Whether the method propagates relevance. Its own form then takes two passes, from
-            the class and from the mean of all, and it alone takes "clrp" and "sglrp".
+        method: The method's name, for the error message.
+        relevance: Whether the method propagates relevance. If so, True takes two passes, from the
+            class and from the mean of all logits; and "clrp" and "sglrp" are allowed.
 
     Raises:
-        OptionError: for another value; lists the right ones, or says which methods take it.
+        OptionError: for another value; lists the allowed ones, or says which methods take it.
     """
     known = isinstance(contrast, bool | str) and contrast in _RELEVANCE
     if not known:
@@ -60,12 +63,12 @@ def check_target(logits: Tensor, target: Tensor, contrast: bool = False) -> None
     """Refuse classes that a network does not have.
 
     Args:
-        logits: (B, K), of which only the shape is used.
-        target: Class indices, any number of them.
+        logits: (B, K); only the shape is used.
+        target: Class indices, of any number.
         contrast: Whether a second class is needed.
 
     Raises:
-        TargetError: names the index and the range, or says that there is no other class.
+        TargetError: for an index out of range, or if a second class is needed and there is none.
     """
     classes = logits.shape[1]
     if contrast and classes == 1:
@@ -91,15 +94,22 @@ def output_relevance(logits: Tensor, target: Tensor, output: OutputSelector) -> 
     Args:
         logits: (B, K).
         target: Class indices (B,).
-        output: Which start.
+        output: The start, as in the table.
 
     Raises:
-        TargetError: for an index out of range, and for a contrast or a mean of one logit.
+        TargetError: for an index out of range, or for a contrast or a mean of one logit.
 
     Source: "clrp" is CLRP1 of Gu, Yang & Tresp, Understanding Individual Decisions of CNNs via
         Contrastive Backpropagation, ACCV 2018, with its sign, where they keep the positive part of
         the map; "sglrp" is Iwana, Kuroki & Uchida, Explaining Convolutional Neural Networks using
         Softmax Gradient Layer-wise Relevance Propagation, ICCV Workshops 2019.
+
+    Examples:
+        >>> logits = torch.tensor([[4.0, 1.0, 1.0]])
+        >>> output_relevance(logits, torch.tensor([0]), "class")
+        tensor([[4., 0., 0.]])
+        >>> output_relevance(logits, torch.tensor([0]), "clrp")
+        tensor([[ 4., -2., -2.]])
     """
     logits = logits.detach()
     if output == "clrp":
@@ -119,14 +129,14 @@ def select_output(logits: Tensor, target: Tensor, output: OutputSelector) -> Ten
     """Return where a pass starts: the weight of each logit, (B, K).
 
     Args:
-        logits: (B, K), of which only shape, dtype and device are used, but for "clrp" and "sglrp".
+        logits: (B, K). Only "clrp" and "sglrp" use the values.
         target: Class indices (B,).
         output: "class", one logit; "contrast", that logit minus the mean; "all", the mean; "clrp"
-            and "sglrp", `output_relevance` divided by the logits, which are kept from 0 as
-            zennit keeps denominators.
+            and "sglrp", `output_relevance` divided by the logits, which are stabilised as in
+            zennit.
 
     Raises:
-        TargetError: for an index out of range, and for a contrast or a mean of one logit.
+        TargetError: for an index out of range, or for a contrast or a mean of one logit.
     """
     if output in ("clrp", "sglrp"):
         return output_relevance(logits, target, output) / _stabilised(logits.detach())

@@ -11,36 +11,49 @@ from dmn.errors import UnknownNameError
 from dmn.nn.output import EPSILON, OutputSelector
 
 Backward = Literal["gradient", "relevance"]
+"""What a pass carries back: sensitivities, or relevance."""
 Stream = Literal["g", "h", "g-h"]
+"""A side of a pair, or the difference of both: evidence, counter-evidence, the logit."""
 Pool = Literal["winner", "convex"]
+"""A form of max pooling in a split network; see `dmn.split.split`."""
 Alpha = float | Sequence[float] | Mapping[str, float] | Literal["balanced", "auto"]
-LayerAlphas = tuple[tuple[str, float], ...]  # a mapping as pairs, which can be hashed
+"""The shift of a split network, for all layers or by layer; see `dmn.explain.SplitExplainer`."""
+LayerAlphas = tuple[tuple[str, float], ...]
+"""The shift by layer as pairs, which can be hashed."""
 
 
 class BackwardConfig(NamedTuple):
-    """How sensitivities are carried back; maps with equal configs share one pass.
+    """The options of a pass back through a pair; maps with equal options share one pass.
 
-    A trained pair takes the first three; the others are for split networks, see docs/concepts/split.md.
+    A trained pair takes the first three. The others are for split networks; see "The split of a
+    trained network" in the documentation.
 
     Attributes:
-        backward: "gradient", or "relevance" for LRP through every layer above: of a trained pair
-            epsilon-LRP, of a split network by the rule that alpha determines.
-        output: Where it starts: "class", the chosen logit; "contrast", that logit minus the mean
-            of all; "all", the mean of all; "clrp" or "sglrp", see `output_relevance`. None for
-            "class" but, of a split network's relevance, "contrast" if there are several logits.
+        backward: "gradient", or "relevance" for LRP: epsilon-LRP in a trained pair, the rule that
+            alpha determines in a split network.
+        output: Where the pass starts: "class" is the chosen logit, "contrast" that logit minus the
+            mean of all, "all" the mean of all; for "clrp" and "sglrp" see `output_relevance`. None
+            is "contrast" for the relevance of a split network with several logits, and "class"
+            otherwise.
         epsilon: Stabilises relevance.
-        alpha: Shift in [0, 0.5]. Of sensitivities: 0 for the true gradient of the streams, 0.5 for
-            the plain one. Of relevance: 0 for the z+ rule, 0.5 for the epsilon rule. One for all
-            layers; a pair for the first and the last convolution, linear in depth; pairs of a layer
-            and its shift, 0 for the rest; "balanced", of sensitivities; "auto", of relevance. None
-            for 0 and "auto".
-        head_alpha: Shift of relevance after the last convolution, where alpha names no layer.
-        rho: With alpha "balanced", the mean of the streams' sensitivities after each shift, as a
-            multiple of the plain gradient's.
-        theta: Share of min(p, n) that is kept after each activation, in [0, 1]; None for the
-            network's own.
+        alpha: The shift, in [0, 0.5]. For "gradient", 0 is the true gradient of the streams and 0.5
+            the plain one. For "relevance", 0 is the z+ rule and 0.5 the epsilon rule. One number
+            for all layers; a pair for the first and the last convolution, linear in depth; pairs of
+            a layer's name and its shift, 0 for other layers; "balanced" (gradient) or "auto"
+            (relevance). None is 0, and "auto" for relevance.
+        head_alpha: The shift of relevance after the last convolution, unless alpha names layers.
+        rho: If alpha is "balanced": the mean of the streams' sensitivities after each shift, as a
+            multiple of the mean of the plain gradient.
+        theta: Share of min(p, n) kept after each activation, in [0, 1]; None for the network's own.
         threshold: Recentre only where p + n exceeds it; None for the network's own.
-        pool: Form of max pooling; None for the network's own.
+        pool: "winner" or "convex", the form of max pooling; None for the network's own.
+
+    Examples:
+        >>> config = BackwardConfig("relevance", alpha=(0.1, 0.4))
+        >>> config.output, config.alpha
+        ('class', (0.1, 0.4))
+        >>> config == BackwardConfig("relevance", alpha=(0.1, 0.4))
+        True
     """
 
     backward: Backward = "gradient"
@@ -55,20 +68,28 @@ class BackwardConfig(NamedTuple):
 
 
 GRADIENT = BackwardConfig()
+"""The default options of a pass: the gradient of the class's logit."""
 
 
 class Reading(NamedTuple):
-    """The activation of one side of a pair at a layer, and the sensitivity of its chosen logit.
+    """What one side of a pair holds at a layer, and how the chosen logit depends on it.
 
-    A layer has a part p, and may have a part n: the complement of a paired input, or the negative
-    stream of a split network. Where there is no n, it has no channels.
+    A layer has a part p and may have a part n: the complement of a paired input, or the negative
+    stream of a split network.
 
     Attributes:
-        p: (B, C, H, W).
-        n: (B, C', H, W); C' is 0 where there is no such part.
-        delta_p: Sensitivity to p: the gradient of the logit or, for "relevance", the relevance of a
-            unit divided by its activation.
-        delta_n: Sensitivity to n.
+        p: Activations (B, C, H, W).
+        n: Activations (B, C', H, W); C' is 0 if the layer has no part n.
+        delta_p: The sensitivity to p: the gradient of the logit or, for "relevance", the relevance
+            of a unit divided by its activation. It has the shape of p.
+        delta_n: The sensitivity to n, in the shape of n.
+
+    Examples:
+        >>> pair = dmn.load("mnist_paired").model
+        >>> read = pair.read(torch.rand(2, 1, 28, 28), torch.tensor([3, 5]), ["input"])
+        >>> p, n, delta_p, delta_n = read["input"]["g"]
+        >>> p.shape, torch.allclose(n, 1 - p)
+        (torch.Size([2, 1, 28, 28]), True)
     """
 
     p: Tensor
@@ -78,10 +99,18 @@ class Reading(NamedTuple):
 
 
 class Pair(Protocol):
-    """A network f = g - h with named layers.
+    """What explainers need of a network f = g - h: its sides, and layers that can be read.
 
     Attributes:
-        layers: Names of layers to read, from "input" to the last one that is an image.
+        layers: Names of the layers that can be read, from "input" to the last that is an image.
+
+    Examples:
+        >>> pair = dmn.load("mnist_paired").model
+        >>> x = torch.rand(2, 1, 28, 28)
+        >>> torch.allclose(pair(x), pair.g(x) - pair.h(x))
+        True
+        >>> pair.layers[:3]
+        ('input', 'stem', 'stem.conv')
     """
 
     @property
@@ -112,21 +141,28 @@ class Pair(Protocol):
         Args:
             x: Images (B, C, H, W).
             target: Class indices (B,).
-            layers: Some of `layers`.
-            config: What is carried back.
-            streams: Which sides to read; "g-h" is their difference if one pass can give it,
-                else both.
+            layers: Names, some of `layers`.
+            config: The options of the pass back.
+            streams: Which sides to read. "g-h" is their difference if one pass can give it,
+                otherwise both sides.
+
+        Returns:
+            The readings by layer and by stream.
 
         Raises:
-            UnknownNameError: if there is no such layer, or it is not an image.
-            OptionError: if an option of the pass is not for this kind of pair.
+            UnknownNameError: for a layer that does not exist or is not an image.
+            OptionError: for an option of the pass that this kind of pair does not take.
         """
 
 
 def is_pair(network: object) -> TypeGuard[Pair]:
-    """Return whether a network is a difference g - h that can be read.
+    """Return whether a network is a difference g - h that can be read; see `Pair`.
 
-    From Python 3.12 on `isinstance` does not see submodules, which g and h may be.
+    Use it in place of `isinstance`, which does not see submodules from Python 3.12 on.
+
+    Examples:
+        >>> is_pair(dmn.load("mnist_paired").model), is_pair(nn.Flatten())
+        (True, False)
     """
     return all(hasattr(network, name) for name in ("g", "h", "layers", "read"))
 
@@ -137,10 +173,10 @@ def check_layers(layers: Iterable[str], known: Container[str], shown: Iterable[s
     Args:
         layers: Names.
         known: The names that the pair has.
-        shown: The names that the error message offers instead.
+        shown: The names that the error message offers.
 
     Raises:
-        UnknownNameError: names the first that is unknown, and what there is.
+        UnknownNameError: for the first unknown name; lists the names to choose from.
     """
     for layer in layers:
         if layer not in known:

@@ -2,7 +2,8 @@
 
 The operation itself maps u, the original activation. Its rule says what it does to s, the sum of
 the streams p and n, and how a signal (q, a) goes back through it: half the difference and half the
-sum of the sensitivities to p and to n. docs/concepts/split.md derives them; docs/concepts/notation.md lists letters.
+sum of the sensitivities to p and to n. The pages "The split of a trained network" and "Notation" of
+the documentation derive the rules and list the letters.
 """
 
 from __future__ import annotations
@@ -21,16 +22,27 @@ Slope = float | Tensor
 
 
 class Rule:
-    """An operation that does to s what it does to u: averages, shapes, concatenation, sums.
+    """The rule of an operation that does to s what it does to u: averages, shapes, sums, ...
+
+    It is also the base class of all other rules.
 
     Attributes:
-        weighted: It has weights, by which signals may grow.
-        on_vectors: It has weights and no positions: a linear layer.
-        nonlinear: It is not linear: the shift acts on its input, and s is recentred after it.
-        symmetric: It does the same to p and to n.
-        is_relu: It is ReLU.
-        moves: Each output is one of the inputs, or one plus a constant, so that its gradient
-            conserves relevance.
+        weighted: Whether the operation has weights, by which signals may grow.
+        on_vectors: Whether it has weights and no positions, as a linear layer.
+        nonlinear: Whether it is not linear. If so, the shift acts on its input, and s is recentred
+            after it.
+        symmetric: Whether it does the same to p and to n.
+        is_relu: Whether it is ReLU.
+        moves: Whether each output is one of the inputs, or one plus a constant, so that its
+            gradient conserves relevance.
+
+    Examples:
+        >>> class Mirrored(nn.Module):  # only moves numbers: it does the same to s as to u
+        ...     def forward(self, x):
+        ...         return x.flip(-1)
+        >>> add_rule(Mirrored, Rule())
+        >>> is_known(Mirrored())
+        True
     """
 
     weighted = False
@@ -130,13 +142,22 @@ class Absolute(Rule):
 
 
 class Activation(Rule):
-    """An elementwise function with slopes in [-c, C].
+    """The rule of an elementwise function with slopes in [-c, C].
 
     Args:
-        slopes: c and C, both >= 0, or a function that returns them, given the call.
+        slopes: (c, C), both >= 0, or a function that returns them, given the call.
         convex: Whether the function is convex, or a function that returns this, given the call.
         at_zero: Whether its value at 0 may differ from 0.
         is_relu: Whether it is ReLU.
+
+    Examples:
+        >>> from dmn.split import split
+        >>> class Snake(nn.Module):  # x + sin(x)^2 has slopes in [0, 2]
+        ...     def forward(self, x):
+        ...         return x + torch.sin(x) ** 2
+        >>> add_rule(Snake, Activation((0.0, 2.0)))
+        >>> split(nn.Sequential(Snake(), nn.Flatten()), torch.randn(2, 1, 4, 4)).layers
+        ('input', '0')
     """
 
     nonlinear = True

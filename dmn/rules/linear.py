@@ -32,16 +32,29 @@ def _bound(weight: Tensor, slack: Tensor | None) -> Tensor:
 
 
 class Linear(Rule):
-    """A convolution, a linear layer, or your own module that is linear in its input.
+    """The rule of a convolution, a linear layer, or your own module that is linear in its input.
 
-    The module must be linear in every parameter, and parameters named "bias" must be constants.
+    The module must be linear in every parameter, and parameters named "bias" must be constants that
+    are added. For your own module, leave all options out.
 
     Args:
         transposed: Propagates a signal back by a weight without running forward, given the call,
             the weight and the signal.
         is_plain: Whether `transposed` can do so, given the call; always by default.
-        by_rows: Whether the first axis of the weight is that of the output's channels.
-        on_vectors: Whether it has no positions.
+        by_rows: Whether the first axis of the weight belongs to the channels of the output.
+        on_vectors: Whether the operation has no positions.
+
+    Examples:
+        >>> from dmn.split import split
+        >>> class Scale(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.weight = nn.Parameter(torch.tensor([-1.0, 2.0]).view(2, 1, 1))
+        ...     def forward(self, x):
+        ...         return x * self.weight
+        >>> add_rule(Scale, Linear())
+        >>> split(nn.Sequential(Scale(), nn.Flatten()), torch.randn(3, 2, 4, 4)).layers
+        ('input', '0')
     """
 
     weighted = True

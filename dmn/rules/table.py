@@ -120,17 +120,17 @@ RULES[stochastic_depth] = of.unless_training
 
 
 def add_rule(target: Any, rule: Rule) -> None:
-    """Register how your own module, function or method acts on the streams.
+    """Register the rule of your own module, function or method.
 
     Args:
         target: The module's class, the function, or the method's name. A module is kept whole, with
-            its submodules; a function needs `torch.fx.wrap`.
-        rule: `Activation((c, C))` for an elementwise function with slopes in [-c, C], `Linear()`
-            for a module that is linear in its input and in its parameters, `Rule()` for an
-            operation that does to the sum stream what it does to the activation (shapes,
-            averages).
+            its submodules. A function needs `torch.fx.wrap`.
+        rule: `Activation((c, C))` for an elementwise function with slopes in [-c, C]; `Linear()`
+            for a module that is linear in its input and in its parameters; `Rule()` for an
+            operation that does to the sum stream what it does to the activation, such as reshaping
+            or averaging.
 
-    Example:
+    Examples:
         >>> class Snake(nn.Module):  # x + sin(x)^2 has slopes in [0, 2]
         ...     def forward(self, x):
         ...         return x + torch.sin(x) ** 2
@@ -140,12 +140,19 @@ def add_rule(target: Any, rule: Rule) -> None:
 
 
 def is_known(module: nn.Module) -> bool:
-    """Return whether the class of a module has a rule, so that the module is kept whole."""
+    """Return whether the class of a module has a rule; a trace keeps such a module whole."""
     return type(module) in RULES
 
 
 def find_rules(network: fx.GraphModule) -> dict[fx.Node, Rule | str]:
-    """Return the rule of every node that depends on the image, or why it has none."""
+    """Find the rule of each node of a graph that depends on the image.
+
+    Args:
+        network: A traced network, as `dmn.graph.trace` returns it.
+
+    Returns:
+        By node its rule, or the reason why it has none.
+    """
     streams: set[fx.Node] = set()
     rules: dict[fx.Node, Rule | str] = {}
     for node in network.graph.nodes:

@@ -65,7 +65,7 @@ Property = Callable[[Any, Tensor, Tensor, torch.Generator], bool]
 
 @dataclass(frozen=True)
 class Certificate:
-    """What holds for a split network, measured on images.
+    """What holds for a split network, measured on images; printed, it is a table.
 
     Attributes:
         network: Name of the original's class.
@@ -73,16 +73,25 @@ class Certificate:
         dtype: Type in which the network was run.
         pool: Form of max pooling.
         theta: Share of min(p, n) kept after activations.
-        prediction: Largest |f - original|; None where the original is gone.
-        gradient: Largest difference of the gradient from autograd's.
-        least_weight: Least of the nonnegative weights V + W, V - W, where V = |W| unless loosened.
-        monotone: "holds", by sampling in the streams; "fails"; or "not claimed".
-        convex: As monotone.
-        cosines: Cosine of the SplitGrad maps of g and h at the input, by alpha.
-        magnitudes: Largest s, as its binary logarithm, by layer.
-        class_cosines: Mean absolute cosine of g's relevance for different classes, by alpha and by
-            layer, from the input to the last image; near 1 where relevance does not depend on the
-            class. Empty for one logit.
+        prediction: The largest |f - original|; None if the original no longer exists.
+        gradient: The largest difference between the gradient and that of autograd.
+        least_weight: The smallest of the weights V + W and V - W, where V is |W| unless loosened.
+        monotone: Whether g and h are monotone in the streams: "holds in 4 samples", "fails" or "not
+            claimed".
+        convex: Whether g and h are convex in the streams, likewise.
+        cosines: The cosine of the SplitGrad maps of g and h at the input, by alpha.
+        magnitudes: The binary logarithm of the largest s, by layer.
+        class_cosines: The mean absolute cosine between the relevance in g for different classes, by
+            alpha and by layer. Near 1, relevance does not depend on the class. Empty for one logit.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+        >>> x = torch.rand(4, 1, 8, 8)
+        >>> certificate = split(net, x, pool="convex", theta=1.0).certificate(x)
+        >>> certificate.prediction, certificate.monotone, certificate.convex
+        (0.0, 'holds in 4 samples', 'holds in 4 samples')
+        >>> Certificate.from_json(certificate.to_json()) == certificate
+        True
     """
 
     network: str

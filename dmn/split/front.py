@@ -15,17 +15,22 @@ from dmn.split.model import split
 
 
 class FrontAdapter:
-    """A difference network with a front, as a pair that can be read at its pixels too.
+    """A difference network with a front, as a pair that can be read at the pixels, too.
 
-    Layer "input" is the image. It is read from `unfold_front(model)`: part p is the image, part n
-    its negative. All other layers are those of the network itself.
+    Layer "input" is the image, which is read from `unfold_front(model)`: part p is the image, part
+    n its negative. All other layers are those of the network itself.
 
     Args:
         model: A difference network with a front. Its weights are copied when the image is first
             read.
 
     Raises:
-        UnsupportedError: when the image is first read, if the front has no mirror image.
+        UnsupportedError: when the image is first read, if the front cannot be mirrored.
+
+    Examples:
+        >>> pair = FrontAdapter(dmn.load("mnist_front").model)
+        >>> pair.layers[:3]
+        ('input', 'front', 'stem')
     """
 
     def __init__(self, model: DifferenceOfMonotone) -> None:
@@ -37,7 +42,7 @@ class FrontAdapter:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names a map can be read at."""
+        """Names of the layers that can be read."""
         return ("input", *self._model.layers)
 
     @property
@@ -81,14 +86,26 @@ class FrontAdapter:
 
 
 def as_pair(model: nn.Module, *example: Tensor) -> Pair:
-    """Return a network as a pair: unchanged, by a `FrontAdapter`, or split.
+    """Return a network as a pair that can be read at the pixels.
 
     Args:
         model: Any network.
-        *example: Images to split it on; see `split`.
+        *example: Images on which it is split if need be; see `split`.
+
+    Returns:
+        The network itself if it is a pair, a `FrontAdapter` of a difference network with a front,
+        or else the split network.
 
     Raises:
-        UnsupportedError: if it must be split and cannot be; lists every operation without a rule.
+        UnsupportedError: if it has to be split and cannot be; lists all operations without a rule.
+
+    Examples:
+        >>> type(as_pair(dmn.load("mnist_paired").model)).__name__
+        'DifferenceOfMonotone'
+        >>> type(as_pair(dmn.load("mnist_front").model)).__name__
+        'FrontAdapter'
+        >>> type(as_pair(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))).__name__
+        'SplitModel'
     """
     if isinstance(model, DifferenceOfMonotone) and model.sees != "input":
         return FrontAdapter(model)

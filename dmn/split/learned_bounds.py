@@ -23,13 +23,23 @@ TINY = 1e-12
 
 
 class Example(NamedTuple):
-    """Images to learn from.
+    """A batch of images for `learn_bounds`.
 
     Attributes:
-        x: (B, C, H, W).
+        x: Images (B, C, H, W).
         target: Class indices (B,).
-        clue: Reference for the maps, (B, 1, h, w): masks of 0 and 1 for "mask", what
-            `patch_logit_drops` returns for "faithfulness"; "sparseness" needs none.
+        clue: What the maps are compared with, (B, 1, h, w): masks of 0 and 1 for "mask", the result
+            of `patch_logit_drops` for "faithfulness", None for "sparseness".
+
+    Examples:
+        >>> from dmn.explain import SplitLRP
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+        >>> mask = torch.zeros(2, 1, 8, 8)
+        >>> mask[..., 2:6, 2:6] = 1
+        >>> batch = Example(torch.rand(2, 1, 8, 8), torch.tensor([0, 2]), clue=mask)
+        >>> history = learn_bounds(SplitLRP(split(net), alpha=0.2), [batch], objective="mask")
+        >>> history[-1] > history[0]
+        True
     """
 
     x: Tensor
@@ -47,22 +57,24 @@ def learn_bounds(
     epochs: int = 6,
     learning_rate: float = 0.3,
 ) -> list[float]:
-    """Loosen the bounds V >= |W| of a split network, in place, so that its maps get better.
+    """Learn the bounds V >= |W| of a split network, in place, for an objective of its maps.
+
+    The predictions stay the same, bit for bit.
 
     Args:
-        explainer: Of a `SplitModel`, with all its options.
-        examples: Batches, in the same order in each epoch.
-        objective: A key of `OBJECTIVES`.
+        explainer: A method on a `SplitModel`, with all its options.
+        examples: Batches, used in the same order in each epoch.
+        objective: "mask", "sparseness" or "faithfulness"; it is maximised.
         epochs: Number of passes over the examples.
-        learning_rate: Of Adam on V / |W| - 1, which is kept >= 0 by projection after each step.
+        learning_rate: Learning rate of Adam on V / |W| - 1, which stays >= 0.
 
     Returns:
-        The mean of the objective in each epoch, before its steps.
+        The mean of the objective in each epoch, each value taken before the step.
 
     Raises:
-        UnknownNameError: names the objectives that there are.
-        OptionError: if the network is not split, or the maps do not depend on V, such as the plain
-            gradient (stream "g-h" or alpha 0.5, with the least streams).
+        UnknownNameError: for an unknown objective; names those that exist.
+        OptionError: if the network is not split, or if the maps do not depend on V, as those of the
+            plain gradient (stream "g-h" or alpha 0.5, with the smallest streams).
     """
     if objective not in OBJECTIVES:
         names = ", ".join(OBJECTIVES)
@@ -96,13 +108,16 @@ def learn_bounds(
 
 @torch.no_grad()
 def patch_logit_drops(model: nn.Module, x: Tensor, target: Tensor, patch: int = 8) -> Tensor:
-    """Return the decrease of the class's logit when a patch is set to 0, (B, 1, h, w).
+    """Return how much the class's logit falls when a patch of the image is set to 0.
 
     Args:
         model: Any classifier.
         x: Images (B, C, H, W).
         target: Class indices (B,).
-        patch: Side of a patch in pixels; divides H and W.
+        patch: Side of a patch in pixels, a divisor of H and of W.
+
+    Returns:
+        One number for each patch, (B, 1, H / patch, W / patch).
     """
     height, width = (side // patch for side in x.shape[-2:])
     masks = 1 - torch.eye(height * width, dtype=x.dtype, device=x.device)

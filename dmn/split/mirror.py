@@ -30,20 +30,27 @@ class _UnfoldedFront(Monotone, nn.Sequential):
 
 @torch.inference_mode(False)
 def mirror(model: nn.Module) -> fx.GraphModule:
-    """Write an ordinary network with nonnegative weights, mapping [x, -x] to [f(x), -f(x)].
+    """Write an ordinary network f with nonnegative weights, as a map from [x, -x] to [f(x), -f(x)].
 
     Args:
-        model: Of convolutions without groups, linear layers, batch norm, ReLU, pooling and
-            addition; traceable. It is not changed.
+        model: A network of convolutions without groups, linear layers, BatchNorm, ReLU, pooling and
+            addition. It is not changed.
 
     Returns:
-        The network, in eval mode and without BatchNorm; its layers keep their names.
+        The mirrored network, in eval mode and without BatchNorm. Its layers keep their names.
 
     Raises:
-        UnsupportedError: where the model cannot be written as a graph; and lists every operation
-            that has no mirror image.
+        UnsupportedError: if the model cannot be written as a graph, or has operations that cannot
+            be mirrored; lists them.
 
     Source: for [upper, -lower] it is interval bound propagation, Gowal et al. 2018.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+        >>> x = torch.rand(1, 1, 2, 2)
+        >>> f, minus_f = mirror(net)(torch.cat([x, -x], dim=1)).chunk(2, dim=1)
+        >>> torch.allclose(f, net(x)), torch.allclose(minus_f, -net(x))
+        (True, True)
     """
     network = canonize(model)
     unknown = [node for node in network.graph.nodes if not _has_mirror(network, node)]
@@ -62,18 +69,18 @@ def mirror(model: nn.Module) -> fx.GraphModule:
 
 @torch.inference_mode(False)
 def unfold_front(model: DifferenceOfMonotone) -> DifferenceOfMonotone:
-    """Write a difference network with a front as one without, of nonnegative weights.
+    """Write a difference network with a front as a monotone one without, by `mirror`.
 
     Args:
-        model: Of inputs "opposed". It is not changed.
+        model: A difference network with a front and inputs "opposed". It is not changed.
 
     Returns:
-        The same function, to rounding, in eval mode: g and h begin with the mirrored front, see
-        `[x, -x]`, and are monotone in it.
+        The same function except for rounding, in eval mode. Its g and h begin with the mirrored
+        front, take `[x, -x]`, and are monotone in it.
 
     Raises:
-        UnsupportedError: where the front cannot be written as a graph; and lists every operation of
-            the front that has no mirror image, or the views that are not "opposed".
+        UnsupportedError: if the front cannot be written as a graph, has operations that cannot be
+            mirrored, or if the inputs are not "opposed"; lists them.
     """
     views = [(f"{name}.input", getattr(model, name).input) for name in ("g", "h")]
     if refused_views := [(path, view) for path, view in views if not isinstance(view, Opposed)]:

@@ -50,22 +50,33 @@ def split(
     """Write a trained network as g - h, both monotone, without changing what it computes.
 
     Args:
-        model: Any classifier that torch.fx can trace, of operations that have a rule. It is copied
-            in eval mode, never changed; of `DataParallel` and `torch.compile`, what they wrap.
-        example: Images (B, C, H, W) on which the split network is compared with the original. They
-            also determine which layers are images, and where the forward branches on shapes.
+        model: Any classifier that torch.fx can trace and whose operations have a rule. It is copied
+            in eval mode and not changed. `DataParallel` and `torch.compile` stand for the network
+            that they wrap.
+        example: Images (B, C, H, W), on which the split network is compared with the original. They
+            also tell which layers are images, and decide where the forward branches on shapes.
         pool: Form of max pooling. "winner" takes both streams from the position of the largest
-            activation; "convex" keeps g and h monotone and convex, but grows.
-        theta: Share of min(p, n) kept after each activation, in [0, 1]; 1 for the literal split,
-            which is monotone, 0 for the least streams.
-        threshold: Recentre only where p + n exceeds it.
+            activation. "convex" keeps g and h monotone and convex, but both grow with depth.
+        theta: Share of min(p, n) kept after each activation, in [0, 1]. 1 is the literal split,
+            which is monotone; 0 gives the smallest streams.
+        threshold: Recentre only where p + n exceeds it, >= 0.
+
+    Returns:
+        The split network. It predicts and explains.
 
     Raises:
-        UnsupportedError: if the network cannot be written as a graph; and lists every operation
-            without a rule, before anything runs.
+        UnsupportedError: if the network cannot be written as a graph, or has operations without a
+            rule; lists all of them before anything runs.
         NotEqualError: if it does not predict what the original does, bit for bit, on the example.
 
-    Source: Zimmermann & Loho, Hidden Monotonicity, CVPR 2026; the rotated form is docs/concepts/split.md.
+    Source: Zimmermann & Loho, Hidden Monotonicity, CVPR 2026; for the rotated form see "The split
+        of a trained network" in the documentation.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+        >>> x = torch.rand(2, 1, 8, 8)
+        >>> torch.equal(split(net, x)(x), net(x))
+        True
     """
     model = unwrap(model)
     traced = trace(model, is_known, example)
@@ -81,19 +92,31 @@ def split(
 
 
 class SplitModel(nn.Module):
-    """A network f = g - h in rotated streams: u = p - n, which is the original, and s = p + n.
+    """A trained network as f = g - h, made by `split`.
 
-    Made by `split`. It predicts what the original does, bit for bit, and explains itself:
-    `model.explain(x)`, or any explainer of `dmn.explain` on it.
+    It predicts what the original does, bit for bit. It explains itself by `model.explain(x)`, or by
+    any explainer of `dmn.explain`. Inside, it carries u = p - n, the original's activation, and
+    s = p + n.
 
     Attributes:
         network: The original's operations, as a graph.
         name: Name of the original's class.
-        classes: Names of the classes that it tells apart, where it has an attribute `classes`.
+        classes: Names of the classes, if the original has an attribute `classes`.
         options: The network's own form of max pooling, theta and threshold.
-        certified: The last certificate.
-        cam_layer: The last layer whose image has at least a quarter of the sides; "input" before
-            `find_image_layers`.
+        certified: The last certificate; None before `certificate`.
+        cam_layer: The layer that SplitCAM reads by default: the last whose sides are at least a
+            quarter of the image's. "input" before `find_image_layers`.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+        >>> x = torch.rand(2, 1, 8, 8)
+        >>> model = split(net, x)
+        >>> model.layers
+        ('input', '0', '1')
+        >>> torch.allclose(model.g(x) - model.h(x), net(x), atol=1e-5)
+        True
+        >>> model.explain(x, method="SplitLRP").shape
+        torch.Size([2, 1, 8, 8])
     """
 
     def __init__(
@@ -133,7 +156,7 @@ class SplitModel(nn.Module):
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names of layers to read; only those that are images, if an example was given."""
+        """Names of the layers that can be read; only images, if an example was given."""
         return tuple(self._nodes) if self._images is None else self._images
 
     @property
@@ -144,10 +167,10 @@ class SplitModel(nn.Module):
 
     @torch.inference_mode(False)
     def relax_bounds(self) -> None:
-        """Carry s by V = |W| (1 + slack) in place of |W|, and freeze W; the slacks start at 0.
+        """Propagate s by V = |W| (1 + slack) in place of |W|, and freeze W; slacks start at 0.
 
-        For any slack >= 0 the predictions stay equal bit for bit, and the claims about g and h
-        still hold. Maps can be differentiated by the slacks that require a gradient.
+        For any slack >= 0 the predictions stay the same, bit for bit, and the claims about g and h
+        hold. Maps can be differentiated by the slacks that require a gradient.
         """
         self.network.requires_grad_(False)
         for node in self.network.graph.nodes:
@@ -206,7 +229,8 @@ class SplitModel(nn.Module):
     def ends(self, p: Tensor, n: Tensor) -> tuple[Scaled, Scaled]:
         """Return g and h, in units of a power of two, as functions of the input's streams.
 
-        They are monotone in the streams, if the certificate says so, not in the image p - n.
+        If the certificate says so, they are monotone in the streams. They are not monotone in the
+        image p - n.
 
         Args:
             p: Positive stream of the image (B, C, H, W), >= 0.
@@ -223,7 +247,8 @@ class SplitModel(nn.Module):
 
         Args:
             x: Images (B, C, H, W); a few are enough.
-            original: The network that was split; by default the object itself, if it still exists.
+            original: The network that was split; by default the one given to `split`, if it still
+                exists.
         """
         check_numbers(x)
         self.certified = certify(self, original or self._original(), x)
