@@ -1,4 +1,4 @@
-"""Networks rewritten into equal ones that the rules of attribution are defined for."""
+"""Networks rewritten into equal ones that attribution by rules is defined for."""
 
 from dmn.canonize.folding import canonize, canonized, hookable
 

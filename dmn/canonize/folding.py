@@ -31,21 +31,21 @@ _Layers = dict[str, fx.Node]
 
 
 def hookable(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
-    """Write a copy of a model with a module for each call, activation and addition, none in place.
+    """Copy a model with a module for each call, activation and addition, none in place.
 
-    Hooks then see every operation, and each only once. BatchNorm stays.
-    The second call of the module `name` is `name_1`; the addition in `block` is `block.add`.
+    Hooks then see every operation once. BatchNorm stays. The second call of the module `name` is
+    named `name_1`, and the addition in `block` is `block.add`.
 
     Args:
         model: Takes one tensor and returns one. It is not changed.
-        example: A batch, from which the nodes of the graph get their shapes.
+        example: Images (B, C, H, W), from which the nodes of the graph get their shapes.
 
     Returns:
         The same function, in eval mode and without trainable parameters.
 
     Raises:
-        UnsupportedError: where the model cannot be written as a graph; and lists what cannot be
-            made out of place, and why.
+        UnsupportedError: if the model cannot be written as a graph, or has operations that cannot
+            be made out of place; lists them.
 
     Examples:
         >>> class Block(nn.Module):
@@ -58,26 +58,27 @@ def hookable(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
 
 
 def canonize(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
-    """Write a copy of a model without BatchNorm, with a module for each call, ReLU and addition.
+    """Copy a model without BatchNorm, with a module for each call, activation and addition.
 
-    The result is that of `hookable`, with every BatchNorm folded into the linear operation before
-    it, else into those after it. If neither is possible, it becomes a depthwise convolution of size
-    1, or a diagonal `nn.Linear`, at its own path.
-    Without an example, a BatchNorm1d next to a Linear of as many features is assumed to see (B, C).
+    It is the result of `hookable`, with each BatchNorm folded into the linear operation before it,
+    or else into those after it. Where neither is possible, BatchNorm becomes a depthwise 1 x 1
+    convolution or a diagonal `nn.Linear`.
 
     Args:
         model: Takes one tensor and returns one. It is not changed.
-        example: A batch, to distinguish (B, C) from (B, C, L) in BatchNorm1d and SyncBatchNorm, and
-            to trace a forward that branches on shapes.
+        example: Images (B, C, H, W), to trace a forward that branches on shapes, and to distinguish
+            (B, C) from (B, C, L) in BatchNorm1d and SyncBatchNorm. Without it, BatchNorm1d next to
+            a Linear of as many features is taken to see (B, C).
 
     Returns:
         The same function, in eval mode and without trainable parameters.
 
     Raises:
-        UnsupportedError: where the model cannot be written as a graph; and lists every BatchNorm
-            that cannot be folded, and why.
+        UnsupportedError: if the model cannot be written as a graph, or has BatchNorm that cannot be
+            folded; lists them with the reasons.
 
-    Source: Motzkus, Weber & Lapuschkin 2022, Measurably Stronger ... via Model Canonization.
+    Source: Motzkus, Weber & Lapuschkin, Measurably Stronger Explanation Reliability via Model
+        Canonization, ICIP 2022.
 
     Examples:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
@@ -91,8 +92,8 @@ def canonize(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
 def canonized(model: nn.Module, example: Tensor | None = None) -> Iterator[nn.Module]:
     """Let a model behave as its canonized form within a block, and restore it afterwards.
 
-    Look submodules up inside the block: those from before it do not run there. The block cannot be
-    nested, and the model cannot be traced inside it, as the forward of its class is not in use.
+    Look submodules up inside the block: those from before it do not run there. Blocks cannot be
+    nested, and the model cannot be traced inside them.
 
     Args:
         model: As for `canonize`.

@@ -32,11 +32,12 @@ class Scores:
     """The scores of one explainer's maps by one metric.
 
     Attributes:
-        values: One score per image, NaN where there is none, (N,).
-        reasons: Why an image was dropped, or scored by a rule; "" where it was scored normally.
-        curves: Probability of the class before and after each step of flipping, (N, steps + 1),
-            NaN where there is no score; None for metrics without steps.
-        seconds: Duration.
+        values: One score per image, (N,); NaN for images without a score.
+        reasons: One text per image: why it was dropped or scored by a rule, "" if it was scored
+            normally.
+        curves: The probability of the class before and after each step of flipping, (N, steps + 1),
+            NaN for images without a score; None for metrics without steps.
+        seconds: How long the scoring took.
 
     Examples:
         >>> from numpy import array, nan
@@ -55,17 +56,17 @@ class Scores:
 
     @property
     def n(self) -> int:
-        """How many images have a score."""
+        """The number of images with a score."""
         return int(np.isfinite(self.values).sum())
 
     @property
     def mean(self) -> float:
-        """Mean over the images with a score; NaN if there are none."""
+        """The mean over the images with a score; NaN if there are none."""
         return float(np.nanmean(self.values)) if self.n else float("nan")
 
     @property
     def remarks(self) -> Counter[str]:
-        """Reason why images were dropped, or scored by a rule → number of images."""
+        """The number of images by the reason why they were dropped or scored by a rule."""
         return Counter(reason for reason in self.reasons if reason)
 
     def note(self, rows: Iterable[int], reason: str) -> None:

@@ -33,19 +33,19 @@ SUBSETS = 100  # random subsets, each of one in a hundred features
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """One row of the metric table.
+    """What is known about a metric: what it measures, its direction, its cost and its needs.
 
     Attributes:
-        category: Quantus' category of what is measured.
-        higher_is_better: Direction.
+        category: What is measured, one of Quantus' categories.
+        higher_is_better: Whether a higher score is better.
         range: Lowest and highest possible score.
         measure: Scores a batch.
         forwards: Cost per image: forward passes of the model, at most.
-        explanations: Cost per image: maps computed in addition to its own, in areas of the image.
-        needs_mask: Whether it needs a mask.
-        constant_score: The score of a constant map; None drops it.
+        explanations: Cost per image: further maps, counted in areas of the image.
+        needs_mask: Whether images need a mask of where the evidence should be.
+        constant_score: The score of a constant map; None drops such maps.
         arrange: Returns the indices of images that are scored together, (G, size), and records why
-            others are dropped; None scores every image with a valid map on its own.
+            others are dropped. None scores every image with a valid map on its own.
 
     Examples:
         >>> spec = METRICS["Sparseness"]
@@ -129,7 +129,7 @@ def features_in_step(shape: Iterable[int]) -> int:
 
 
 def metric_specs(names: str | Iterable[str]) -> dict[str, MetricSpec]:
-    """Look metrics up in the table.
+    """Look metrics up in the table by their names.
 
     Args:
         names: Keys of `METRICS`, or one of them.
@@ -295,4 +295,4 @@ METRICS: dict[str, MetricSpec] = {
     ),
     "Completeness": MetricSpec("axiomatic", False, (0, math.inf), completeness_gap, forwards=2),
 }
-"""Metric by the name it is logged under."""
+"""All metrics by name; add your own to have it scored."""

@@ -33,23 +33,23 @@ def score(
     batch_size: int = 64,
     seconds: float | None = None,
 ) -> dict[str, Scores]:
-    """Score an explainer's maps of images; failures are recorded as reasons, never raised.
+    """Score an explainer's maps of images; a failure is recorded as the reason, not raised.
 
-    A score depends on its image, mask, class and the seed, not on the other images, except for the
-    grid pointing game, which joins several images.
+    A score depends on its image, mask and class and on the seed, but not on other images. The
+    exception is the grid pointing game, which joins several images.
 
     Args:
         metrics: Keys of `METRICS`, or one of them.
-        model: The classifier (B, C, H, W) → logits (B, K), in a form of
-            `dmn.nn.pick_logits`; set to eval mode meanwhile. The probability of a single logit is
-            its sigmoid, and its class is 0.
+        model: The classifier, from images (B, C, H, W) to logits (B, K) in a form that
+            `dmn.nn.pick_logits` knows. It is scored in eval mode. The probability of a single logit
+            is its sigmoid, and its class is 0.
         explainer: Called once for the maps, and again by metrics that perturb images or classes.
         x: Images (N, C, H, W).
-        y: The explained classes, (N,), as for an explainer: a tensor, array or list.
-        masks: Where the evidence should be, 0 or 1, (N, 1, H, W), for localisation; a tensor or an
-            array.
-        seed: For the random numbers of the metrics, at least 0; the global state is restored.
-        batch_size: Most images at once, which bounds the memory.
+        y: The explained classes, (N,), a tensor, array or list as for an explainer.
+        masks: Where the evidence should be, 0 or 1, (N, 1, H, W), a tensor or an array; needed by
+            localisation metrics.
+        seed: For the random numbers of the metrics, at least 0. The global state is restored.
+        batch_size: The most images at once, which limits the memory.
         seconds: Time limit per metric; images left over have no score. None for no limit.
 
     Returns:
@@ -57,8 +57,8 @@ def score(
 
     Raises:
         UnknownNameError: if a metric does not exist; lists those that do.
-        TargetError: if the numbers of classes and images differ, or a class is not an index.
-        DataError: if masks have another shape than images, or images are no tensor (N, C, H, W).
+        TargetError: if there is not one class per image, or a class is not an index.
+        DataError: if images are not a tensor (N, C, H, W), or masks have another shape.
 
     Examples:
         >>> from dmn.baselines import InputXGradient

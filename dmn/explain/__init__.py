@@ -1,4 +1,4 @@
-"""Attribution maps: of pairs f = g - h, and controls that know nothing of the network."""
+"""Maps of pairs f = g - h, control maps that ignore the network, and the registry of methods."""
 
 from dmn.explain.base import Explainer
 from dmn.explain.controls import CentreGaussian, Edges, RandomMap, controls

@@ -18,18 +18,18 @@ def require_equal(
 ) -> None:
     """Compare a rewritten network with its original on images, and raise if they differ.
 
-    Tracing misses what a network does without calling an operation of torch on its input, such as a
-    branch on a type or an autocast. Nothing else would notice.
+    A trace leaves out what a network does without calling an operation of torch on its input, such
+    as a branch on a type or an autocast. Only this comparison finds that.
 
     Args:
         rewritten: The rewritten network.
         original: The network that it was made from, run in eval mode.
         x: Images (B, C, H, W).
-        exact: Require equal bits. Otherwise rounding is allowed: up to the square root of the
+        exact: Require equal bits. Otherwise the difference may be up to the square root of the
             precision of the network's coarsest dtype, relative to the largest logit.
 
     Raises:
-        NotEqualError: with the network and the largest difference.
+        NotEqualError: if they differ; names the network and the largest difference.
 
     Examples:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))

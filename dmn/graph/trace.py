@@ -41,10 +41,10 @@ _VIEWS = {
 
 
 class Unsupported(NamedTuple):
-    """A node that cannot be rewritten, with the reason.
+    """An operation of a network that cannot be rewritten, and why; `UnsupportedError` lists them.
 
     Attributes:
-        path: Module path of the node, and its operation.
+        path: The module path of the operation, and its name.
         needs: The reason, and what would help.
 
     Examples:
@@ -60,11 +60,11 @@ class Unsupported(NamedTuple):
 
 
 def unsupported(nodes: Iterable[Unsupported], job: str) -> UnsupportedError:
-    """Return the error that lists every node of a network that cannot be rewritten.
+    """Return the error that lists the operations of a network that cannot be rewritten.
 
     Args:
-        nodes: The nodes that were found, before anything ran.
-        job: What was to be done with which network, e.g. "split ResNet".
+        nodes: The operations that were found.
+        job: What was to be done with which network, such as "split ResNet".
     """
     nodes = tuple(nodes)
     lines = (f"  {node}" for node in nodes)
@@ -74,12 +74,12 @@ def unsupported(nodes: Iterable[Unsupported], job: str) -> UnsupportedError:
 
 
 class Traced(NamedTuple):
-    """A graph in eval mode, and the names of its nodes.
+    """A network as a graph in eval mode, and the names of its layers; made by `trace`.
 
     Attributes:
-        network: The same function without in-place operations; its submodules keep their names.
-        layers: For each name, "input" first, the node that returns the output of the module or
-            operation of that name. The second call of a module is named `name_1`.
+        network: The same function without in-place operations. Its submodules keep their names.
+        layers: By name, the node that returns the output of this module or operation. "input" comes
+            first. The second call of a module `name` is named `name_1`.
         unsupported: In-place operations that could not be replaced.
 
     Examples:
@@ -104,17 +104,17 @@ def trace(
     """Write a copy of a model, in eval mode, as a graph of out-of-place operations.
 
     Args:
-        model: Takes one tensor, and returns one or logits in a form of `dmn.nn.pick_logits`, of
-            which the graph returns the tensor. It is not changed. `DataParallel` and what
+        model: Takes one tensor, and returns logits in a form that `dmn.nn.pick_logits` knows; the
+            graph returns them as a tensor. The model is not changed. `DataParallel` and what
             `torch.compile` returns stand for the network inside.
-        is_leaf: Returns whether to keep a module whole. Modules of torch are kept whole always.
+        is_leaf: Returns whether to keep a module whole. Modules of torch are always kept whole.
         example: Images (B, C, H, W). Their shapes decide where the forward branches on shapes or
-            loops over them; the graph refuses images that would lead elsewhere.
+            loops over them. The graph refuses images whose shapes would lead elsewhere.
 
     Raises:
-        UnsupportedError: for control flow that depends on values, or on shapes without an
-            example; for more than one input, for other outputs, and for modules with hooks; the
-            message names the module.
+        UnsupportedError: for control flow that depends on values, or on shapes if there is no
+            example; for several inputs, other outputs, and modules with hooks. The message names
+            the module.
 
     Examples:
         >>> class Block(nn.Module):
@@ -189,7 +189,7 @@ def _remove_parametrizations(model: nn.Module) -> None:
 
 
 def rename(network: fx.GraphModule, node: fx.Node, replacement: fx.Node) -> None:
-    """Give a node's names to its replacement, before the node is erased."""
+    """Give the layer names of a node to its replacement, before the node is erased."""
     names = network.meta[_LAYERS]
     names.update(
         {name: replacement.name for name, node_name in names.items() if node_name == node.name}
@@ -209,12 +209,12 @@ def _nodes_by_name(network: fx.GraphModule) -> dict[str, fx.Node]:
 
 
 def target_of(network: fx.GraphModule, node: fx.Node) -> Any:
-    """Return what a node calls: its module, its function, or its method's name."""
+    """Return what a node calls: a module, a function, or the name of a method."""
     return network.get_submodule(str(node.target)) if node.op == "call_module" else node.target
 
 
 def describe(network: fx.GraphModule, node: fx.Node) -> str:
-    """Describe a node in messages: its path, and what it calls."""
+    """Describe a node for messages: its module path, and what it calls."""
     target = target_of(network, node)
     operation = type(target).__name__ if isinstance(target, nn.Module) else _name(target)
     return f"{_path(node) or type(network).__name__} ({operation})"

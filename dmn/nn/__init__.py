@@ -1,4 +1,4 @@
-"""Layers, constraints and starts of monotone networks."""
+"""What monotone networks are built of, and what all pairs f = g - h share."""
 
 from dmn.nn.init import STARTS, Start
 from dmn.nn.layers import (

@@ -1,4 +1,4 @@
-"""Trained networks split into differences of monotone ones, the same functions bit for bit."""
+"""Trained networks as differences of monotone ones: the same function, bit for bit."""
 
 from dmn.split.certificate import Certificate
 from dmn.split.front import FrontAdapter, as_pair

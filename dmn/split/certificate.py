@@ -76,8 +76,8 @@ class Certificate:
         prediction: The largest |f - original|; None if the original no longer exists.
         gradient: The largest difference between the gradient and that of autograd.
         least_weight: The smallest of the weights V + W and V - W, where V is |W| unless loosened.
-        monotone: Whether g and h are monotone in the streams: "holds in 4 samples", "fails" or "not
-            claimed".
+        monotone: Whether g and h are monotone in the streams: "holds in 4 samples", "FAILS in a
+            sample", or "not claimed".
         convex: Whether g and h are convex in the streams, likewise.
         cosines: The cosine of the SplitGrad maps of g and h at the input, by alpha.
         magnitudes: The binary logarithm of the largest s, by layer.
