@@ -241,7 +241,7 @@ class RunError(DmnError, RuntimeError):
         >>> from dmn.train import ClassificationTask, StopAtNonFinite, Trainer
         >>> data = DataLoader([(torch.full((1, 28, 28), torch.nan), 3)])
         >>> trainer = Trainer(
-        ...     callbacks=[StopAtNonFinite()], fast_dev_run=True, accelerator="cpu",
+        ...     callbacks=[StopAtNonFinite()], fast_dev_run=True, accelerator="cpu", logger=False,
         ...     enable_progress_bar=False, enable_model_summary=False,
         ... )
         >>> try:

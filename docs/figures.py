@@ -114,6 +114,8 @@ def source(figure: Figure) -> str:
 def on_page_markdown(markdown: str, **_: object) -> str:
     """Write below each mark of a page what made the figures that it marks."""
     known = figures()
+    if unknown := set(MARK.findall(markdown)) - known.keys():
+        raise LookupError(f"figures.yaml has no {', '.join(sorted(unknown))}")
     if "<!-- all figures -->" in markdown:
         rows = (f"| {name} | {source(figure)} |" for name, figure in known.items())
         markdown = markdown.replace("<!-- all figures -->", "\n".join(rows))
