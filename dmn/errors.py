@@ -245,7 +245,7 @@ class RunError(DmnError, RuntimeError):
         ...     enable_progress_bar=False, enable_model_summary=False,
         ... )
         >>> try:
-        ...     trainer.fit(ClassificationTask(PlainCNN()), data)
+        ...     trainer.fit(ClassificationTask(PlainCNN()), data, data)
         ... except RunError as error:
         ...     print(error)
         the loss is nan in batch 0 of epoch 0; 784 of its pixels are not ...

@@ -63,7 +63,6 @@ def test_public_names_have_a_docstring(name, documented):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_classes_have_an_example(name, documented):
-    package = name.rpartition(".")[0]
     if find(name, documented).is_class:
         shown = [part for each in sections(name, documented, "examples") for part in each.value]
         assert any(part.startswith(">>>") for _, part in shown), (
