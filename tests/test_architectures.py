@@ -1,0 +1,62 @@
+"""The recipe that fills docs/architectures.md, and the tables that it has filled."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+from torchvision import models
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs/architectures.md"
+RECIPE = runpy.run_path(str(ROOT / "recipes/architectures.py"))
+
+
+def rows(page, name):
+    """Return the rows of a table by their first cell."""
+    (table,) = re.findall(rf"<!-- table: {name} -->\n\n(.*?)\n\n<!-- end -->", page, re.S)
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    return {first: others for first, *others in lines[2:]}
+
+
+def test_the_page_has_every_classifier_of_torchvision():
+    page = PAGE.read_text(encoding="utf-8")
+    split, refused = rows(page, "split"), rows(page, "refused")
+    assert {*split, *refused} == {*RECIPE["FAMILIES"]}
+    counts = {family: int(row[0]) for family, row in (split | refused).items()}
+    for family, count in counts.items():
+        assert count == len(RECIPE["members"](family)), family
+    assert sum(counts.values()) == len(models.list_models(module=models))
+    assert rows(page, "maps").keys() == split.keys()
+    assert {row[1] for row in split.values()} == {"equal"}
+
+
+def test_a_network_that_can_be_split():
+    measured = RECIPE["measure"]("squeezenet1_1")
+    assert not measured.in_the_way
+    assert measured.prediction == measured.least_weight == 0
+    assert measured.claimed == "monotone and convex"
+    assert all(0 <= cosine <= 1.001 for cosine in measured.of_g_and_h + measured.of_classes)
+    row = RECIPE["split_row"]("squeezenet", [measured])
+    assert row[:4] == ["squeezenet", "1", "equal", "0"]
+
+
+def test_a_family_that_is_refused_keeps_methods_that_need_no_rules(tmp_path):
+    page = tmp_path / "page.md"
+    names = ("split", "maps", "refused", "methods")
+    page.write_text("\n\n".join(f"<!-- table: {name} -->\n\nold\n\n<!-- end -->" for name in names))
+    RECIPE["main"](["--families", "mobilenet_v3", "--page", str(page)])
+    written = page.read_text(encoding="utf-8")
+    assert "old" not in written
+    assert rows(written, "split") == {}
+    assert rows(written, "refused") == {"mobilenet_v3": ["2", "`mul`"]}
+    methods = rows(written, "methods")
+    for name in ("GradCAM", "IntegratedGradients", "Occlusion", "SmoothGrad"):
+        assert methods[name] == ["1", "none"], name
+    for name in ("SplitLRP", "SplitCAM", "LRPEpsilonPlus"):
+        assert methods[name] == ["0", "mobilenet_v3"], name
+
+
+def test_a_page_without_a_place_for_the_tables_is_left_alone():
+    with pytest.raises(SystemExit, match="no comments for the table split"):
+        RECIPE["written"]("# A page\n", {"split": "| family |"})
