@@ -113,7 +113,7 @@ def in_the_way(name: str) -> tuple[str, ...]:
     """Return the kinds of operations without a rule; no weights are made where none are needed."""
     try:
         with torch.device("meta"):
-            model = torchvision.models.get_model(name, **BUILT_WITH.get(family(name), {}))
+            model = torchvision.models.get_model(name)
     except NotImplementedError:  # built from the values of tensors
         model = build(name)
     try:
