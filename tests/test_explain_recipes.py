@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from dmn.cli.main import main
+from dmn.explain import list_methods
 from dmn.hub import load
 
 FIT = "fit --config debug --trainer.max_epochs 1 --trainer.num_sanity_val_steps 0 "
@@ -69,11 +70,16 @@ def test_pictures_are_explained_by_runs_and_by_torchvision(run_folder, tmp_path,
 
 def test_the_pictures_of_the_documentation_are_what_the_shipped_networks_give(tmp_path, capsys):
     recipe("pictures").main(["--out", str(tmp_path)])
-    drawn = sorted(path.name for path in tmp_path.iterdir())
-    assert drawn == ["compared.png", "heatmaps.png", "scenes_front.png"]
+    drawn = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.png"))
+    names = ["compared", "heatmaps", "scenes_front"]
+    large = [path.name for path in drawn if len(path.parts) == 1]
+    assert large == [f"{name}{style}.png" for name in names for style in ("", "_dark")]
+    methods = [path.stem for path in drawn if path.parts[0] == "methods"]
+    registered = [spec.name.replace("+", "p") for spec in list_methods()]
+    assert sorted(methods) == sorted([*registered, "image"])
     assert f"see {tmp_path / drawn[0]}" in capsys.readouterr().out
-    for name in drawn:
-        shown = Path(__file__).parents[1] / "docs" / "pictures" / name
-        new, old = (np.asarray(Image.open(path), dtype=float) for path in (tmp_path / name, shown))
+    for path in drawn:
+        shown = Path(__file__).parents[1] / "docs" / "pictures" / path
+        new, old = (np.asarray(Image.open(file), dtype=float) for file in (tmp_path / path, shown))
         assert new.shape == old.shape
-        assert np.abs(new - old).mean() < 1, name  # of 255: rounding, and an antialiased letter
+        assert np.abs(new - old).mean() < 1, path  # of 255: rounding, and an antialiased letter

@@ -3,6 +3,6 @@
 Red speaks for the class, blue against it.
 """
 
-from dmn.viz.panels import overlay, panel, png
+from dmn.viz.panels import DARK, LIGHT, Style, overlay, panel, png
 
-__all__ = ["overlay", "panel", "png"]
+__all__ = ["DARK", "LIGHT", "Style", "overlay", "panel", "png"]

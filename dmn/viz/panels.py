@@ -5,35 +5,70 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from textwrap import fill
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from dmn.viz.typeface import typeface
+from dmn.viz.typeface import POINTS, typeface
 
-FOR = torch.tensor([0.70, 0.02, 0.15])  # red: speaks for the class
-AGAINST = torch.tensor([0.02, 0.19, 0.58])  # blue: speaks against it
 SATURATED = 0.005  # share of a map's pixels, so that a few outliers do not make the rest pale
 INK, PHOTOGRAPH = 0.25, 0.45  # how dark each is behind a map
 CELL = 96  # side in pixels
 GAP = 6
 TITLE = 22
 LABEL = 84  # least width in pixels
+NIGHT = (13.5 / 255, 17.5 / 255, 23.5 / 255)  # GitHub's background in dark mode
+LEGEND = ("against the class", "for the class")
 
 
-def overlay(x: Tensor, maps: Tensor, against: bool = False) -> Tensor:
+@dataclass(frozen=True)
+class Style:
+    """Colours and sizes of overlays and panels; colours are red, green and blue in [0, 1].
+
+    Args:
+        background: Behind everything.
+        text: Of letters.
+        positive: Of what speaks for the class.
+        negative: Of what speaks against it.
+        dark: Maps shine on dark images, instead of darkening light ones.
+        points: Size of letters.
+        gap: Between pictures, in pixels.
+        line: Height of a line of text, in pixels.
+        label: Least width of the labels of rows, in pixels.
+    """
+
+    background: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    text: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    positive: tuple[float, float, float] = (0.70, 0.02, 0.15)  # red
+    negative: tuple[float, float, float] = (0.02, 0.19, 0.58)  # blue
+    dark: bool = False
+    points: int = POINTS
+    gap: int = GAP
+    line: int = TITLE
+    label: int = LABEL
+
+
+LIGHT = Style()
+DARK = Style(NIGHT, (0.90, 0.93, 0.95), (1.0, 0.27, 0.27), (0.30, 0.56, 1.0), dark=True)
+
+
+def overlay(x: Tensor, maps: Tensor, against: bool = False, style: Style = LIGHT) -> Tensor:
     """Colour maps over their images: red where positive, blue where negative.
 
     The strongest 0.5 % of each map get the full colour, or the values above a tenth of the largest
-    magnitude if these are fewer. The image shows through in light grey.
+    magnitude if these are fewer. The image shows through in grey.
 
     Args:
-        x: Images (B, C, H, W) in [0, 1]; images with one channel are taken as ink and drawn dark.
+        x: Images (B, C, H, W) in [0, 1]; images with one channel are taken as ink, which differs
+            from the background.
         maps: Signed maps (B, 1, H, W).
         against: Swap the colours, for a map of counter-evidence.
+        style: Colours.
 
     Returns:
         RGB pictures (B, 3, H, W) in [0, 1], on the CPU.
@@ -51,11 +86,17 @@ def overlay(x: Tensor, maps: Tensor, against: bool = False) -> Tensor:
         magnitudes[:, int(SATURATED * magnitudes.shape[1])], magnitudes[:, 0] / 10
     )
     strength = maps / saturation.clamp(min=1e-12).view(-1, 1, 1, 1)
-    dark = INK * x if x.shape[1] == 1 else PHOTOGRAPH * (1 - x.mean(dim=1, keepdim=True))
-    positive, negative = (AGAINST, FOR) if against else (FOR, AGAINST)
-    colour = torch.where(strength > 0, positive.view(1, 3, 1, 1), negative.view(1, 3, 1, 1))
+    grey = x.mean(dim=1, keepdim=True)
+    seen = grey if style.dark or x.shape[1] == 1 else 1 - grey
+    image = (INK if x.shape[1] == 1 else PHOTOGRAPH) * seen
+    colours = (style.negative, style.positive) if against else (style.positive, style.negative)
+    positive, negative = (torch.tensor(colour).view(1, 3, 1, 1) for colour in colours)
+    colour = torch.where(strength > 0, positive, negative)
     opacity = strength.abs().clamp(max=1)
-    return (1 - dark) * (1 - opacity * (1 - colour))  # seen through a filter
+    if style.dark:  # a light that shines on the image
+        background = torch.tensor(style.background).view(1, 3, 1, 1)
+        return 1 - (1 - background) * (1 - image) * (1 - opacity * colour)
+    return (1 - image) * (1 - opacity * (1 - colour))  # a filter through which it is seen
 
 
 def panel(
@@ -63,6 +104,8 @@ def panel(
     rows: Sequence[str],
     caption: str = "",
     cell: int = CELL,
+    style: Style = LIGHT,
+    legend: bool = False,
 ) -> Image.Image:
     """Arrange pictures as a grid with titles.
 
@@ -72,6 +115,8 @@ def panel(
         rows: Labels of the rows.
         caption: Text below the grid, broken into lines.
         cell: Side of a picture in pixels.
+        style: Colours and sizes.
+        legend: Whether to say at the bottom, by a bar, what the colours mean.
 
     Returns:
         The picture.
@@ -84,34 +129,61 @@ def panel(
         >>> picture.size
         (288, 248)
     """
-    font = typeface([*columns, *rows, caption])
+    font = typeface([*columns, *rows, caption], style.points)
     ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
 
     def extent(text: str) -> int:
         return math.ceil(ruler.multiline_textbbox((0, 0), text, font)[2])
 
-    label = max([LABEL, *(extent(text) + 2 * GAP for text in rows)])
+    gap = style.gap
+    label = max([style.label, *(extent(text) + 2 * gap for text in rows)])
     titles = [t if extent(t) <= cell else t.replace(" ", "\n") for t in columns]
-    header = TITLE * (1 + max(title.count("\n") for title in titles))
-    width = label + len(columns) * (cell + GAP)
-    caption = fill(caption, max(1, len(caption) * (width - 4 * GAP) // (1 + extent(caption))))
-    footer = TITLE * (1 + caption.count("\n"))
-    height = header + len(rows) * (cell + GAP) + footer
-    canvas = Image.new("RGB", (width, height), "white")
+    header = style.line * (1 + max(title.count("\n") for title in titles))
+    width = label + len(columns) * (cell + gap)
+    caption = fill(caption, max(1, len(caption) * (width - 4 * gap) // (1 + extent(caption))))
+    footer = style.line * (1 + caption.count("\n")) if caption or not legend else 0
+    below = header + len(rows) * (cell + gap)
+    height = below + footer + (2 * style.line if legend else 0)
+    canvas = Image.new("RGB", (width, height), _rgb(style.background))
     draw = ImageDraw.Draw(canvas)
+    ink = _rgb(style.text)
     for row, text in enumerate(rows):
-        top = header + row * (cell + GAP)
-        draw.multiline_text((4, top + cell // 2), text, "black", font, anchor="lm")
-    draw.multiline_text((4, height - footer // 2), caption, "black", font, anchor="lm")
+        top = header + row * (cell + gap)
+        draw.multiline_text((4, top + cell // 2), text, ink, font, anchor="lm")
+    draw.multiline_text((4, below + footer - footer // 2), caption, ink, font, anchor="lm")
     for column, (title, pictures) in enumerate(zip(titles, columns.values(), strict=True)):
-        left = label + column * (cell + GAP)
+        left = label + column * (cell + gap)
         middle = (left + cell // 2, header // 2)
-        draw.multiline_text(middle, title, "black", font, anchor="mm", align="center")
+        draw.multiline_text(middle, title, ink, font, anchor="mm", align="center")
         for row, picture in enumerate(pictures):
             scaled = _to_pil(picture, cell)
             margins = [(cell - side) // 2 for side in scaled.size]
-            canvas.paste(scaled, (left + margins[0], header + row * (cell + GAP) + margins[1]))
+            canvas.paste(scaled, (left + margins[0], header + row * (cell + gap) + margins[1]))
+    if legend:
+        _draw_legend(canvas, (4, height - style.line), font, style)
     return canvas
+
+
+def _draw_legend(canvas: Image.Image, place: tuple[int, int], font: Any, style: Style) -> None:
+    """Draw a bar of the colours between what they mean, centred vertically at a place."""
+    draw = ImageDraw.Draw(canvas)
+    left, middle = place
+    ink = _rgb(style.text)
+    size = (8 * style.line, style.line)
+    strengths = torch.linspace(-1, 1, size[0]).expand(1, 1, size[1], -1)
+    bar = overlay(torch.zeros(1, 1, size[1], size[0]), strengths, style=style)[0]
+    before, after = LEGEND
+    start = left + math.ceil(draw.textlength(before, font)) + 2 * style.gap
+    draw.text((left, middle), before, ink, font, anchor="lm")
+    canvas.paste(_to_pil(bar, size[0]), (start, middle - size[1] // 2))
+    draw.text((start + size[0] // 2, middle), "0", ink, font, anchor="mm")
+    draw.text((start + size[0] + 2 * style.gap, middle), after, ink, font, anchor="lm")
+
+
+def _rgb(colour: tuple[float, float, float]) -> tuple[int, int, int]:
+    """Return a colour in [0, 1] as Pillow takes it, rounded down like pictures."""
+    red, green, blue = (int(255 * part) for part in colour)
+    return red, green, blue
 
 
 def png(picture: Image.Image) -> bytes:

@@ -12,9 +12,10 @@ POINTS = 13
 NO_CHARACTER = "\U0010ffff"  # drawn as every character that a typeface lacks
 
 
-def typeface(texts: list[str]) -> Any:
+def typeface(texts: list[str], points: int = POINTS) -> Any:
     """Return Pillow's typeface for ASCII, and for other text one with most alphabets."""
-    return ImageFont.load_default(POINTS) if all(map(str.isascii, texts)) else _of_alphabets()
+    is_ascii = all(map(str.isascii, texts))
+    return ImageFont.load_default(points) if is_ascii else _of_alphabets(points - 1)
 
 
 def can_be_drawn(text: str) -> bool:
@@ -28,11 +29,11 @@ def class_label(name: str, index: int) -> str:
 
 
 @cache
-def _of_alphabets() -> Any:
+def _of_alphabets(points: int = POINTS - 1) -> Any:
     import matplotlib  # DejaVu Sans is inside its wheel
 
     path = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
-    return ImageFont.truetype(str(path), POINTS - 1)
+    return ImageFont.truetype(str(path), points)
 
 
 @cache

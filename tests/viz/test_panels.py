@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from dmn.viz.panels import CELL, GAP, LABEL, overlay, panel
+from dmn.viz.panels import CELL, DARK, GAP, LABEL, LIGHT, overlay, panel
 
 
 def test_colours_follow_sign_and_strength():
@@ -82,3 +82,26 @@ def test_pictures_that_are_not_square_keep_their_shape(height, width):
     sides = np.ptp(rows) + 1, np.ptp(columns) + 1
     assert max(sides) == CELL
     assert sides[0] * width == pytest.approx(sides[1] * height, abs=max(height, width))
+
+
+@pytest.mark.parametrize("style", [LIGHT, DARK], ids=["light", "dark"])
+def test_a_legend_shows_the_colours_of_the_maps(style):
+    maps = torch.tensor([-1.0, 0.0, 1.0]).repeat_interleave(20).expand(1, 1, 60, -1)
+    coloured = {"map": overlay(torch.zeros(1, 1, 60, 60), maps, style=style)}
+    bare = np.asarray(panel(coloured, ["a"], "caption", 300, style))
+    whole = np.asarray(panel(coloured, ["a"], "caption", 300, style, legend=True))
+    assert np.array_equal(whole[: len(bare)], bare)
+    left, background, right = (bare[150, LABEL + at] for at in (10, 150, 290))
+    assert (bare[-1] == background).all()  # a map of 0 is the background
+    legend = whole[len(bare) :].astype(int)
+    shown = [np.nonzero((abs(legend - colour) < 3).all(-1))[1] for colour in (left, right)]
+    assert shown[0].max() < shown[1].min()  # from what is against to what is for
+
+
+def test_on_dark_pages_stronger_is_brighter_and_the_image_is_seen():
+    x = torch.zeros(1, 3, 1, 4)
+    x[..., 1] = 1
+    maps = torch.tensor([0.0, 0.0, 0.5, 1.0]).view(1, 1, 1, 4)
+    black, white, weak, strong = overlay(x, maps, style=DARK)[0, :, 0].sum(0)
+    assert black < white
+    assert black < weak < strong
