@@ -95,9 +95,8 @@ def main(args: Sequence[str] | None = None) -> None:
     for name, maps in zip(explainers, all_maps, strict=True):
         pictures[name] = overlay(x, maps, against=name == "CAM of h")
     save_converted(model, options.out / "split.safetensors")
-    caption = "Red speaks for the class, blue against it."
-    rows = [str(int(label)) for label in y]
-    panel(pictures, rows, caption).save(options.out / "maps.png")
+    rows = [f"digit {label}" for label in y]
+    panel(pictures, rows, legend=True).save(options.out / "maps.png")
     print(f"see {options.out / 'maps.png'}")
 
 
