@@ -21,6 +21,7 @@ from torch import nn
 
 from dmn.cli.main import main
 from dmn.explain import SplitLRP
+from dmn.io.yaml import read_yaml, write_yaml
 from dmn.models import DifferenceOfMonotone, MonotoneConvNet
 from dmn.nn import assert_monotone
 from dmn.split import split
@@ -124,7 +125,9 @@ def folder(tmp_path_factory):
     run = made / "runs/debug/version_0"
     (run / "checkpoints").mkdir(parents=True)
     (run / "checkpoints/last.ckpt").touch()  # options are compared before it is read
-    (run / "config.yaml").write_text(printed("dmn fit --config debug --print_config", StringIO()))
+    config = read_yaml(printed("dmn fit --config debug --print_config", StringIO()).encode())
+    config["model"] |= {"classes": list("0123456789"), "num_classes": 10}  # as linked to the data
+    (run / "config.yaml").write_text(write_yaml(config))
     return made
 
 
