@@ -40,6 +40,14 @@ class Style:
         gap: Between pictures, in pixels.
         line: Height of a line of text, in pixels.
         label: Least width of the labels of rows, in pixels.
+
+    Examples:
+        >>> import torch
+        >>> from dmn.viz import DARK, overlay, panel
+        >>> x, maps = torch.rand(1, 1, 28, 28), torch.randn(1, 1, 28, 28)
+        >>> colours = overlay(x, maps, style=DARK)
+        >>> panel({"map": colours}, rows=["seven"], style=DARK, legend=True).mode
+        'RGB'
     """
 
     background: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -54,7 +62,9 @@ class Style:
 
 
 LIGHT = Style()
+"""Black on white: for pages and paper."""
 DARK = Style(NIGHT, (0.90, 0.93, 0.95), (1.0, 0.27, 0.27), (0.30, 0.56, 1.0), dark=True)
+"""Light on dark: for pages in dark mode."""
 
 
 def overlay(x: Tensor, maps: Tensor, against: bool = False, style: Style = LIGHT) -> Tensor:
