@@ -97,6 +97,12 @@ lock: $(INSTALLED)  ## Put the newest versions into the constraints; `make test`
 audit: $(INSTALLED)  ## Ask PyPI which of the constraints have known vulnerabilities
 	$(BIN)/uv tool run pip-audit --strict --disable-pip --no-deps --requirement .ci/constraints.txt
 
+.PHONY: dist
+dist: $(INSTALLED)  ## Build sdist and wheel into dist, and check how package indexes take them
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/uv tool run twine check --strict dist/*
+
 .PHONY: torture
 torture: browser  ## Break things at full length, and print a line a case
 	$(PYTEST) -m torture --torture -r fE

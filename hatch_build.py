@@ -11,12 +11,13 @@ from typing import Any
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 FENCED = re.compile(r"^```.*?^```$", re.M | re.S)
-RELATIVE = r"(?!https?:|mailto:)[^)\s\"]+"
+TARGET = r"\((?!https?:|mailto:|#)[^)]*\)"  # relative, with a title or without
 PICTURE = re.compile(
-    rf"<picture>.*?</picture>\n*|!\[[^\]]*\]\({RELATIVE}\)\n*|<img\b[^>]*\bsrc=\"{RELATIVE}\"[^>]*>\n*",
+    rf"(?:<picture>.*?</picture>|\[!\[[^\]]*\]{TARGET}\]\([^)]*\)|!\[[^\]]*\]{TARGET}"
+    r"|<img\b[^>]*\bsrc=\"(?!https?:)[^>]*>)\n*",
     re.S,
 )
-LINK = re.compile(rf"\[([^\]]*)\]\({RELATIVE}\)")
+LINK = re.compile(rf"\[([^\]]*)\]{TARGET}")
 
 
 def standalone(markdown: str) -> str:

@@ -1,4 +1,4 @@
-"""What a user does first with an installed dmn, in the present folder: `.ci/install-extras` runs it.
+"""What a user does first with an installed dmn, in the present folder. See `.ci/install-extras`.
 
 Every module is imported; `dmn` shows version and help, explains a digit and trains for a moment.
 Without the extra `compare`, what needs it has to say so.

@@ -1,6 +1,7 @@
 """What surrounds the code: citation, hooks before a commit, workflows and templates of GitHub."""
 
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -37,6 +38,8 @@ def test_the_citation_is_of_this_version():
         PROJECT["license"],
         PROJECT["description"] + ".",
     )
+    newest = re.search(r"^## \[(\d[^]]*)\] - (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert newest.groups() == (citation["version"], str(citation["date-released"]))
     titles = [reference["title"] for reference in citation["references"]]
     readme = (ROOT / "README.md").read_text()
     assert len(titles) == 2
@@ -48,7 +51,79 @@ def test_the_workflow_runs_what_a_developer_runs():
     *actions, test = job["steps"]
     assert test == {"run": "make test"}
     assert all(re.fullmatch(r"actions/[a-z-]+@v\d+\.\d+\.\d+", step["uses"]) for step in actions)
-    assert job["strategy"]["matrix"]["python"][0] == PROJECT["requires-python"].removeprefix(">=")
+    pythons = job["strategy"]["matrix"]["python"]
+    assert pythons[0] == PROJECT["requires-python"].removeprefix(">=")
+    assert [
+        kind.rpartition(" ")[2] for kind in PROJECT["classifiers"] if " :: 3." in kind
+    ] == pythons
+
+
+RELEASED = (".ci/release", "pyproject.toml", "CITATION.cff", "CHANGELOG.md")
+
+
+@pytest.fixture
+def git(tmp_path):
+    """Return git in a repository on main, with the files that a release is judged by."""
+
+    def run(*args):
+        subprocess.run(["git", *args], cwd=tmp_path, check=True, capture_output=True)
+
+    (tmp_path / ".ci").mkdir()
+    for name in RELEASED:
+        shutil.copy(ROOT / name, tmp_path / name)
+    run("init", "--quiet", "--initial-branch", "main")
+    run("config", "user.name", "Somebody")
+    run("config", "user.email", "somebody@example.org")
+    run("config", "commit.gpgsign", "false")
+    run("add", ".")
+    run("commit", "--quiet", "--message", "All of it")
+    return run
+
+
+def release(folder, *args):
+    return subprocess.run([".ci/release", *args], cwd=folder, capture_output=True, text=True)
+
+
+@pytest.mark.usefixtures("git")
+def test_a_release_that_can_be_made_is_told_by_its_tag(tmp_path):
+    checked = release(tmp_path, "--check")
+    assert checked.returncode == 0, checked.stderr
+    assert checked.stdout.startswith(f"release: v{PROJECT['version']} can be made of ")
+
+
+CHANGES = {  # a file, what is changed in it, and what the refusal names
+    "citation": ("CITATION.cff", r"^version: .*", "version: 9.9.9", "CITATION.cff has version 9.9"),
+    "changelog": ("CHANGELOG.md", r"^## \[\d", "## [9", "the newest heading of CHANGELOG.md"),
+    "unreleased": ("CHANGELOG.md", r"\A", "## [Unreleased]\n", "is '## [Unreleased]', not"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_release_of_other_versions_is_refused(git, tmp_path, name):
+    file, pattern, replacement, told = CHANGES[name]
+    text = (tmp_path / file).read_text()
+    (tmp_path / file).write_text(re.sub(pattern, replacement, text, count=1, flags=re.M))
+    git("commit", "--quiet", "--all", "--message", "Change it")
+    refused = release(tmp_path, "--check")
+    assert refused.returncode == 1
+    assert told in refused.stderr
+
+
+def test_a_release_is_refused_elsewhere_than_on_a_clean_main_without_its_tag(git, tmp_path):
+    def refusal(*args):
+        ended = release(tmp_path, *args)
+        assert (ended.returncode, ended.stdout) == (1, "")
+        return ended.stderr
+
+    (tmp_path / "new").touch()
+    assert "not committed" in refusal()
+    (tmp_path / "new").unlink()
+    git("switch", "--quiet", "--create", "topic")
+    assert "the branch 'topic', not main" in refusal()
+    git("switch", "--quiet", "main")
+    assert "the only option is --check, not: --dry" in refusal("--dry")
+    git("tag", f"v{PROJECT['version']}")
+    assert f"the tag v{PROJECT['version']} exists" in refusal()
 
 
 def test_hooks_are_local_and_lint_as_make_does():
