@@ -12,6 +12,7 @@ and needs neither an account nor a package. Otherwise: pip install wandb-workspa
 
 import argparse
 import csv
+import os
 import re
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -63,12 +64,12 @@ def keys(run: Path) -> Iterator[str]:
         DataError: if it is neither.
     """
     trained, compared = run / "metrics.csv", run / "summary.csv"
-    if trained.is_file():
+    if os.path.isfile(trained):
         names = next(csv.reader(regular(trained).read_text(encoding="utf-8").splitlines()))
         pictures = run.glob("heatmaps/*_epoch_*.png")
         drawn = {path.name.rpartition("_epoch_")[0] for path in pictures}
         names += [f"heatmap/{name}" for name in sorted(drawn)]
-    elif compared.is_file():
+    elif os.path.isfile(compared):
         rows = csv.DictReader(regular(compared).read_text(encoding="utf-8").splitlines())
         names = [f"quantus/{row['metric']}/{row['entry']}" for row in rows if row["mean"]]
         names += [f"figures/{path.stem}" for path in sorted(run.glob("figures/*.png"))]
