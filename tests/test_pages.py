@@ -32,6 +32,11 @@ PAGES = [
 ]
 QUICK = (None, "with")
 ALL = (*QUICK, "slow, with")
+SLOW = {  # pages whose commands and calls other pages show as well
+    *("docs/index.md", "docs/networks.md", "docs/architectures.md", "docs/reference/cli.md"),
+    *("docs/how_to/fine_tune.md", "docs/how_to/scale.md", "docs/how_to/wandb.md"),
+    *("docs/how_to/compare.md", "docs/concepts/canonization.md"),
+}
 BLOCK = re.compile(
     r"(?:^<!-- (?P<kind>tested by|tested|with|slow, with|not run): (?P<what>[^\n]*?) -->\n+)?"
     r"^```(?P<language>python|bash)\n(?P<code>.*?)^```$",
@@ -78,10 +83,18 @@ def program(page, kinds):
 
 
 PRELUDE = """
-import subprocess, sys
+import glob, shlex, subprocess, sys
 from pathlib import Path
 def __run__(command):
-    subprocess.run(command, shell=True, check=True)
+    program, *words = shlex.split(command)
+    if program != "dmn":
+        subprocess.run(command, shell=True, check=True)
+        return
+    from dmn.cli.main import main  # in this process, which has imported what takes seconds
+    try:
+        main([found for word in words for found in glob.glob(word) or [word]])
+    except SystemExit as ended:
+        assert not ended.code, f"{command}: {ended.code}"
 def __write__(name, text):
     Path(name).write_text(text)
 sys.path.insert(0, "")
@@ -91,7 +104,11 @@ sys.path.insert(0, "")
 @pytest.mark.parametrize(
     ("page", "kinds"),
     [
-        *((page, QUICK) for page in PAGES if program(page, QUICK)),
+        *(
+            pytest.param(page, QUICK, marks=pytest.mark.slow if name(page) in SLOW else ())
+            for page in PAGES
+            if program(page, QUICK)
+        ),
         *(
             pytest.param(page, ALL, marks=pytest.mark.slow)
             for page in PAGES
