@@ -30,7 +30,7 @@ from dmn.data import as_batch
 from dmn.errors import DataError, UnknownNameError
 from dmn.evaluate import METRICS, metric_specs
 from dmn.hub import Network
-from dmn.io.options import SEEDS, require
+from dmn.io.options import SEEDS, require, require_device
 from dmn.io.text import cell, plain
 from dmn.io.versions import package_versions
 from dmn.io.writing import write_whole
@@ -68,7 +68,8 @@ class Comparison:
             CPU; -1 is one per accelerator. The scores are the same.
 
     Raises:
-        OptionError: if a number is out of its range, or a method has more settings than allowed.
+        OptionError: if a number is out of its range, there is no such device, or a method has more
+            settings than allowed.
         UnknownNameError: if a network, method or metric does not exist; lists those that do.
         DataError: if the data is not normalised as a network expects, or no image is classified
             correctly by all networks.
@@ -115,6 +116,7 @@ class Comparison:
         self.budget = budget
         self.gallery, self.title, self.seed = gallery, title, seed
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        require_device("device", self.device)
         self.retry, self.devices = retry, devices
 
     def run(self, run: Run, config: str = "") -> Path:

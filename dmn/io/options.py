@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterable
 from pathlib import PurePath
 
+import torch
+
 from dmn.errors import OptionError
 
 ABOVE_ZERO = math.ulp(0.0)  # the smallest positive number
@@ -30,6 +32,26 @@ def require(option: str, value: float | None, low: float, high: float = math.inf
         least = "more than 0" if low == ABOVE_ZERO else f"at least {low}"
         allowed = least if high == math.inf else f"{low} to {high}"
         raise OptionError(f"{option} is {value}; give {allowed}")
+
+
+def require_device(option: str, device: str) -> None:
+    """Refuse a device that PyTorch cannot compute on here.
+
+    Args:
+        option: Its name, as on the command line.
+        device: A name such as "cpu" or "cuda:1".
+
+    Raises:
+        OptionError: names the option, and the devices that there are.
+    """
+    try:
+        torch.zeros(1, device=device).cpu()
+    except Exception as error:  # each kind of device raises its own
+        kind = torch.accelerator.current_accelerator(check_available=True)
+        count = torch.accelerator.device_count() if kind else 0
+        found = ["cpu", *(f"{kind}:{index}" for index in range(count))]
+        hint = "" if kind else "; PyTorch finds no GPU"
+        raise OptionError(f"{option} is {device!r}; give {' or '.join(found)}{hint}") from error
 
 
 def require_names(option: str, path: str) -> None:

@@ -174,6 +174,8 @@ def test_a_comparison_that_is_interrupted_goes_on(folder, config, monkeypatch, c
         ("--budget.settings=1", "SplitCAM (own): 2 settings, but each method has 1"),
         ("--networks.cnn.name=nope", "no network 'nope'"),
         ("--devices=0", "devices: 0 of cpu: "),
+        ("--device=cuda:99", "device is 'cuda:99'; give cpu"),
+        ("--device=gpu", "device is 'gpu'; give cpu"),
         ("--gallery=-2", "gallery is -2; give at least 0"),
         ("--seed=-1", "seed is -1; give 0 to 4294967295"),
         ("--networks.cnn.name=resnet18", "cnn takes images of mean (0.485, 0.456, 0.406)"),
