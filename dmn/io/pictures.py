@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -83,8 +84,16 @@ def decode(path: str | Path, convert: Callable[[Picture], Result], upright: bool
                     ImageOps.exif_transpose(picture, in_place=True)
                 return convert(picture)
         except Exception as error:  # decoders raise any kind for broken files
-            reason = one_line(error)
-            raise UnreadableImageError(f"{path}: cannot be read as an image ({reason})") from error
+            raise UnreadableImageError(f"{path}: {_refusal(path, error)}") from error
+
+
+def _refusal(path: str | Path, error: Exception) -> str:
+    """Say why a file is no image; a broken link is there, and cannot be read."""
+    if isinstance(error, FileNotFoundError) and not os.path.lexists(path):
+        return "there is no such file"
+    if os.path.isdir(path):
+        return "this is a folder; give the image files in it"
+    return f"cannot be read as an image ({one_line(error)})"
 
 
 def _check_format_and_size(picture: Picture) -> None:

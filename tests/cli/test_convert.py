@@ -153,9 +153,9 @@ def not_an_image():
     ("args", "message"),
     [
         (["resnet81"], "no classifier 'resnet81'; close are"),
-        (["resnet18", "--images", "none.png"], "none.png: cannot be read as an image"),
+        (["resnet18", "--images", "none.png"], "none.png: there is no such file"),
         (["resnet18", "--images", "a.png"], "a.png: cannot be read as an image"),
-        (["resnet18", "--images", "."], ".: cannot be read as an image"),
+        (["resnet18", "--images", "."], ".: this is a folder; give the image files in it"),
         (["resnet18", "--weights", "none.pth"], "none.pth: there is no such file"),
         (["resnet18", "--weights", "a.png"], "no weights 'a.png'"),
         (["resnet18", "--theta", "2"], "theta is 2.0, not in"),

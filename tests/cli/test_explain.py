@@ -222,7 +222,8 @@ def test_random_weights_are_pointed_out(run, models, capsys):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["none.png"], "none.png: cannot be read as an image"),
+        (["none.png"], "none.png: there is no such file"),
+        (["."], ".: this is a folder; give the image files in it"),
         (["a.png", "bad.png"], "bad.png: cannot be read as an image"),
         (["a.png", "--method", "magic"], "no method 'magic'; there are SplitCAM,"),
         (["a.png", "--target", "tiger"], "no class 'tiger'; there are tiger cat"),

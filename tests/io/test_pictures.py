@@ -144,8 +144,9 @@ REFUSED = {
     "half a PNG": (saved(SCENE, "PNG")[:100], "truncated"),
     "half a JPEG": (saved(SCENE, "JPEG")[:700], "truncated"),
     "half a GIF": (saved(SCENE, "GIF")[:160], "truncated"),
-    "a directory": (None, "directory"),
-    "no file": (None, "No such file"),
+    "a directory": (None, "this is a folder; give the image files in it"),
+    "no file": (None, "there is no such file$"),
+    "a broken link": (None, "cannot be read as an image .*No such file"),
     "PostScript": (saved(SCENE, "EPS"), "it is EPS; save it as PNG or JPEG"),
     "32-bit grey": (saved(Image.new("I", (4, 3)), "TIFF"), "mode is I; save it with 8 or 16"),
     "grey as floats": (saved(Image.new("F", (4, 3)), "TIFF"), "mode is F; save it with 8 or 16"),
@@ -160,6 +161,7 @@ REFUSED = {
         r"\(100000000 pixels\) exceeds",
     ),
 }
+NO_FILE = ("a directory", "no file")
 
 
 @pytest.mark.torture("a picture file that is {kind}", "it is refused by its name, at little memory")
@@ -171,9 +173,12 @@ def test_what_is_no_picture_is_named(kind, tmp_path, happened):
         path.write_bytes(content)
     elif kind == "a directory":
         path.mkdir()
+    elif kind == "a broken link":
+        path.symlink_to("nowhere.jpg")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(UnreadableImageError, match=rf"{path}: cannot be read .*{reason}") as told:
+    with pytest.raises(UnreadableImageError, match=rf"{path}: .*{reason}") as told:
         read_picture(path)
+    assert ("cannot be read as an image" in str(told.value)) == (kind not in NO_FILE)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MEMORY
     happened(str(told.value).replace(str(tmp_path), ""))
 
