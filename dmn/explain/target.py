@@ -101,10 +101,11 @@ def find_class(name: str, classes: Sequence[str]) -> int:
         raise UnknownNameError(f"{len(found)} classes are named {name!r}; give an index: {indices}")
     by_lower_case = {known.lower(): known for known in classes}
     close = [by_lower_case[match] for match in get_close_matches(name.lower(), by_lower_case)]
-    shown = ", ".join(close or classes[:SHOWN])
+    shown = close or classes[:SHOWN]
+    there = f"there {'is' if len(classes) == 1 else 'are'} {', '.join(shown)}"
+    others = " and others" if len(shown) < len(classes) else ""
     raise UnknownNameError(
-        f"no class {name!r}; there are {shown} and others, by name or by index, 0 to "
-        f"{len(classes) - 1}"
+        f"no class {name!r}; {there}{others}, by name or by index, 0 to {len(classes) - 1}"
     )
 
 

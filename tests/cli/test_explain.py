@@ -200,7 +200,7 @@ def test_one_logit_is_as_probable_as_its_sigmoid(run, models, capsys):
     for method in ("SplitCAM", "SplitLRP", "Gradient", "LRPEpsilon"):
         with pytest.raises(SystemExit, match="dmn: contrast needs two classes, and the network"):
             run("one", "a.png", "--contrast", "--method", method)
-    with pytest.raises(SystemExit, match="dmn: no class '1'; there are ship and others"):
+    with pytest.raises(SystemExit, match="dmn: no class '1'; there is ship, by name"):
         run("one", "a.png", "--target", "1")
 
 

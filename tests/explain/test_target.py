@@ -223,3 +223,17 @@ def test_each_name_is_of_its_own_class(names, data):
     unknown = "".join(names) + "?"
     with pytest.raises(UnknownNameError, match=f"0 to {len(names) - 1}"):
         find_class(unknown, names)
+
+
+@pytest.mark.parametrize(
+    ("classes", "there"),
+    [
+        (["ship"], "there is ship, by name"),
+        (["0", "1", "2"], "there are 0, 1, 2, by name"),
+        (["0", "1", "2", "3"], "there are 0, 1, 2 and others, by name"),
+        (["tiger cat", "dog"], "there are tiger cat and others, by name"),
+    ],
+)
+def test_others_are_told_of_where_there_are_some(classes, there):
+    with pytest.raises(UnknownNameError, match=f"no class 'tiger'; {there}"):
+        find_class("tiger", classes)
