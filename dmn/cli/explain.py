@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import fill
 from typing import Any, get_args
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor
 
 import dmn.baselines  # noqa: F401 - registers the post-hoc methods
+from dmn.cli.messages import grouped
 from dmn.cli.networks import add_network_options
 from dmn.cli.parser import Parser, number
-from dmn.errors import OptionError, UnknownNameError
+from dmn.errors import OptionError, UnknownNameError, UnsupportedError
 from dmn.explain import Explainer, MethodSpec, find_method, list_methods
 from dmn.explain.layers import last_stage
 from dmn.explain.target import probabilities
@@ -50,6 +52,7 @@ A name package.module:factory asks for your own code: it is imported, also from 
 called."""
 METHODS = list_methods("split", "post-hoc")
 FEATURED = tuple(spec.name for spec in METHODS if spec.featured)
+WITHOUT_RULES = ("GradCAM", "IntegratedGradients", "Occlusion")  # which explain any network
 CONTRASTS: dict[str, Contrast] = {
     "false": False,
     "true": True,
@@ -166,6 +169,8 @@ def explain(
         UnknownNameError: names the methods that there are, or the classes that are close; and if
             a class activation map has no layer to be read at.
         OptionError: names the option that cannot be as it is, and says what can.
+        UnsupportedError: lists the operations that a method has no rule for, by kind, and names
+            methods that need no rules.
     """
     require("--top", top, 1)
     require("--alpha", alpha, 0, 0.5)
@@ -181,7 +186,8 @@ def explain(
     inputs = [network.check(network.transform(picture)[None]) for picture in pictures]
     if maps is not None and len({x.shape for x in inputs}) > 1:
         raise OptionError("--maps takes pictures of one size, which --size makes them")
-    explainers = _explainers(network, inputs[0], specs, layer, stream, alpha, contrast)
+    with _other_methods_named(network, inputs[0]):
+        explainers = _explainers(network, inputs[0], specs, layer, stream, alpha, contrast)
     why = [] if chosen is None else [f"why {class_label(str(target), chosen)}?"]
     heatmaps: dict[str, list[Tensor]] = {title: [] for title in explainers}
     shown, targets, rows = [], [], []
@@ -247,6 +253,22 @@ def _classify(network: Network, x: Tensor, top: int) -> dict[int, str]:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.005 else "<1 %"
+
+
+@contextmanager
+def _other_methods_named(network: Network, x: Tensor) -> Iterator[None]:
+    """Name methods that need no rules where a network has operations without one."""
+    try:
+        yield
+    except UnsupportedError as error:
+        if not error.nodes:
+            raise
+        held = last_stage(network.ordinary, x) != "input"
+        work = [name for name in WITHOUT_RULES if held or not find_method(name).needs_layer]
+        hint = f"these and other methods need no rules: --method {' '.join(work)}"
+        told = UnsupportedError(error.lines[0], *grouped(error.nodes), hint)
+        told.nodes = error.nodes
+        raise told from error
 
 
 def _explainers(

@@ -8,7 +8,7 @@ import logging
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,7 @@ NOISE = (  # Lightning's own
     "The dirpath has changed from",  # of a checkpoint that is tested
 )
 ADVERTISEMENT = "litlogger"
+PLACES = 3  # that are named of operations of one kind
 
 
 @contextmanager
@@ -56,6 +57,25 @@ def _refusal(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return plain(f"{error.filename}: the name is too long for a file; give a shorter one")
     return ""
+
+
+def grouped(nodes: Iterable[Any]) -> list[str]:
+    """Return a line for each kind of operation and reason: how many there are, and where.
+
+    Args:
+        nodes: Those of an `UnsupportedError`.
+    """
+    places: dict[tuple[str, str], list[str]] = {}
+    for node in nodes:
+        place, _, kind = node.path.rpartition(" (")
+        places.setdefault((kind.removesuffix(")"), node.needs), []).append(place)
+    lines = []
+    for (kind, needs), found in places.items():
+        more = ", ..." if len(found) > PLACES else ""
+        where = ", ".join(found[:PLACES]) + more
+        several = f"{len(found)} {kind} ({where})"
+        lines.append(f"  {several if len(found) > 1 else f'{where} ({kind})'}: {needs}")
+    return lines
 
 
 def _is_of_lightning(error: BaseException, name: str) -> bool:

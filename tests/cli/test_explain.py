@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dmn.cli.explain import CELL, METHODS, explain
+from dmn.cli.explain import CELL, METHODS, WITHOUT_RULES, explain
 from dmn.cli.main import main
+from dmn.errors import UnsupportedError
 from dmn.hub import Network, load, save_network
 from dmn.io.pictures import read_picture
 from dmn.models import DifferenceOfMonotone, MonotoneConvNet, MonotoneMLP, PlainCNN, Trunk
@@ -217,6 +218,29 @@ def test_activation_maps_ask_for_a_layer_where_none_holds_an_image_at_the_end(me
 def test_random_weights_are_pointed_out(run, models, capsys):
     explain(["a.png"], "squeezenet1_1", method=["Gradient"], out="x.png")
     assert "squeezenet1_1 has random weights, and knows nothing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("model", "operations", "work"),
+    [
+        ("vit_b_16", {"LayerNorm": 25, "MultiheadAttention": 12}, WITHOUT_RULES[1:]),
+        ("mobilenet_v3_small", {"mul": 9}, WITHOUT_RULES),
+    ],
+)
+def test_a_network_without_rules_is_told_by_kind_and_with_methods_that_work(
+    model, operations, work, run
+):
+    """Every operation is counted, and named in the error; the named methods explain the network."""
+    with pytest.raises(UnsupportedError) as refused:
+        explain(["a.png"], model)
+    head, *lines, hint = refused.value.lines
+    assert f"cannot split {type(load(model).model).__name__}: {sum(operations.values())}" in head
+    for line, (kind, count) in zip(lines, operations.items(), strict=True):
+        places = [node.path.split()[0] for node in refused.value.nodes if f"({kind})" in node.path]
+        assert len(places) == count
+        assert line.startswith(f"  {count} {kind} ({', '.join(places[:3])}, ...): ")
+    assert hint == f"these and other methods need no rules: --method {' '.join(work)}"
+    explain(["a.png"], model, method=[name for name in work if name != "Occlusion"])  # is slow
 
 
 @pytest.mark.parametrize(
