@@ -22,7 +22,7 @@ from dmn.hub.building import fill
 from dmn.hub.described import classes_described, images_described, require_one_per_output
 from dmn.hub.network import Network
 from dmn.io.options import require
-from dmn.io.resources import checkpoint_names, path_hint
+from dmn.io.resources import checkpoint_names, newest_version, path_hint
 from dmn.io.text import plain
 from dmn.io.weights import read_state_dict
 from dmn.io.wrappers import drop_prefix
@@ -58,6 +58,10 @@ def load_torchvision(
     try:
         source, reference, path = _find(name, weights)
     except UnknownNameError as error:
+        if version := newest_version(name):
+            raise UnknownNameError(
+                f"no network {name!r}; give a version of this run, such as {version}"
+            ) from error
         shipped = ", ".join(checkpoint_names()) or "none"
         raise UnknownNameError(
             f"no network {name!r}{f' with weights {str(weights)!r}' if weights else ''}; give a "

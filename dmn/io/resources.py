@@ -40,6 +40,15 @@ def path_hint(name: str) -> str:
     return f"; write ./{name} for what is called so in this folder"
 
 
+def newest_version(run: str) -> str:
+    """Return the folder of the newest version of a run, whose own folder is given; else nothing."""
+    if not is_path(run) or not os.path.isdir(run):
+        return ""
+    versions = [config.parent.name for config in Path(run).glob("version_*/config.yaml")]
+    newest = max(versions, key=lambda name: (len(name), name), default="")
+    return newest and os.path.join(run, newest)
+
+
 def config_path(name: str, folder: str = "") -> Path:
     """Find a config by name among those shipped or, otherwise, by its path.
 

@@ -185,6 +185,21 @@ def test_unknown_names_are_told_what_there_is(name, weights, message):
         load(name, weights)
 
 
+def test_a_run_without_its_version_is_told_the_newest(run_folder):
+    run = run_folder.parent
+    told = f"no network '{run}'; give a version of this run, such as {{}}$"
+    with pytest.raises(UnknownNameError, match=told.format(run_folder)):
+        load(str(run))
+    for version in ("version_9", "version_10"):
+        (run / version).mkdir()
+        (run / version / "config.yaml").touch()
+    (run / "version_11").mkdir()  # has no config
+    with pytest.raises(UnknownNameError, match=told.format(run / "version_10")):
+        load(str(run))
+    with pytest.raises(UnknownNameError, match="give a shipped one"):
+        load(str(run.parent))
+
+
 @pytest.mark.torture(
     "a folder `squeezenet1_1` where dmn runs, asked for by that name",
     "torchvision's network is taken; the folder is ./squeezenet1_1",
