@@ -186,8 +186,7 @@ def explain(
     inputs = [network.check(network.transform(picture)[None]) for picture in pictures]
     if maps is not None and len({x.shape for x in inputs}) > 1:
         raise OptionError("--maps takes pictures of one size, which --size makes them")
-    with _other_methods_named(network, inputs[0]):
-        explainers = _explainers(network, inputs[0], specs, layer, stream, alpha, contrast)
+    explainers = _explainers(network, inputs[0], specs, layer, stream, alpha, contrast)
     why = [] if chosen is None else [f"why {class_label(str(target), chosen)}?"]
     heatmaps: dict[str, list[Tensor]] = {title: [] for title in explainers}
     shown, targets, rows = [], [], []
@@ -256,15 +255,20 @@ def _percent(share: float) -> str:
 
 
 @contextmanager
-def _other_methods_named(network: Network, x: Tensor) -> Iterator[None]:
-    """Name methods that need no rules where a network has operations without one."""
+def _other_methods_named(stage: str) -> Iterator[None]:
+    """Name methods that need no rules where a network has operations without one.
+
+    Args:
+        stage: Where class activation maps read it; at the input they cannot.
+    """
     try:
         yield
     except UnsupportedError as error:
         if not error.nodes:
             raise
-        held = last_stage(network.ordinary, x) != "input"
-        work = [name for name in WITHOUT_RULES if held or not find_method(name).needs_layer]
+        work = [
+            name for name in WITHOUT_RULES if stage != "input" or not find_method(name).needs_layer
+        ]
         hint = f"these and other methods need no rules: --method {' '.join(work)}"
         told = UnsupportedError(error.lines[0], *grouped(error.nodes), hint)
         told.nodes = error.nodes
@@ -283,24 +287,25 @@ def _explainers(
     """Make the explainers, by the title of the column each fills."""
     trained, model = network.is_pair and not network.is_split, network.ordinary
     stage = layer or last_stage(model, x).removeprefix("h.net.")
-    pair: Any = network.as_pair(x) if any(spec.kind == "split" for spec in specs) else None
     explainers: dict[str, Explainer] = {}
-    for spec in specs:
-        options: dict[str, Any] = {} if contrast is None else {"contrast": contrast}
-        if spec.kind == "split":
-            options |= _split_options(spec, pair, trained, stage, layer, alpha)
-            own = get_args(Stream) if trained else (spec.defaults["stream"],)
-            for side in (stream,) if stream else own:
-                explainers[f"{spec.name} {side}"] = spec.factory(pair, stream=side, **options)
-            continue
-        if spec.needs_layer:
-            if stage == "input":
-                raise UnknownNameError(
-                    f"{spec.name} reads a layer of the network that holds an image, and the last "
-                    "one holds none: name another by --layer, or other methods by --method"
-                )
-            options["layer"] = f"g.net.{stage}" if trained else stage
-        explainers[spec.name] = spec.factory(model, **options)
+    with _other_methods_named(stage):
+        pair: Any = network.as_pair(x) if any(spec.kind == "split" for spec in specs) else None
+        for spec in specs:
+            options: dict[str, Any] = {} if contrast is None else {"contrast": contrast}
+            if spec.kind == "split":
+                options |= _split_options(spec, pair, trained, stage, layer, alpha)
+                own = get_args(Stream) if trained else (spec.defaults["stream"],)
+                for side in (stream,) if stream else own:
+                    explainers[f"{spec.name} {side}"] = spec.factory(pair, stream=side, **options)
+                continue
+            if spec.needs_layer:
+                if stage == "input":
+                    raise UnknownNameError(
+                        f"{spec.name} reads a layer of the network that holds an image, and the "
+                        "last one holds none: name another by --layer, or other methods by --method"
+                    )
+                options["layer"] = f"g.net.{stage}" if trained else stage
+            explainers[spec.name] = spec.factory(model, **options)
     return explainers
 
 
