@@ -27,7 +27,7 @@ class Trainer(pl.Trainer):
         >>> from dmn.train import ClassificationTask, ProjectNonnegative, Trainer
         >>> g, h = (MonotoneMLP(2 * 28 * 28, hidden=(8,)) for _ in range(2))
         >>> task = ClassificationTask(DifferenceOfMonotone(g, h, margin=0))
-        >>> silent = {"enable_progress_bar": False, "enable_model_summary": False}
+        >>> silent = dict.fromkeys(("enable_progress_bar", "enable_model_summary", "logger"), False)
         >>> trainer = Trainer(
         ...     callbacks=[ProjectNonnegative()], fast_dev_run=True, accelerator="cpu", **silent
         ... )
