@@ -104,6 +104,14 @@ def test_every_figure_is_made_of_what_there_is():
             assert (DOCS / path).is_file(), f"{figure.name}: {path}"
 
 
+def test_figures_name_commits_of_this_history():
+    if figures.git("rev-parse", "--is-shallow-repository").strip() == "true":
+        return  # `make figures` needs the whole history, and so does the workflow
+    for commit in {each for figure in FIGURES.values() for each in (figure.made_at, figure.since)}:
+        assert re.fullmatch("[0-9a-f]{7,40}", commit)
+        figures.git("merge-base", "--is-ancestor", commit, "HEAD")  # raises if it is not
+
+
 @pytest.mark.parametrize("change", ["docstring", "code", "new file"])
 def test_a_figure_is_older_than_its_code_where_more_than_words_have_changed(
     change, tmp_path, monkeypatch
