@@ -78,10 +78,9 @@ def test_what_is_lacking_is_told_in_one_line(runs, tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the package itself
 def test_workspace_and_report_can_be_made_offline(runs):
-    """Only saving needs an account; without the package, which dmn does not ask for, no test."""
-    pytest.importorskip("wandb_workspaces")
+    """Only saving needs an account."""
     keys = [key for run in runs for key in RECIPE["keys"](Path(run))]
-    told = RECIPE["specification"]("title", "dmn", keys)
-    made = RECIPE["workspace"](told, "me")._to_model().model_dump_json(by_alias=True)
-    assert '"metricRegex":"^quantus/Sparseness/.+"' in made
-    assert len(RECIPE["report"](told, "me").blocks) == 2 * len(told["sections"])
+    specification = RECIPE["specification"]("title", "dmn", keys)
+    workspace = RECIPE["workspace"](specification, "me")._to_model().model_dump_json(by_alias=True)
+    assert '"metricRegex":"^quantus/Sparseness/.+"' in workspace
+    assert len(RECIPE["report"](specification, "me").blocks) == 2 * len(specification["sections"])

@@ -40,9 +40,11 @@ def special(request, tmp_path, monkeypatch):
 def test_only_regular_files_are_opened(special, happened):
     with pytest.raises(OSError, match="no regular file"):
         regular(special)
-    with pytest.raises(UnreadableImageError, match=r"^a\.png: .*no regular file") as told:
+    # Of a folder, which people give by mistake, a picture's reader says what to give instead.
+    said = "this is a folder; give the image files" if special.is_dir() else ".*no regular file"
+    with pytest.raises(UnreadableImageError, match=rf"^a\.png: {said}") as told:
         read_picture(special)
-    with pytest.raises(UnreadableImageError, match=r"^a\.png: .*no regular file"):
+    with pytest.raises(UnreadableImageError, match=rf"^a\.png: {said}"):
         read_mask(special, lambda picture: picture, upright=False)
     happened(str(told.value))
 
