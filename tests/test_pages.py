@@ -35,7 +35,8 @@ ALL = (*QUICK, "slow, with")
 SLOW = {  # pages whose commands and calls other pages show as well
     *("docs/index.md", "docs/networks.md", "docs/architectures.md", "docs/reference/cli.md"),
     *("docs/how_to/fine_tune.md", "docs/how_to/scale.md", "docs/how_to/wandb.md"),
-    *("docs/how_to/compare.md", "docs/concepts/canonization.md"),
+    *("docs/how_to/compare.md", "docs/concepts/canonization.md", "docs/concepts/guarantees.md"),
+    *("docs/concepts/relevance.md", "docs/concepts/evaluation.md", "docs/methods.md"),
 }
 BLOCK = re.compile(
     r"(?:^<!-- (?P<kind>tested by|tested|with|slow, with|not run): (?P<what>[^\n]*?) -->\n+)?"
