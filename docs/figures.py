@@ -98,6 +98,7 @@ def is_text(node: ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str)
 
 
+@cache
 def figures() -> dict[str, Figure]:
     """Return every figure by its name."""
     # Everything is text: of commits, 1234567 would be a number, and 123e456 infinite.
