@@ -42,7 +42,9 @@ def test_the_pieces_of_a_module_make_its_output(batch_first, sizes, bias, masks)
         nn.init.normal_(parameter)
     tokens = (5, 6, 6)
     widths = (8, sizes.get("kdim", 8), sizes.get("vdim", 8))
-    inputs = [torch.randn(3, n, d, dtype=torch.float64) for n, d in zip(tokens, widths)]
+    inputs = [
+        torch.randn(3, n, d, dtype=torch.float64) for n, d in zip(tokens, widths, strict=True)
+    ]
     inputs = inputs if batch_first else [x.transpose(0, 1) for x in inputs]
     made = {
         "key_padding_mask": torch.arange(6).expand(3, 6) > 3,
