@@ -63,9 +63,8 @@ def projection(attention: nn.MultiheadAttention, name: str) -> tuple[Tensor, Ten
     """
     position, width = "qkv".index(name), attention.embed_dim
     rows = slice(position * width, (position + 1) * width)
-    weight = attention.in_proj_weight
-    weight = getattr(attention, f"{name}_proj_weight") if weight is None else weight[rows]
-    bias = attention.in_proj_bias
+    joint, bias = attention.in_proj_weight, attention.in_proj_bias
+    weight = getattr(attention, f"{name}_proj_weight") if joint is None else joint[rows]
     return weight, None if bias is None else bias[rows]
 
 
