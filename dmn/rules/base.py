@@ -35,6 +35,7 @@ class Rule:
         is_relu: Whether it is ReLU.
         moves: Whether each output is one of the inputs, or one plus a constant, so that its
             gradient conserves relevance.
+        local: Whether coefficients are held at the image; see `dmn.rules.local`.
 
     Examples:
         >>> class Mirrored(nn.Module):  # only moves numbers: it does the same to s as to u
@@ -51,6 +52,7 @@ class Rule:
     symmetric = True
     is_relu = False
     moves = False
+    local = False
 
     def for_pool(self, pool: Pool) -> Rule:
         """Return the rule for one of the forms of max pooling."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,11 +29,13 @@ class Call:
         module: The module that is called; None for a function or a method.
         shapes: Shapes of the input streams.
         dtypes: Their types.
-        u: The original activations, the inputs; set only where relevance is rebalanced.
+        u: The original activations, the inputs; set only where relevance is rebalanced, and where
+            coefficients are held.
         out: The original activation, the output; set only where relevance is rebalanced.
         s: The sum stream of the output, before recentring; set only where relevance is rebalanced.
         s_in: The sum streams of the inputs; likewise.
         affine: Scale and shift of each channel, once they are computed.
+        held: The coefficients that are held at the image, once they are computed.
         share: What relevance is multiplied by at a ReLU; see `dmn.split.relevance.relu_share`.
         out_shape: Shape of the output.
     """
@@ -69,6 +72,7 @@ class Call:
         self.k: float
         self.share: Tensor
         self.affine: tuple[Tensor, Tensor] | None = None
+        self.held: Any = None
         self.out_shape: torch.Size
 
     @property
@@ -95,9 +99,18 @@ class Call:
         """Return an attribute of a module, or an argument of a function."""
         if self.module is not None:
             return getattr(self.module, name, default)
-        if len(self.args) > position:
-            return self.args[position]
-        return self.kwargs.get(name, default)
+        return self.argument(name, position, default)
+
+    def argument(self, name: str, position: int, default: Any = None) -> Any:
+        """Return an argument of this call."""
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
+
+    def with_magnitudes(self) -> Call:
+        """Return this call with the absolute values of its arguments, except for the streams."""
+        result = copy(self)
+        result.args = map_aggregate(self.args, _magnitude)
+        result.kwargs = map_aggregate(self.kwargs, _magnitude)
+        return result
 
     def record(self, streams: Sequence[Tensor]) -> Tensor:
         """Run the operation on streams and record it for `vjp`; returns a tensor without graph."""
@@ -154,6 +167,10 @@ def _cut_off(
         start = torch.zeros((), requires_grad=True)
         inputs: list[Tensor] = [_Cut.apply(x.detach(), start) for x in streams]
         return inputs, function(*inputs)
+
+
+def _magnitude(argument: Any) -> Any:
+    return argument.abs() if isinstance(argument, Tensor) else argument
 
 
 def _method(name: str) -> Callable[..., Any]:

@@ -13,6 +13,15 @@ from torchvision.ops import stochastic_depth
 from dmn.rules.base import Absolute, Activation, Move, Rule
 from dmn.rules.call import Call, Slot
 from dmn.rules.linear import ChannelAffine, Linear
+from dmn.rules.local import (
+    Attention,
+    Bilinear,
+    GatedHalf,
+    Normalisation,
+    UnitLength,
+    channel_groups,
+    last_axes,
+)
 
 
 class Operation(NamedTuple):
@@ -133,8 +142,20 @@ def _standard_deviations(call: Call, s: Tensor) -> Tensor:
     return torch.as_tensor(call.option("std", 2)).to(s).view(-1, 1, 1)
 
 
+def _without_constant_term(call: Call, s: Tensor) -> Tensor:
+    absolute = call.with_magnitudes()
+    return absolute(s) - absolute(torch.zeros_like(s))
+
+
+def _with_magnitudes(call: Call, s: Tensor) -> Tensor:
+    return call.with_magnitudes()(s)
+
+
 SHIFT = Absolute(_broadcast_sum, constant=True, moves=True)
 SCALE = Absolute(lambda call, s: s * _magnitude(_constant(call)))
+MIX = Absolute(_with_magnitudes)
+AFFINE = Absolute(_without_constant_term, constant=True)
+PRODUCT = Bilinear()
 DIVIDE = Absolute(lambda call, s: s / _magnitude(_constant(call)))
 NEGATE = Absolute(lambda call, s: s)
 JOINED = Absolute(_join_streams, constant=True, moves=True)
@@ -165,14 +186,40 @@ def sum_or_shift(operation: Operation) -> Rule | str:
     return SUM if name == "add" else DIFFERENCE
 
 
-def multiply(operation: Operation) -> Rule | str:
-    """Allow products with constants."""
-    if all(_operands(operation)):
-        return (
-            "a product of two activations (gates, attention, squeeze-and-excitation) is no "
-            "difference of monotone functions of their streams"
-        )
-    return SCALE
+def product(with_constant: Rule) -> Callable[[Operation], Rule | str]:
+    """Return the entry of products, by the rule for a stream and a constant."""
+
+    def entry(operation: Operation) -> Rule | str:
+        arguments = (*operation.args, *operation.kwargs.values())
+        count = sum(map(operation.is_stream, arguments))
+        if count > 2 or not count:
+            return "a product of more than two activations, or of a list: write it as several"
+        return PRODUCT if count == 2 else with_constant
+
+    return entry
+
+
+def sum_of_product(operation: Operation) -> Rule | str:
+    """Allow `addcmul` of constants and one factor with streams."""
+    if operation.is_stream(operation.args[0]) or sum(map(operation.is_stream, operation.args)) > 1:
+        return "addcmul of activations: write it as a product and a sum"
+    return AFFINE
+
+
+def attention(operation: Operation) -> Rule | str:
+    """Allow attention without tokens of its own."""
+    module = operation.target
+    if module.bias_k is not None or module.add_zero_attn:
+        return "attention with bias_k, bias_v or add_zero_attn: append such tokens to the input"
+    return ATTENTION
+
+
+def instance_norm(operation: Operation) -> Rule:
+    """Distinguish running statistics, which are constants, from those of the image."""
+    own = operation.option("running_mean", 1) is None
+    if not isinstance(operation.target, nn.Module):
+        own = own or operation.option("use_input_stats", 5, True)
+    return INSTANCE_NORM if own else ChannelAffine()
 
 
 def divide(operation: Operation) -> Rule | str:
@@ -180,6 +227,17 @@ def divide(operation: Operation) -> Rule | str:
     if operation.kwargs.get("rounding_mode") or any(_operands(operation)[1:]):
         return "a division by an activation, or a rounded one, is not monotone in the streams"
     return DIVIDE
+
+
+# -- operations whose coefficients are held at the image -----------------------------------------
+
+LAYER_NORM = Normalisation(last_axes(weight=2, bias=3, eps=4))
+RMS_NORM = Normalisation(last_axes(weight=2, bias=None, eps=3), centred=False)
+GROUP_NORM = Normalisation(channel_groups(weight=2, bias=3, eps=4))
+INSTANCE_NORM = Normalisation(channel_groups(weight=3, bias=4, eps=7))
+UNIT_LENGTH = UnitLength()
+ATTENTION = Attention()
+GATED_HALF = GatedHalf()
 
 
 # -- activations ---------------------------------------------------------------------------------

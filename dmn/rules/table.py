@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torchvision import transforms
 from torchvision.ops import stochastic_depth
 from torchvision.transforms import v2
@@ -17,9 +15,12 @@ from dmn.graph.trace import target_of
 from dmn.graph.tracer import is_query
 from dmn.graph.unpack import piece
 from dmn.nn import Add, ConvexConcave
+from dmn.nn.attention import AttentionOutput
 from dmn.rules import operations as of
 from dmn.rules.base import Rule
 from dmn.rules.linear import Matrix
+from dmn.rules.local import Local, hold
+from dmn.rules.names import spellings
 from dmn.rules.operations import Operation, RuleEntry
 from dmn.rules.pools import adaptive_max_pool, max_pool
 
@@ -28,10 +29,6 @@ def _no_rule(reason: str) -> Callable[[Operation], Rule | str]:
     return lambda operation: reason
 
 
-_ATTENTION = _no_rule(
-    "attention multiplies activations: no difference of monotone functions of them"
-)
-_STATISTICS = _no_rule("divides by statistics of the image: not monotone in the streams")
 _SOFTMAX = _no_rule("softmax divides by a sum of activations: leave it out, and explain the logits")
 
 # Each name stands for everything of that name in torch.nn, torch.nn.functional, torch and operator,
@@ -40,7 +37,9 @@ _ROWS: tuple[tuple[RuleEntry, str], ...] = (
     (Matrix(), "Linear linear"),
     (of.batch_norm, "BatchNorm1d BatchNorm2d BatchNorm3d SyncBatchNorm batch_norm"),
     (of.sum_or_shift, "add sub subtract rsub"),
-    (of.multiply, "mul multiply"),
+    (of.product(of.SCALE), "mul multiply"),
+    (of.product(of.MIX), "matmul bmm einsum"),
+    (of.sum_of_product, "addcmul"),
     (of.divide, "div divide true_divide truediv"),
     (of.NEGATE, "neg negative"),
     (of.RELU, "ReLU relu"),
@@ -79,19 +78,16 @@ _ROWS: tuple[tuple[RuleEntry, str], ...] = (
     (of.MOVE, "getitem narrow select repeat roll flip"),
     (of.MOVE, "ChannelShuffle channel_shuffle PixelShuffle pixel_shuffle"),
     (of.MOVE, "PixelUnshuffle pixel_unshuffle"),
-    (_ATTENTION, "MultiheadAttention scaled_dot_product_attention matmul bmm einsum"),
-    (_STATISTICS, "LayerNorm layer_norm GroupNorm group_norm RMSNorm rms_norm"),
-    (_STATISTICS, "InstanceNorm1d InstanceNorm2d InstanceNorm3d instance_norm normalize"),
+    (of.attention, "MultiheadAttention"),
+    (of.SAME, "scaled_dot_product_attention"),  # of the value: query and key are held
+    (of.LAYER_NORM, "LayerNorm layer_norm"),
+    (of.RMS_NORM, "RMSNorm rms_norm"),
+    (of.GROUP_NORM, "GroupNorm group_norm"),
+    (of.instance_norm, "InstanceNorm1d InstanceNorm2d InstanceNorm3d instance_norm"),
+    (of.UNIT_LENGTH, "normalize"),
+    (of.GATED_HALF, "GLU glu"),
     (_SOFTMAX, "Softmax softmax LogSoftmax log_softmax Softmax2d"),
 )
-_NAMESPACES = (nn, F, torch, operator)
-
-
-def spellings(name: str) -> Iterator[Any]:
-    """Yield everything of a name: modules, functions, and the method of tensors."""
-    yield from (getattr(namespace, name) for namespace in _NAMESPACES if hasattr(namespace, name))
-    if hasattr(Tensor, name):
-        yield name
 
 
 def _pools_and_convolutions() -> Iterator[tuple[RuleEntry, str]]:
@@ -109,6 +105,7 @@ RULES: dict[Any, RuleEntry] = {
     for target in spellings(name)
 }
 RULES[Add] = of.SUM
+RULES[AttentionOutput] = of.attention
 RULES[ConvexConcave] = of.BOUNDED  # slopes in [0, 1]
 RULES[piece] = of.MOVE
 RULES[transforms.Normalize] = RULES[v2.Normalize] = of.NORMALIZE
@@ -144,11 +141,13 @@ def is_known(module: nn.Module) -> bool:
     return type(module) in RULES
 
 
-def find_rules(network: fx.GraphModule) -> dict[fx.Node, Rule | str]:
-    """Find the rule of each node of a graph that depends on the image.
+def find_rules(network: fx.GraphModule, local: bool = False) -> dict[fx.Node, Rule | str]:
+    """Find the rule of each node of a graph that carries streams: from the image to the output.
 
     Args:
         network: A traced network, as `dmn.graph.trace` returns it.
+        local: Whether coefficients may be held at the image. The network has marks then, which
+            `hold_coefficients` sets.
 
     Returns:
         By node its rule, or the reason why it has none.
@@ -158,14 +157,32 @@ def find_rules(network: fx.GraphModule) -> dict[fx.Node, Rule | str]:
     for node in network.graph.nodes:
         if node.op == "placeholder" and not node.args:
             streams.add(node)
-        if node.op == "output" or not streams.intersection(node.all_input_nodes):
-            continue
-        if is_query(node) or _is_constant(node, streams):
-            continue
-        streams.add(node)
-        target = target_of(network, node)
-        rules[node] = find_rule(Operation(target, node.args, node.kwargs, frozenset(streams)))
-    return rules
+        if takes_streams(node, streams):
+            streams.add(node)
+            operation = Operation(
+                target_of(network, node), node.args, node.kwargs, frozenset(streams)
+            )
+            rules[node] = find_rule(operation, local)
+    if not local:
+        return rules
+    read = _nodes_that_reach_the_output(network)
+    return {node: rule for node, rule in rules.items() if node in read}
+
+
+def takes_streams(node: fx.Node, streams: Set[fx.Node]) -> bool:
+    """Return whether an operation makes streams of others."""
+    if node.op == "output" or node.target is hold or streams.isdisjoint(node.all_input_nodes):
+        return False
+    return not is_query(node) and not _is_constant(node, streams)
+
+
+def _nodes_that_reach_the_output(network: fx.GraphModule) -> set[fx.Node]:
+    """Return the nodes with a path to the output on which nothing is held."""
+    found = set(network.graph.output_node().all_input_nodes)
+    for node in reversed(network.graph.nodes):
+        if node in found and node.target is not hold:
+            found.update(node.all_input_nodes)
+    return found
 
 
 # Constants of the shape or type of an activation, and methods of constants that take only that.
@@ -176,19 +193,21 @@ _LIKE = {
 _AS = {"expand_as", "view_as", "reshape_as", "type_as", "to"}
 
 
-def _is_constant(node: fx.Node, streams: set[fx.Node]) -> bool:
+def _is_constant(node: fx.Node, streams: Set[fx.Node]) -> bool:
     """Return whether an operation reads only shapes and types of activations."""
     return node.target in _LIKE or (node.target in _AS and node.args[0] not in streams)
 
 
-def find_rule(operation: Operation) -> Rule | str:
-    """Return the rule of an operation, or why it has none."""
+def find_rule(operation: Operation, local: bool = False) -> Rule | str:
+    """Return the rule of an operation, or why it has none; see `find_rules`."""
     target = operation.target
     keys = type(target).__mro__ if isinstance(target, nn.Module) else (target,)
     entry = next((RULES[key] for key in keys if key in RULES), None)
     if entry is None:
         return "no rule; if it is monotone or linear, add one by dmn.rules.add_rule"
     rule = entry if isinstance(entry, Rule) else entry(operation)
+    if isinstance(rule, Local) and not local:
+        return rule.refusal
     arguments = (*operation.args, *operation.kwargs.values())
     if (
         isinstance(rule, str)

@@ -12,6 +12,7 @@ from dmn.graph.trace import target_of
 from dmn.nn import BackwardConfig
 from dmn.rules.base import Rule
 from dmn.rules.call import Call
+from dmn.rules.local import Local, hold
 from dmn.rules.scaled import Scaled, aligned, is_narrower, power, recentred
 from dmn.split.relevance import automatic_shift, relu_share
 from dmn.split.shift import Chains, Resolution, shift_at
@@ -24,11 +25,13 @@ class Values(NamedTuple):
         u: Original activation, of the nodes to be read and of the output.
         s: Sum stream, recentred, of those of these nodes that need one.
         calls: Recorded operations of the backward pass.
+        held: Coefficients, by the node that marks them.
     """
 
     u: dict[fx.Node, Tensor]
     s: dict[fx.Node, Scaled]
     calls: dict[fx.Node, Call]
+    held: dict[fx.Node, Any]
 
 
 class ForwardPlan:
@@ -85,26 +88,35 @@ class ForwardPlan:
         """Return whether a node is a ReLU of which nothing is kept but u."""
         return self.rules[node].is_relu and self.recentring == (0.0, 0.0)
 
-    def forward(self, x: Tensor, s: Tensor | None = None) -> Values:
+    def forward(self, x: Tensor, s: Tensor | None = None, held_at: Values | None = None) -> Values:
         """Run the network on images; returns what reading and the backward pass need.
 
         Args:
             x: Images, p - n of the input's streams.
             s: Their p + n; None for |x|, the least there is.
+            held_at: What a pass of a plan that reads the input stored; coefficients are held at
+                its images. None for those of x.
         """
-        values = Values({}, {}, {})
+        values = Values({}, {}, {}, {})
         resolution = Resolution(self.image, x)
         env: dict[fx.Node, Any] = {}
         sums: dict[fx.Node, Scaled] = {}
         for node in self.nodes:
             if node in self.rules:
                 call = self._bind(node, env)
+                rule = self.rules[node]
+                if held_at and isinstance(rule, Local):
+                    call.held = rule.coefficients(held_at.calls[node])
                 env[node] = self._run(node, call, env, sums, resolution)
-                resolution.add(node, self.rules[node], call.slots, env[node])
+                resolution.add(node, rule, call.slots, env[node])
                 if node in self.active:
                     values.calls[node] = call
+            elif held_at and node in held_at.held:
+                env[node] = held_at.held[node]
             else:
                 env[node] = self._constant(node, env, x)
+                if node.target is hold:
+                    values.held[node] = env[node]
                 if node in self.after:
                     sums[node] = Scaled(x.abs() if s is None else s)
             if node in self.read or node in self.sums or node is self.output:
@@ -188,7 +200,11 @@ class ForwardPlan:
     ) -> Tensor:
         rule = self.rules[node]
         u = [env[source] for source in call.slots]
-        out = call.record(u) if self._is_recorded(node, call) else call(*u)
+        if isinstance(rule, Local):
+            out = call(*u) if call.held is None else rule.affine(call, *u)
+            call.u = u
+        else:
+            out = call.record(u) if self._is_recorded(node, call) else call(*u)
         call.out_shape = out.shape
         if node in self.without_n:
             s[node] = Scaled(out)

@@ -30,19 +30,21 @@ from dmn.nn import (
     predict_logits,
 )
 from dmn.rules.base import Rule
+from dmn.rules.hold import hold_coefficients
 from dmn.rules.linear import SLACK, Linear, bounds
 from dmn.rules.scaled import Scaled, halves
 from dmn.rules.table import find_rules, is_known
 from dmn.split.backward import backward
 from dmn.split.certificate import Certificate, certify
 from dmn.split.forward import ForwardPlan, Values
-from dmn.split.options import complete
+from dmn.split.options import Products, check_products, complete
 
 
 def split(
     model: nn.Module,
     example: Tensor | None = None,
     *,
+    products: Products = "held",
     pool: Pool = "winner",
     theta: float = 0.0,
     threshold: float = 0.0,
@@ -55,6 +57,9 @@ def split(
             that they wrap.
         example: Images (B, C, H, W), on which the split network is compared with the original. They
             also tell which layers are images, and decide where the forward branches on shapes.
+        products: What is done about attention, gates, normalisation by statistics of the image, and
+            other products of activations. "held" takes coefficients as constants at each image, so
+            that g and h are monotone for that image only; "refuse" raises `UnsupportedError`.
         pool: Form of max pooling. "winner" takes both streams from the position of the largest
             activation. "convex" keeps g and h monotone and convex, but both grow with depth.
         theta: Share of min(p, n) kept after each activation, in [0, 1]. 1 is the literal split,
@@ -80,7 +85,10 @@ def split(
     """
     model = unwrap(model)
     traced = trace(model, is_known, example)
-    rules = _find_rules(traced)
+    check_products(products)
+    if products == "held":
+        hold_coefficients(traced.network)
+    rules = _find_rules(traced, products == "held")
     result = SplitModel(traced, rules, pool=pool, theta=theta, threshold=threshold)
     result.name, result._original = type(model).__name__, ref(model)
     result.classes = class_names(model)
@@ -328,9 +336,9 @@ def _no_original() -> None:
     """Return None, for an original that is unknown."""
 
 
-def _find_rules(traced: Traced) -> dict[str, Rule]:
+def _find_rules(traced: Traced, local: bool) -> dict[str, Rule]:
     """Return the rule of every node with streams; raise for all nodes without a rule."""
-    network, rules = traced.network, find_rules(traced.network)
+    network, rules = traced.network, find_rules(traced.network, local)
     without_rule = [(node, needs) for node, needs in rules.items() if isinstance(needs, str)]
     refused = [Unsupported(describe(network, node), needs) for node, needs in without_rule]
     if refused or traced.unsupported:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 from dmn.errors import OptionError
 from dmn.nn import BackwardConfig
 
+Products = Literal["held", "refuse"]
 DEFAULT_ALPHA: dict[str, Any] = {"gradient": 0.0, "relevance": "auto"}
 RANGES = {
     "alpha": (0.0, 0.5),
@@ -14,6 +15,12 @@ RANGES = {
     "theta": (0.0, 1.0),
     "threshold": (0.0, float("inf")),
 }
+
+
+def check_products(products: str) -> None:
+    """Refuse what is no choice for products of activations."""
+    if products not in get_args(Products):
+        raise OptionError(f"products is {products!r}, not 'held' or 'refuse'")
 
 
 def complete(config: BackwardConfig, defaults: BackwardConfig) -> BackwardConfig:

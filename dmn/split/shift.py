@@ -76,7 +76,7 @@ class Resolution:
         finest = max(self._positions[source] for source in sources)
         weighed = max(self._weighed[source] for source in sources)
         kept = 1 if rule.weighted else finest
-        self._positions[node] = out.shape[2:].numel() if out.dim() > 2 else kept
+        self._positions[node] = _positions(out, rule) if out.dim() > 2 else kept
         if rule.weighted and not weighed:
             weighed = finest
         self._weighed[node] = 0 if rule.nonlinear else weighed
@@ -84,6 +84,11 @@ class Resolution:
     def pixels(self, source: fx.Node) -> float:
         """Return the number for the chain that ends at a node."""
         return self._image / (self._weighed[source] or self._positions[source])
+
+
+def _positions(out: Tensor, rule: Rule) -> int:
+    """Return at how many positions there are channels; a linear layer has them last."""
+    return (out.shape[1:-1] if rule.on_vectors else out.shape[2:]).numel()
 
 
 def shift_at(chains: Chains, alpha: Any, head_alpha: Any) -> Callable[[fx.Node], Any]:

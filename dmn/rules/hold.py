@@ -1,0 +1,126 @@
+"""Mark the coefficients of a graph, which are held at the image.
+
+A coefficient is what activations are multiplied or divided by: attention weights, gates, and what
+is computed from statistics. `hold` marks where one enters. What leads to marks only carries no
+streams, and needs no rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import fx, nn
+
+from dmn.graph.trace import target_of
+from dmn.rules.base import Rule
+from dmn.rules.local import hold
+from dmn.rules.names import all_spellings
+from dmn.rules.operations import Operation
+from dmn.rules.table import find_rule, takes_streams
+
+Place = int | str  # of an argument: its position or its name
+
+_ATTENTION = all_spellings("MultiheadAttention AttentionOutput scaled_dot_product_attention")
+_PRODUCTS = all_spellings("mul multiply matmul bmm einsum")
+_QUOTIENTS = all_spellings("div divide true_divide truediv")
+_GATES = all_spellings("Sigmoid sigmoid Hardsigmoid hardsigmoid Tanh tanh ReLU6 relu6") | (
+    all_spellings("Hardtanh hardtanh clamp")
+)
+_VALUES = {2, "value", "input"}  # the arguments of attention that are not held
+
+
+def hold_coefficients(network: fx.GraphModule) -> None:
+    """Mark the coefficients of a traced network, in place.
+
+    They are the query, the key and the masks of attention; denominators; and of the two factors of
+    a product the one that has no rule, or that comes from a bounded activation such as a sigmoid.
+    Two factors of the same kind are left to the rule of products.
+
+    Args:
+        network: A traced network, as `dmn.graph.trace` returns it.
+    """
+    marker = _Marker(network)
+    for node in list(network.graph.nodes):
+        marker.visit(node)
+
+
+class _Marker:
+    """Marks the coefficients of a graph; nodes are visited in order.
+
+    Attributes:
+        streams: Nodes with streams so far.
+        without_rule: Those without a rule, and what is computed from them.
+    """
+
+    def __init__(self, network: fx.GraphModule) -> None:
+        self.network = network
+        self.streams: set[fx.Node] = set()
+        self.without_rule: set[fx.Node] = set()
+
+    def visit(self, node: fx.Node) -> None:
+        """Mark the coefficients of one operation."""
+        if node.op == "placeholder" and not node.args:
+            self.streams.add(node)
+        if not takes_streams(node, self.streams):
+            return
+        for place in list(self._coefficients(node)):
+            self._mark(node, place)
+        inputs = self.streams.intersection(node.all_input_nodes)
+        if not inputs:
+            return
+        if inputs & self.without_rule or isinstance(self._rule(node), str):
+            self.without_rule.add(node)
+        self.streams.add(node)
+
+    def _coefficients(self, node: fx.Node) -> Iterator[Place]:
+        """Yield the places of the arguments with streams that are coefficients."""
+        arguments: dict[Place, Any] = dict(enumerate(node.args))
+        arguments.update(node.kwargs)
+        places = [
+            place
+            for place, argument in arguments.items()
+            if isinstance(argument, fx.Node) and argument in self.streams
+        ]
+        key = self._key(node)
+        if key in _ATTENTION:
+            yield from (place for place in places if place not in _VALUES)
+        elif key in _QUOTIENTS:
+            yield from (place for place in places if place in (1, "other"))
+        elif key in _PRODUCTS and len(places) == 2:
+            chosen = [place for place in places if self._is_coefficient(arguments[place])]
+            yield from chosen if len(chosen) == 1 else ()
+
+    def _is_coefficient(self, factor: fx.Node) -> bool:
+        """Return whether a factor has no rule, or comes from a gate by moves, sums and scaling."""
+        if factor in self.without_rule:
+            return True
+        node = factor
+        while self._key(node) not in _GATES:
+            inputs = self.streams.intersection(node.all_input_nodes)
+            rule = self._rule(node) if len(inputs) == 1 and node.op != "placeholder" else ""
+            if isinstance(rule, str) or rule.weighted or rule.nonlinear or rule.local:
+                return False
+            (node,) = inputs
+        return True
+
+    def _mark(self, node: fx.Node, place: Place) -> None:
+        source: Any = node.args[place] if isinstance(place, int) else node.kwargs[place]
+        with self.network.graph.inserting_before(node):
+            held = self.network.graph.call_function(hold, (source,))
+        if isinstance(place, int):
+            node.update_arg(place, held)
+        else:
+            node.update_kwarg(place, held)
+
+    def _rule(self, node: fx.Node) -> Rule | str:
+        target = target_of(self.network, node)
+        streams = frozenset(self.streams)
+        return find_rule(Operation(target, node.args, node.kwargs, streams), local=True)
+
+    def _key(self, node: fx.Node) -> Any:
+        """Return what tables name an operation by."""
+        if not node.op.startswith("call"):
+            return None
+        target = target_of(self.network, node)
+        return type(target) if isinstance(target, nn.Module) else target
