@@ -5,11 +5,13 @@ Slow and plain on purpose: the oracle of dmn.split, which shares none of its ari
 
 from functools import cache
 
+import literal_local
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from dmn.graph.trace import target_of, trace
+from dmn.rules.table import find_rules
 
 CONVOLUTIONS = {
     nn.Conv1d: F.conv1d,
@@ -63,6 +65,12 @@ ACTIVATIONS = (
 )
 
 
+def called(target, first, operands):
+    if isinstance(target, str):
+        return getattr(operands[0], target)(*operands[1:])
+    return target(*first, *operands)
+
+
 class Recorder(torch.fx.Interpreter):
     """Run a network as it is, and keep every node's value."""
 
@@ -95,25 +103,17 @@ class Literal:
         self.streams, self.steps, self.nonlinear, self.nodes = {}, {}, set(), []
         # At kinks, and in windows with equal entries, rounding in p - n would choose another side.
         self.original = Recorder(self.traced.network).values_of(x)
+        self.with_streams = {node.name for node in find_rules(self.traced.network, local=True)}
         values = {}
         for node in self.traced.network.graph.nodes:
             if node.op == "output":
                 self.output = node.args[0]
             elif node.op == "placeholder":
                 self.keep(node, positive(x), positive(-x))
-            elif any(source in self.streams for source in node.all_input_nodes):
-                if node.op == "call_method" and node.target == "size":
-                    values[node] = self.streams[node.args[0]][0].size(*node.args[1:])
-                else:
-                    self.step(node, values)
+            elif node.name in self.with_streams:
+                self.step(node, values)
             else:
-                target = target_of(self.traced.network, node)
-                args = torch.fx.node.map_arg(node.args, values.get)
-                values[node] = (
-                    self.traced.network.get_parameter(target)
-                    if node.op == "get_attr"
-                    else target(*args)
-                )
+                values[node] = self.original[node]
         self.p, self.n = self.streams[self.output]
 
     def keep(self, node, p, n):
@@ -127,13 +127,14 @@ class Literal:
         sources = [n for n in node.all_input_nodes if n in self.streams]
         name = node.target if node.op == "call_method" else getattr(target, "__name__", None)
         args = torch.fx.node.map_arg(node.args, lambda n: values.get(n, n))
-        kwargs = dict(node.kwargs)
+        kwargs = torch.fx.node.map_arg(node.kwargs, lambda n: values.get(n, n))
+        operands = [a for a in node.args if isinstance(a, torch.fx.Node) and a in self.streams]
         inputs = [self.streams[source] for source in sources]
         with torch.enable_grad():
             nonlinear = False
             if type(target) in CONVOLUTIONS or isinstance(target, nn.Linear):
                 p, n, z = self.linear(target, *inputs[0])
-            elif isinstance(target, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            elif getattr(target, "running_mean", None) is not None:
                 p, n, z = self.norm(target, *inputs[0])
             elif isinstance(target, ACTIVATIONS):
                 p, n, z = self.activation(target, *inputs[0], self.original[sources[0]])
@@ -141,6 +142,23 @@ class Literal:
             elif isinstance(target, (nn.MaxPool2d, nn.AdaptiveMaxPool2d)):
                 p, n, z = self.max_pool(target, *inputs[0], self.original[sources[0]])
                 nonlinear = self.pool == "convex"
+            elif isinstance(target, nn.MultiheadAttention):
+                p, n = self.attention(target, args, *inputs[0])
+                z = p, n
+            elif (local := literal_local.of_module(target)) is not None:
+                p, n = self.normalisation(*local, inputs[0], sources[0], node)
+                nonlinear = not isinstance(target, nn.GLU)
+                z = p, n
+            elif name in literal_local.FUNCTIONS:
+                p, n = self.normalising_function(name, args, kwargs, inputs[0], sources[0], node)
+                nonlinear = name != "glu"
+                z = p, n
+            elif name in ("matmul", "mul", "einsum", "bmm") and len(operands) == 2:
+                p, n = self.bilinear(target, args, operands, node)
+                z = p, n
+            elif name in ("matmul", "einsum", "bmm"):
+                p, n = self.matrix_product(target, args, inputs[0], sources[0], node)
+                z = p, n
             elif isinstance(target, nn.Module):
                 p, n = (target(stream) for stream in inputs[0])
                 z = p, n
@@ -161,12 +179,13 @@ class Literal:
 
     def linear(self, module, p, n):
         plus, minus = nonnegative(module, "weight")
-        bias_p, bias_n = (shaped(half, p) for half in nonnegative(module, "bias"))
+        bias_p, bias_n = nonnegative(module, "bias")
         if isinstance(module, nn.Linear):
 
             def run(x, w):
                 return x @ w.T
         else:
+            bias_p, bias_n = shaped(bias_p, p), shaped(bias_n, p)
             options = {
                 "stride": module.stride,
                 "dilation": module.dilation,
@@ -194,6 +213,72 @@ class Literal:
         zp = positive(scale) * p + positive(-scale) * n + positive(shift)
         zn = positive(-scale) * p + positive(scale) * n + positive(-shift)
         return zp, zn, (zp, zn)
+
+    def attention(self, module, args, p, n):
+        rows = [
+            literal_local.attend(module, *(x[i] for x in (*args[:2], p, n))) for i in range(len(p))
+        ]
+        return tuple(map(torch.stack, zip(*rows, strict=True)))
+
+    def normalisation(self, function, bias, streams, source, node):
+        u, out = self.original[source], self.original[node]
+
+        def of_one(image, v):
+            return function(u[image : image + 1], v)
+
+        weights = literal_local.matrix(of_one, u, -1)
+        if bias is not None and not isinstance(target_of(self.traced.network, node), nn.LayerNorm):
+            bias = shaped(bias, out)
+        return literal_local.through([weights], [streams], out.shape, bias)
+
+    def normalising_function(self, name, args, kwargs, streams, source, node):
+        literal, bias_at = literal_local.FUNCTIONS[name]
+        u, out, rest = self.original[source], self.original[node], args[1:]
+        kwargs = {key: value for key, value in kwargs.items() if key != "input"}
+
+        def of_one(image, v):
+            return literal(u[image : image + 1], v, *rest, **kwargs)
+
+        bias = kwargs.get("bias")
+        if bias is None and bias_at is not None and len(args) > bias_at + 1:
+            bias = args[bias_at + 1]
+        if bias is not None and name != "layer_norm":
+            bias = shaped(bias, out)
+        weights = literal_local.matrix(of_one, u, -1)
+        return literal_local.through([weights], [streams], out.shape, bias)
+
+    def bilinear(self, target, args, operands, node):
+        out = self.original[node]
+        first = args[:1] if isinstance(args[0], str) else ()
+        matrices = []
+        for place in (0, 1):
+
+            def of_one(image, v, place=place):
+                filled = [self.original[each][image : image + 1] for each in operands]
+                filled[place] = v
+                return called(target, first, filled) / 2
+
+            matrices.append(literal_local.matrix(of_one, self.original[operands[place]], -1))
+        streams = [self.streams[each] for each in operands]
+        return literal_local.through(matrices, streams, out.shape)
+
+    def matrix_product(self, target, args, streams, source, node):
+        first = args[:1] if isinstance(args[0], str) else ()
+        operands, out = [a for a in args if not isinstance(a, str)], self.original[node]
+
+        def of_one(image, v):
+            filled = [
+                v
+                if each is source
+                else each[image : image + 1]
+                if each.dim() == v.dim() and len(each) == len(self.original[source])
+                else each
+                for each in operands
+            ]
+            return called(target, first, filled)
+
+        weights = literal_local.matrix(of_one, self.original[source], -1)
+        return literal_local.through([weights], [streams], out.shape)
 
     def shifted(self, p, n):
         """Let the backward pass subtract alpha times the sum of the sensitivities from both."""
@@ -268,6 +353,18 @@ class Literal:
         if name in ("add", "sub"):
             (p1, n1), (p2, n2) = map(self.as_streams, args)
             return (p1 + n2, n1 + p2) if name == "sub" else (p1 + p2, n1 + n2)
+        if name in ("cat", "concat"):
+            parts = [self.as_streams(part) for part in args[0]]
+            return tuple(torch.cat(side, *args[1:], **kwargs) for side in zip(*parts, strict=True))
+        if name == "addcmul":
+            added, factor = self.as_streams(args[0]), args[1]
+            p, n = self.streams[args[2]]
+            plus, minus = positive(factor), positive(-factor)
+            return plus * p + minus * n + added[0], plus * n + minus * p + added[1]
+        if name == "scaled_dot_product_attention":
+            q, k = args[:2]
+            weights = torch.softmax(q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5, -1)
+            return tuple(weights @ stream for stream in self.streams[args[2]])
         if name in ("mul", "truediv", "neg"):
             p, n = self.streams[sources[0]]
             k = -1.0 if name == "neg" else next(a for a in args if not isinstance(a, torch.fx.Node))

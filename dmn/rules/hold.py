@@ -13,6 +13,7 @@ from typing import Any
 from torch import fx, nn
 
 from dmn.graph.trace import target_of
+from dmn.nn.attention import AttentionOutput
 from dmn.rules.base import Rule
 from dmn.rules.local import hold
 from dmn.rules.names import all_spellings
@@ -21,7 +22,7 @@ from dmn.rules.table import find_rule, takes_streams
 
 Place = int | str  # of an argument: its position or its name
 
-_ATTENTION = all_spellings("MultiheadAttention AttentionOutput scaled_dot_product_attention")
+_ATTENTION = all_spellings("MultiheadAttention scaled_dot_product_attention") | {AttentionOutput}
 _PRODUCTS = all_spellings("mul multiply matmul bmm einsum")
 _QUOTIENTS = all_spellings("div divide true_divide truediv")
 _GATES = all_spellings("Sigmoid sigmoid Hardsigmoid hardsigmoid Tanh tanh ReLU6 relu6") | (

@@ -214,6 +214,14 @@ def attention(operation: Operation) -> Rule | str:
     return ATTENTION
 
 
+def attention_function(operation: Operation) -> Rule | str:
+    """Take queries, keys and masks as constants: weights are nonnegative, and those of values."""
+    named = {**dict(zip(("query", "key", "value"), operation.args, strict=False))}
+    named |= {"attn_mask": operation.option("attn_mask", 3)} | operation.kwargs
+    others = (argument for name, argument in named.items() if name != "value")
+    return Attention.refusal if any(map(operation.is_stream, others)) else SAME
+
+
 def instance_norm(operation: Operation) -> Rule:
     """Distinguish running statistics, which are constants, from those of the image."""
     own = operation.option("running_mean", 1) is None

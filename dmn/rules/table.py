@@ -79,7 +79,7 @@ _ROWS: tuple[tuple[RuleEntry, str], ...] = (
     (of.MOVE, "ChannelShuffle channel_shuffle PixelShuffle pixel_shuffle"),
     (of.MOVE, "PixelUnshuffle pixel_unshuffle"),
     (of.attention, "MultiheadAttention"),
-    (of.SAME, "scaled_dot_product_attention"),  # of the value: query and key are held
+    (of.attention_function, "scaled_dot_product_attention"),
     (of.LAYER_NORM, "LayerNorm layer_norm"),
     (of.RMS_NORM, "RMSNorm rms_norm"),
     (of.GROUP_NORM, "GroupNorm group_norm"),
