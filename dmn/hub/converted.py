@@ -28,8 +28,9 @@ from dmn.io.weights import (
 )
 from dmn.io.writing import write_whole
 from dmn.rules.linear import SLACK
+from dmn.split.build import split
 from dmn.split.certificate import Certificate
-from dmn.split.model import SplitModel, split
+from dmn.split.model import SplitModel
 
 FORMAT = "dmn.converted/2"
 SOURCE = "converted"

@@ -1,10 +1,11 @@
 """Trained networks as differences of monotone ones: the same function, bit for bit."""
 
+from dmn.split.build import split
 from dmn.split.certificate import Certificate
 from dmn.split.front import FrontAdapter, as_pair
 from dmn.split.learned_bounds import Example, learn_bounds, patch_logit_drops
 from dmn.split.mirror import mirror, unfold_front
-from dmn.split.model import SplitModel, split
+from dmn.split.model import SplitModel
 from dmn.split.resplit import ResplitExplainer
 
 __all__ = [

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dmn.nn import BackwardConfig, Reading, eval_mode, predict_logits
 from dmn.rules.linear import bounds
 from dmn.rules.scaled import Scaled, aligned, magnitude
+from dmn.split.held import counted
 
 NOT_CLAIMED = "not claimed"
 SMALLEST = 1e-300  # magnitude, as they are stored as logarithms
@@ -36,6 +37,7 @@ class Splittable(Protocol):
     name: str
     options: BackwardConfig
     network: Any
+    held: dict[str, str]
 
     @property
     def layers(self) -> Sequence[str]:
@@ -56,11 +58,15 @@ class Splittable(Protocol):
     def magnitudes(self, x: Tensor) -> dict[str, Scaled]:
         """Return the largest p + n of every layer."""
 
-    def ends(self, p: Tensor, n: Tensor) -> tuple[Scaled, Scaled]:
+    def ends(self, p: Tensor, n: Tensor, image: Tensor | None) -> tuple[Scaled, Scaled]:
         """Return g and h as functions of the input's streams."""
 
+    def local_gradient(self, x: Tensor, target: Tensor) -> Tensor:
+        """Return autograd's gradient of the network with its coefficients held at the images."""
 
-Property = Callable[[Any, Tensor, Tensor, torch.Generator], bool]
+
+Ends = Callable[[Tensor, Tensor], tuple[Scaled, Scaled]]
+Property = Callable[[Ends, Tensor, Tensor, torch.Generator], bool]
 
 
 @dataclass(frozen=True)
@@ -74,13 +80,18 @@ class Certificate:
         pool: Form of max pooling.
         theta: Share of min(p, n) kept after activations.
         prediction: The largest |f - original|; None if the original no longer exists.
-        gradient: The largest difference between the gradient and that of autograd.
+        gradient: The largest difference between the gradient F of the split network and that of
+            autograd. If coefficients are held at the image, autograd holds them, too.
         least_weight: The smallest of the weights V + W and V - W, where V is |W| unless loosened.
         monotone: Whether g and h are monotone in the streams: "holds in 4 samples", "FAILS in a
             sample", or "not claimed".
         convex: Whether g and h are convex in the streams, likewise.
         cosines: The cosine of the SplitGrad maps of g and h at the input, by alpha.
         magnitudes: The binary logarithm of the largest s, by layer.
+        held: What is held at the image, by operation; all others are exact and monotone everywhere.
+            If any is held, g and h are monotone and convex for the streams of that image only.
+        gradient_cosine: The mean cosine between F and the gradient of the network itself; None if
+            nothing is held, as they are the same.
         class_cosines: The mean absolute cosine between the relevance in g for different classes, by
             alpha and by layer. Near 1, relevance does not depend on the class. Empty for one logit.
 
@@ -107,6 +118,8 @@ class Certificate:
     cosines: dict[str, float]
     magnitudes: dict[str, float]
     class_cosines: dict[str, dict[str, float]] = field(default_factory=dict)  # not in older ones
+    held: dict[str, str] = field(default_factory=dict)
+    gradient_cosine: float | None = None
 
     def __str__(self) -> str:
         """Show it as a table, of each field by layer with a few layers only."""
@@ -121,6 +134,7 @@ class Certificate:
             ("least effective weight", f"{self.least_weight:g}"),
             ("g, h monotone in the streams", self.monotone),
             ("g, h convex in the streams", self.convex),
+            *self._rows_of_held(),
         ]
         rows += [
             (f"cosine of g's map and h's, alpha {a}", f"{c:.4f}") for a, c in self.cosines.items()
@@ -133,6 +147,16 @@ class Certificate:
         rows += [(f"largest p + n at {name}", f"2^{self.magnitudes[name]:.1f}") for name in shown]
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+    def _rows_of_held(self) -> list[tuple[str, str]]:
+        """Return how many operations are held, by kind, and how far this changes F."""
+        rows = [
+            (f"at this image only: {kind}", f"{count}, {what} held")
+            for (kind, what), count in counted(self.held).items()
+        ]
+        if self.gradient_cosine is not None:
+            rows.append(("cosine of F and the network's gradient", f"{self.gradient_cosine:.4f}"))
+        return rows
 
     def to_json(self) -> str:
         """Return the certificate as JSON."""
@@ -149,7 +173,8 @@ def certify(model: Splittable, original: nn.Module | None, x: Tensor) -> Certifi
     """Measure what holds for a split network on images; see `SplitModel.certificate`."""
     logits = model(x)
     target = logits.argmax(dim=1)
-    expected = _autograd_gradient(original or model.network, x, target)
+    own_gradient = _autograd_gradient(original or model.network, x, target)
+    expected = model.local_gradient(x, target) if model.held else own_gradient
     gradient, cosines = 0.0, {}
     for alpha in _SHIFTS:
         readings = model.read(x, target, ["input"], BackwardConfig(alpha=alpha), ("g", "h", "g-h"))[
@@ -177,7 +202,15 @@ def certify(model: Splittable, original: nn.Module | None, x: Tensor) -> Certifi
             for name, size in sizes.items()
         },
         class_cosines=_class_cosines(model, x, logits),
+        held=dict(model.held),
+        gradient_cosine=_cosine(expected, own_gradient) if model.held else None,
     )
+
+
+def _cosine(one: Tensor, other: Tensor) -> float:
+    """Return the mean cosine of the gradients of images, in float64."""
+    first, second = (gradient.flatten(1).double() for gradient in (one, other))
+    return float(F.cosine_similarity(first, second, dim=1).mean())
 
 
 def _format_difference(value: float | None) -> str:
@@ -263,10 +296,16 @@ def _check_by_sampling(holds: Property, model: Splittable, x: Tensor) -> str:
     """Check a property in float64 on random streams, those of the images first."""
     double: Any = deepcopy(model)
     double, x = double.double(), x.double()
+    image = x if model.held else None
+
+    def ends(p: Tensor, n: Tensor) -> tuple[Scaled, Scaled]:
+        evidence: tuple[Scaled, Scaled] = double.ends(p, n, image)
+        return evidence
+
     generator = torch.Generator().manual_seed(0)
     p, n = x.clamp(min=0), (-x).clamp(min=0)
     always_holds = all(
-        holds(double, p + common, n + common, generator)
+        holds(ends, p + common, n + common, generator)
         for common in (_noise(x, generator) * scale for scale in (0.0, *[1.0] * (SAMPLES - 1)))
     )
     return f"holds in {SAMPLES} samples" if always_holds else "FAILS in a sample"
@@ -278,18 +317,16 @@ def _noise(x: Tensor, generator: torch.Generator) -> Tensor:
     return noise.to(x.device)
 
 
-def _is_monotone(model: Splittable, p: Tensor, n: Tensor, generator: torch.Generator) -> bool:
+def _is_monotone(ends: Ends, p: Tensor, n: Tensor, generator: torch.Generator) -> bool:
     larger = p + _noise(p, generator), n + _noise(n, generator)
-    return all(
-        _exceeds(high, low) for high, low in zip(model.ends(*larger), model.ends(p, n), strict=True)
-    )
+    return all(_exceeds(high, low) for high, low in zip(ends(*larger), ends(p, n), strict=True))
 
 
-def _is_convex(model: Splittable, p: Tensor, n: Tensor, random: torch.Generator) -> bool:
+def _is_convex(ends: Ends, p: Tensor, n: Tensor, random: torch.Generator) -> bool:
     other = p + _noise(p, random), _noise(n, random)
     middle = (p + other[0]) / 2, (n + other[1]) / 2
-    ends = zip(model.ends(p, n), model.ends(*other), model.ends(*middle), strict=True)
-    for one, two, between in ends:
+    points = zip(ends(p, n), ends(*other), ends(*middle), strict=True)
+    for one, two, between in points:
         (first, second), exponent = aligned([one, two])
         if not _exceeds(Scaled((first + second) / 2, exponent), between):
             return False

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from dmn.explain.target import class_names
 from dmn.models import DifferenceOfMonotone
 from dmn.nn import GRADIENT, BackwardConfig, Pair, Reading, Stream, is_pair
+from dmn.split.build import split
 from dmn.split.mirror import unfold_front
-from dmn.split.model import split
 
 
 class FrontAdapter:

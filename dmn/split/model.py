@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
-from weakref import ref
 
 import torch
 from torch import Tensor, fx, nn
 
 from dmn.errors import UnknownNameError
 from dmn.explain.methods import explain
-from dmn.explain.target import Target, class_names
-from dmn.graph.equal import require_equal
-from dmn.graph.trace import Traced, Unsupported, describe, trace, unsupported
-from dmn.graph.wrappers import unwrap
+from dmn.explain.target import Target
+from dmn.graph.trace import Traced
 from dmn.nn import (
     GRADIENT,
     BackwardConfig,
@@ -26,81 +23,22 @@ from dmn.nn import (
     check_numbers,
     check_rank,
     eval_mode,
+    logits_matrix,
     misfits_explained,
     predict_logits,
 )
 from dmn.rules.base import Rule
-from dmn.rules.hold import hold_coefficients
 from dmn.rules.linear import SLACK, Linear, bounds
 from dmn.rules.scaled import Scaled, halves
-from dmn.rules.table import find_rules, is_known
 from dmn.split.backward import backward
 from dmn.split.certificate import Certificate, certify
 from dmn.split.forward import ForwardPlan, Values
-from dmn.split.options import Products, check_products, complete
-
-
-def split(
-    model: nn.Module,
-    example: Tensor | None = None,
-    *,
-    products: Products = "held",
-    pool: Pool = "winner",
-    theta: float = 0.0,
-    threshold: float = 0.0,
-) -> SplitModel:
-    """Write a trained network as g - h, both monotone, without changing what it computes.
-
-    Args:
-        model: Any classifier that torch.fx can trace and whose operations have a rule. It is copied
-            in eval mode and not changed. `DataParallel` and `torch.compile` stand for the network
-            that they wrap.
-        example: Images (B, C, H, W), on which the split network is compared with the original. They
-            also tell which layers are images, and decide where the forward branches on shapes.
-        products: What is done about attention, gates, normalisation by statistics of the image, and
-            other products of activations. "held" takes coefficients as constants at each image, so
-            that g and h are monotone for that image only; "refuse" raises `UnsupportedError`.
-        pool: Form of max pooling. "winner" takes both streams from the position of the largest
-            activation. "convex" keeps g and h monotone and convex, but both grow with depth.
-        theta: Share of min(p, n) kept after each activation, in [0, 1]. 1 is the literal split,
-            which is monotone; 0 gives the smallest streams.
-        threshold: Recentre only where p + n exceeds it, >= 0.
-
-    Returns:
-        The split network. It predicts and explains.
-
-    Raises:
-        UnsupportedError: if the network cannot be written as a graph, or has operations without a
-            rule; lists all of them before anything runs.
-        NotEqualError: if it does not predict what the original does, bit for bit, on the example.
-
-    Source: Zimmermann & Loho, Hidden Monotonicity, CVPR 2026; for the rotated form see "The split
-        of a trained network" in the documentation.
-
-    Examples:
-        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
-        >>> x = torch.rand(2, 1, 8, 8)
-        >>> torch.equal(split(net, x)(x), net(x))
-        True
-    """
-    model = unwrap(model)
-    traced = trace(model, is_known, example)
-    check_products(products)
-    if products == "held":
-        hold_coefficients(traced.network)
-    rules = _find_rules(traced, products == "held")
-    result = SplitModel(traced, rules, pool=pool, theta=theta, threshold=threshold)
-    result.name, result._original = type(model).__name__, ref(model)
-    result.classes = class_names(model)
-    if example is not None:
-        check_numbers(example)
-        require_equal(result, model, example, exact=True)
-        result.find_image_layers(example)
-    return result
+from dmn.split.held import held_operations
+from dmn.split.options import complete
 
 
 class SplitModel(nn.Module):
-    """A trained network as f = g - h, made by `split`.
+    """A trained network as f = g - h, made by `dmn.split.split`.
 
     It predicts what the original does, bit for bit. It explains itself by `model.explain(x)`, or by
     any explainer of `dmn.explain`. Inside, it carries u = p - n, the original's activation, and
@@ -111,6 +49,7 @@ class SplitModel(nn.Module):
         name: Name of the original's class.
         classes: Names of the classes, if the original has an attribute `classes`.
         options: The network's own form of max pooling, theta and threshold.
+        held: What is held at the image, by operation; empty if g and h are monotone everywhere.
         certified: The last certificate; None before `certificate`.
         cam_layer: The layer that SplitCAM reads by default: the last whose sides are at least a
             quarter of the image's. "input" before `find_image_layers`.
@@ -139,6 +78,7 @@ class SplitModel(nn.Module):
         super().__init__()
         self.network = traced.network
         self._rules = dict(rules)
+        self.held = held_operations(traced, rules)
         self._nodes = {
             name: node.name
             for name, node in traced.layers.items()
@@ -234,7 +174,7 @@ class SplitModel(nn.Module):
             m and c for m, c in preserved
         )
 
-    def ends(self, p: Tensor, n: Tensor) -> tuple[Scaled, Scaled]:
+    def ends(self, p: Tensor, n: Tensor, image: Tensor | None = None) -> tuple[Scaled, Scaled]:
         """Return g and h, in units of a power of two, as functions of the input's streams.
 
         If the certificate says so, they are monotone in the streams. They are not monotone in the
@@ -243,12 +183,29 @@ class SplitModel(nn.Module):
         Args:
             p: Positive stream of the image (B, C, H, W), >= 0.
             n: Negative stream, of the same shape, >= 0.
+            image: Where coefficients are held; by default at p - n.
         """
         plan = self._plan(GRADIENT, (), sums=["output"])
-        values = self._forward(plan, p - n, p + n)
+        held_at = None if image is None else self._hold(image)
+        values = self._forward(plan, p - n, p + n, held_at)
         s = values.s[plan.output]
         g, h = halves(s, values.u[plan.output])
         return Scaled(g, s.exponent), Scaled(h, s.exponent)
+
+    def local_gradient(self, x: Tensor, target: Tensor) -> Tensor:
+        """Return autograd's gradient of the network with its coefficients held at the images.
+
+        Args:
+            x: Images (B, C, H, W).
+            target: Class indices (B,).
+        """
+        plan, held_at = self._plan(GRADIENT, ()), self._hold(x)
+        with torch.enable_grad():
+            x = x.detach().clone().requires_grad_()
+            logits = plan.forward(x, held_at=held_at).u[plan.output]
+            selected = logits_matrix(logits, self.name, len(x)).gather(1, target[:, None])
+            (gradient,) = torch.autograd.grad(selected.sum(), x)
+        return gradient
 
     def certificate(self, x: Tensor, original: nn.Module | None = None) -> Certificate:
         """Measure what holds for this network on images; the result prints as a table.
@@ -314,11 +271,17 @@ class SplitModel(nn.Module):
         check_layers(dict(alphas), self._nodes, self.layers)
         return config._replace(alpha=tuple((self._nodes[name], alpha) for name, alpha in alphas))
 
-    def _forward(self, plan: ForwardPlan, x: Tensor, s: Tensor | None = None) -> Values:
+    def _hold(self, x: Tensor) -> Values:
+        """Return a pass whose coefficients another one can hold."""
+        return self._forward(self._plan(GRADIENT, ["input"]), x)
+
+    def _forward(
+        self, plan: ForwardPlan, x: Tensor, s: Tensor | None = None, held_at: Values | None = None
+    ) -> Values:
         check_numbers(x)
         with self._mode(), misfits_explained(self.network, x):
             check_rank(self.network, x)
-            return plan.forward(x.clone() if x.is_inference() else x.detach(), s)
+            return plan.forward(x.clone() if x.is_inference() else x.detach(), s, held_at)
 
     @contextmanager
     def _mode(self) -> Iterator[None]:
@@ -334,13 +297,3 @@ class SplitModel(nn.Module):
 
 def _no_original() -> None:
     """Return None, for an original that is unknown."""
-
-
-def _find_rules(traced: Traced, local: bool) -> dict[str, Rule]:
-    """Return the rule of every node with streams; raise for all nodes without a rule."""
-    network, rules = traced.network, find_rules(traced.network, local)
-    without_rule = [(node, needs) for node, needs in rules.items() if isinstance(needs, str)]
-    refused = [Unsupported(describe(network, node), needs) for node, needs in without_rule]
-    if refused or traced.unsupported:
-        raise unsupported([*traced.unsupported, *refused], f"split {type(network).__name__}")
-    return {node.name: rule for node, rule in rules.items() if isinstance(rule, Rule)}

@@ -13,7 +13,7 @@ from torch.nn import MaxPool2d
 
 from dmn.canonize import hookable
 from dmn.nn import BackwardConfig, MaxMinPool2d
-from dmn.split.model import split
+from dmn.split.build import split
 
 EPSILON = 1e-6
 TARGET = torch.tensor([2, 0])
