@@ -14,7 +14,7 @@ from torch import nn
 from torchvision.models.shufflenetv2 import channel_shuffle
 from torchvision.ops import stochastic_depth
 
-from dmn.errors import UnsupportedError
+from dmn.errors import OptionError, UnsupportedError
 from dmn.nn import GRADIENT, BackwardConfig
 from dmn.rules import Activation, Linear, Rule, add_rule
 from dmn.rules.table import RULES
@@ -622,7 +622,7 @@ def test_what_has_no_rule_is_refused_with_its_place_and_reason(name):
     model.operation = make()
     model.relu = nn.ReLU()
     with pytest.raises(UnsupportedError, match="have no rule") as caught:
-        split(model.eval().to("meta"))
+        split(model.eval().to("meta"), products="refuse")
     told = str(caught.value.nodes[0])
     assert re.search(place, told), told
     assert re.search(reason, told), told
@@ -640,13 +640,44 @@ def test_a_refusal_lists_everything_at_once():
     with torch.device("meta"):
         model = nn.Sequential(Block(), nn.Sequential(Block(), nn.Softmax(1)))
     with pytest.raises(UnsupportedError) as caught:
-        split(model)
+        split(model, products="refuse")
     paths = [node.path for node in caught.value.nodes]
     assert paths == [
         *("0.norm (LayerNorm)", "0.gate.mul (mul)", "0.pow (pow)"),
         *("1.0.norm (LayerNorm)", "1.0.gate.mul (mul)", "1.0.pow (pow)", "1.1 (Softmax)"),
     ]
     assert "cannot split Sequential: 7 of its operations have no rule" in str(caught.value)
+
+
+LOCAL = {  # refused only where nothing may be held; tests/split/test_local.py splits such networks
+    *("gate", "square", "quotient", "matmul", "attention"),
+    *("layer_norm", "flayer_norm", "group_norm", "instance_norm"),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in REFUSED if name not in LOCAL])
+def test_what_is_no_coefficient_is_refused_by_default_too(name):
+    make, place, reason = REFUSED[name]
+    model = nn.Sequential()
+    model.operation, model.relu = make(), nn.ReLU()
+    with pytest.raises(UnsupportedError, match="have no rule") as caught:
+        split(model.eval().to("meta"))
+    told = str(caught.value.nodes[0])
+    assert re.search(place, told), told
+    assert re.search(reason, told), told
+
+
+def test_a_coefficient_that_is_added_to_an_activation_is_refused():
+    """It would be a constant of the image, which explains nothing."""
+    model = nn.Sequential(Function(lambda x: x + torch.softmax(x, 1)), nn.ReLU())
+    with pytest.raises(UnsupportedError, match="softmax divides by a sum of activations"):
+        split(model)
+
+
+@pytest.mark.parametrize("products", ["hold", None])
+def test_other_choices_for_products_are_refused(products):
+    with pytest.raises(OptionError, match="not 'held' or 'refuse'"):
+        split(nn.Sequential(nn.Conv2d(2, 2, 1)), products=products)
 
 
 @pytest.mark.parametrize("module", [nn.CELU(-1.0), nn.Softplus(beta=-2.0)])
