@@ -86,8 +86,8 @@ class _Marker:
         key = self._key(node)
         if key in _ATTENTION:
             yield from (place for place in places if place not in _VALUES)
-        elif key in _QUOTIENTS:
-            yield from (place for place in places if place in (1, "other"))
+        elif key in _QUOTIENTS and len(places) == 2:
+            yield places[1]
         elif key in _PRODUCTS and len(places) == 2:
             chosen = [place for place in places if self._is_coefficient(arguments[place])]
             yield from chosen if len(chosen) == 1 else ()

@@ -84,6 +84,12 @@ def _find_rules(traced: Traced, local: bool) -> dict[str, Rule]:
     network, rules = traced.network, find_rules(traced.network, local)
     without_rule = [(node, needs) for node, needs in rules.items() if isinstance(needs, str)]
     refused = [Unsupported(describe(network, node), needs) for node, needs in without_rule]
+    (output,) = network.graph.output_node().all_input_nodes
+    if not refused and output not in rules:
+        refused = [Unsupported(describe(network, output), _NOTHING_LEFT)]
     if refused or traced.unsupported:
         raise unsupported([*traced.unsupported, *refused], f"split {type(network).__name__}")
     return {node.name: rule for node, rule in rules.items() if isinstance(rule, Rule)}
+
+
+_NOTHING_LEFT = "the image reaches the logits through coefficients only, which are held"

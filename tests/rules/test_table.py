@@ -674,6 +674,12 @@ def test_a_coefficient_that_is_added_to_an_activation_is_refused():
         split(model)
 
 
+def test_logits_that_the_image_reaches_through_coefficients_only_are_refused():
+    model = nn.Sequential(Function(lambda x, w: x.softmax(1) @ w, w=(8, 3)), nn.Flatten())
+    with pytest.raises(UnsupportedError, match="through coefficients only, which are held"):
+        split(model)
+
+
 @pytest.mark.parametrize("products", ["hold", None])
 def test_other_choices_for_products_are_refused(products):
     with pytest.raises(OptionError, match="not 'held' or 'refuse'"):
