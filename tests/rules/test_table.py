@@ -675,7 +675,8 @@ def test_a_coefficient_that_is_added_to_an_activation_is_refused():
 
 
 def test_logits_that_the_image_reaches_through_coefficients_only_are_refused():
-    model = nn.Sequential(Function(lambda x, w: x.softmax(1) @ w, w=(8, 3)), nn.Flatten())
+    attend = Function(lambda x, w: F.scaled_dot_product_attention(x, x, w), w=(2, 4, 6, 3))
+    model = nn.Sequential(attend, nn.Flatten())
     with pytest.raises(UnsupportedError, match="through coefficients only, which are held"):
         split(model)
 
