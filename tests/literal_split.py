@@ -149,6 +149,9 @@ class Literal:
                 p, n = self.normalisation(*local, inputs[0], sources[0], node)
                 nonlinear = not isinstance(target, nn.GLU)
                 z = p, n
+            elif name in ("pow", "square"):
+                p, n = self.power(args[1] if name == "pow" else 2, inputs[0], sources[0])
+                z = p, n
             elif name in literal_local.FUNCTIONS:
                 p, n = self.normalising_function(name, args, kwargs, inputs[0], sources[0], node)
                 nonlinear = name != "glu"
@@ -246,6 +249,13 @@ class Literal:
             bias = shaped(bias, out)
         weights = literal_local.matrix(of_one, u, -1)
         return literal_local.through([weights], [streams], out.shape, bias)
+
+    def power(self, exponent, streams, source):
+        (p, n), factor = streams, self.original[source]
+        for _ in range(exponent - 2):
+            factor = factor * self.original[source]
+        plus, minus = positive(factor), positive(-factor)
+        return plus * p + minus * n, plus * n + minus * p
 
     def bilinear(self, target, args, operands, node):
         out = self.original[node]

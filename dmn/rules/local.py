@@ -313,6 +313,23 @@ class Bilinear(Local):
         return self.linear(call, [factor.abs() for factor in held], *sums)
 
 
+class Power(Local):
+    """A whole power x^k, k >= 2, as the product of one factor x and the others, which are held."""
+
+    holds = "all factors but one"
+    refusal = Bilinear.refusal
+
+    def hold(self, call: Call) -> Tensor:
+        factors: Tensor = call.u[0] ** (call.argument("exponent", 1, 2) - 1)
+        return factors
+
+    def linear(self, call: Call, held: Tensor, *streams: Tensor) -> Tensor:
+        return streams[0] * held
+
+    def bound(self, call: Call, held: Tensor, *sums: Tensor) -> Tensor:
+        return sums[0] * held.abs()
+
+
 class GatedHalf(Local):
     """`F.glu`: one half of the channels times the sigmoid of the other, which is held."""
 

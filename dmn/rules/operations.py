@@ -18,6 +18,7 @@ from dmn.rules.local import (
     Bilinear,
     GatedHalf,
     Normalisation,
+    Power,
     UnitLength,
     channel_groups,
     last_axes,
@@ -155,7 +156,7 @@ SHIFT = Absolute(_broadcast_sum, constant=True, moves=True)
 SCALE = Absolute(lambda call, s: s * _magnitude(_constant(call)))
 MIX = Absolute(_with_magnitudes)
 AFFINE = Absolute(_without_constant_term, constant=True)
-PRODUCT = Bilinear()
+PRODUCT, POWER = Bilinear(), Power()
 DIVIDE = Absolute(lambda call, s: s / _magnitude(_constant(call)))
 NEGATE = Absolute(lambda call, s: s)
 JOINED = Absolute(_join_streams, constant=True, moves=True)
@@ -197,6 +198,15 @@ def product(with_constant: Rule) -> Callable[[Operation], Rule | str]:
         return PRODUCT if count == 2 else with_constant
 
     return entry
+
+
+def power(operation: Operation) -> Rule | str:
+    """Allow whole exponents from 2 on."""
+    named = operation.kwargs.get("exponent", 2)
+    exponent = operation.args[1] if len(operation.args) > 1 else named
+    if not isinstance(exponent, (int, float)) or exponent < 2 or exponent % 1:
+        return f"a power with exponent {exponent}: only 2, 3, ... are products of activations"
+    return POWER
 
 
 def sum_of_product(operation: Operation) -> Rule | str:

@@ -571,7 +571,9 @@ REFUSED = {
     "softmax_module": (lambda: nn.Softmax(1), r"operation \(Softmax\)", "explain the logits"),
     "gate": (Gate, r"operation\.mul \(mul\)", "product of two activations"),
     "square": (of(lambda x: x * x), r"operation\.mul", "product of two activations"),
-    "power": (of(lambda x: x**2), r"operation\.pow", "no rule"),
+    "power": (of(lambda x: x**2), r"operation\.pow", "product of two activations"),
+    "root": (of(lambda x: x.abs() ** 0.5), r"operation\.(abs|pow)", "exponent 0.5|no rule"),
+    "square_root": (of(lambda x: torch.relu(x) ** 0.5), r"operation\.pow", "exponent 0.5"),
     "quotient": (of(lambda x: x / x.mean()), "truediv", "not monotone"),
     "inverse": (of(lambda x: 1 / x), "truediv", "not monotone"),
     "rounded": (of(lambda x: torch.div(x, 2, rounding_mode="floor")), "div", "rounded"),
@@ -650,7 +652,7 @@ def test_a_refusal_lists_everything_at_once():
 
 
 LOCAL = {  # refused only where nothing may be held; tests/split/test_local.py splits such networks
-    *("gate", "square", "quotient", "matmul", "attention"),
+    *("gate", "square", "power", "quotient", "matmul", "attention"),
     *("layer_norm", "flayer_norm", "group_norm", "instance_norm"),
 }
 

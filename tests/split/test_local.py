@@ -182,6 +182,11 @@ NETWORKS = {
     "glu_function": lambda: Around(Function(lambda x: F.glu(x, dim=1)), 2),
     "product": lambda: Around(Two(lambda a, b: a * b)),
     "square": lambda: Around(Function(lambda x: x * x)),
+    "square_function": lambda: Around(Function(lambda x: torch.square(x))),
+    "cube": lambda: Around(Function(lambda x: x**3)),
+    "star_relu": lambda: Around(
+        nn.Sequential(nn.ReLU(), Function(lambda x, s, b: s * x**2 + b, s=1, b=1))
+    ),
     "broadcast": lambda: Around(Two(lambda a, b: a * b.mean((2, 3), keepdim=True))),
     "matmul": lambda: Around(Two(lambda a, b: a @ b.transpose(2, 3))),
     "einsum": lambda: Around(Two(lambda a, b: torch.einsum("bchw,bcvw->bchv", a, b))),
