@@ -165,7 +165,7 @@ class Matrix(Linear):
     def sums(
         self, call: Call, u: Sequence[Tensor], out: Tensor, s: Sequence[Tensor], unit: float
     ) -> Tensor:
-        if call.option("weight" + SLACK, 99) is not None:
+        if call.option("weight" + SLACK, 99) is not None or self._is_small(call):
             return super().sums(call, u, out, s, unit)
         bias, result = call.option("bias", 2), torch.empty_like(out)
         for rows, bound in self._pieces(call):
@@ -174,7 +174,7 @@ class Matrix(Linear):
         return result
 
     def sum_back(self, call: Call, a: Tensor) -> list[Tensor]:
-        if call.option("weight" + SLACK, 99) is not None:
+        if call.option("weight" + SLACK, 99) is not None or self._is_small(call):
             return super().sum_back(call, a)
         signals = a.reshape(-1, a.shape[-1])
         result = a.new_zeros(len(signals), call.shapes[0][-1])
@@ -186,6 +186,12 @@ class Matrix(Linear):
         if isinstance(ratio, float) and ratio == 0:
             return super().p_back(call, q, ratio)
         return Rule.p_back(self, call, q, ratio)  # not by one weight, which would be made whole
+
+    @staticmethod
+    def _is_small(call: Call) -> bool:
+        """Return whether V takes less memory than tokens do, so that it may be made whole."""
+        tokens = len(call.shapes[0]) > 2
+        return tokens and call.option("weight", 1).numel() <= call.shapes[0].numel()
 
     @staticmethod
     def _pieces(call: Call) -> Iterator[tuple[slice, Tensor]]:

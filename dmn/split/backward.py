@@ -144,12 +144,11 @@ def _step_nonlinear(
     q = torch.zeros_like(call.out) if written.q is None else written.q
     a = torch.zeros_like(call.out) if written.a is None else written.a
     if isinstance(rule, Activation):
-        q, a = through_activation(rule, call, q, a, plan.recentring)
+        q, a = through_activation(rule, call, q, a, plan.recentring, plan.config.epsilon)
     else:
         q, a = keep_whole(call, q, a, plan.recentring)
         pulled, spread = rule.back(call, q, a)
-        q, a = _only(pulled), _only(spread)
-    q, a = rebalance(q, a, call.u[0], call.s_in, k, plan.config.epsilon)
+        q, a = rebalance(_only(pulled), _only(spread), call.u[0], call.s_in, k, plan.config.epsilon)
     return [q], [a], None
 
 

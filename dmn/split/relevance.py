@@ -7,6 +7,7 @@ sensitivities. All functions here are elementwise, and run in pieces that fit th
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -74,19 +75,33 @@ def rebalance(q: Tensor, a: Tensor, u: Tensor, s: Scaled, k: float, epsilon: flo
         k: 1 - 2 alpha.
         epsilon: Added to each denominator, in units of 1.
     """
-    unit, floor = s.unit, _stabiliser(epsilon, s.exponent, q)
+    q, a = blockwise(rebalancing(q, s, k, epsilon), q, a, u, s.tensor)
+    return q, a
+
+
+def rebalancing(like: Tensor, s: Scaled, k: float, epsilon: float) -> Callable[..., Signal]:
+    """Return `rebalance` for pieces of q, a, u and s, in whose memory it works.
+
+    Args:
+        like: A tensor of the type of q.
+        s: The sum stream, whose unit counts.
+        k: 1 - 2 alpha.
+        epsilon: Added to each denominator, in units of 1.
+    """
+    unit, floor = s.unit, _stabiliser(epsilon, s.exponent, like)
 
     def piece(q: Tensor, a: Tensor, u: Tensor, s: Tensor) -> Signal:
-        sign, size = torch.where(u < 0, -1.0, 1.0).to(q), u.abs() * unit
-        larger, smaller = (s + size).clamp(min=0), (s - size).clamp(min=0)  # doubled streams
+        sign, size = u.sign().add_(_is_zero(u)), u.abs()
+        size = size if unit == 1 else size.mul_(unit)
+        larger, smaller = (s + size).clamp_(min=0), (s - size).clamp_(min=0)  # doubled streams
         q = q * sign
-        own, other = (a + q) * larger, (a - q) * smaller
-        own = (own + (1 - k) * other) / (size + k * s + floor)
-        other = k * other / (smaller + floor)
-        return (own - other) * sign / 2, (k * own + other) / 2
+        own, other = (a + q).mul_(larger), (a - q).mul_(smaller)
+        own = own.add_(other * (1 - k)).div_((s * k).add_(size).add_(floor))
+        other = other.mul_(k).div_(smaller + floor)
+        q = (own - other).mul_(sign).mul_(0.5)
+        return q, own.mul_(k).add_(other).mul_(0.5)
 
-    q, a = blockwise(piece, q, a, u, s.tensor)
-    return q, a
+    return piece
 
 
 def keep_whole(call: Call, q: Tensor, a: Tensor, recentring: Recentring) -> Signal:
@@ -101,23 +116,28 @@ def keep_whole(call: Call, q: Tensor, a: Tensor, recentring: Recentring) -> Sign
 
 
 def through_activation(
-    rule: Activation, call: Call, q: Tensor, a: Tensor, recentring: Recentring
+    rule: Activation,
+    call: Call,
+    q: Tensor,
+    a: Tensor,
+    recentring: Recentring,
+    epsilon: float,
 ) -> Signal:
-    """Propagate relevance back through recentring and, by the secant, through an activation."""
+    """Propagate relevance back through recentring and, by the secant, an activation; shift it."""
     low, high = rule.bounds(call)
     at_zero = rule.value_at_zero(call, call.out) if rule.at_zero else 0.0
+    shifted = rebalancing(q, call.s_in, call.k, epsilon)
 
-    def piece(q: Tensor, a: Tensor, s: Tensor, u: Tensor, out: Tensor) -> Signal:
+    def piece(q: Tensor, a: Tensor, s: Tensor, u: Tensor, out: Tensor, s_in: Tensor) -> Signal:
         p, n = _undo_recentring(q, a, Scaled(s, call.s.exponent), out, recentring)
         rise = out - at_zero if rule.at_zero else out
-        slope = torch.where(u == 0, 0.0, rise / u)
+        slope = rise / (u + _is_zero(u))  # 0 at 0
         a = n.add_(p).mul_(0.5)
-        return p.mul_(slope) + (low - high) * a, a * (low + high)
+        return shifted(p.mul_(slope) + (low - high) * a, a * (low + high), u, s_in)
 
+    streams = q, a, call.s.tensor, call.u[0], call.out, call.s_in.tensor
     by_channel = any(isinstance(value, Tensor) and value.dim() for value in (low, high, at_zero))
-    if by_channel:  # cannot be cut into pieces
-        return piece(q, a, call.s.tensor, call.u[0], call.out)
-    q, a = blockwise(piece, q, a, call.s.tensor, call.u[0], call.out)
+    q, a = piece(*streams) if by_channel else blockwise(piece, *streams)  # else it cannot be cut
     return q, a
 
 
@@ -128,6 +148,8 @@ def _stabiliser(epsilon: float, exponent: int, signal: Tensor) -> float:
 
 def _undo_recentring(q: Tensor, a: Tensor, s: Scaled, u: Tensor, recentring: Recentring) -> Signal:
     """Return relevance divided by activation, of p and of n before recentring."""
+    if recentring == (0.0, 0.0):
+        return _undo_least(q, a, s, u)
     p, n = a + q, a - q
     recentred_s = recentred(s, u, *recentring)
     if recentred_s is s:
@@ -136,6 +158,21 @@ def _undo_recentring(q: Tensor, a: Tensor, s: Scaled, u: Tensor, recentring: Rec
     old_p, old_n = _doubled_streams(s.tensor, u, s.exponent)
     unit = power(recentred_s.exponent - s.exponent)
     return p.mul_(_share(new_p, old_p, unit)), n.mul_(_share(new_n, old_n, unit))
+
+
+def _undo_least(q: Tensor, a: Tensor, s: Scaled, u: Tensor) -> Signal:
+    """Do this where one stream is left, |u|; it gets the other's share of relevance, too."""
+    size, unit = u.abs(), s.unit
+    before = (s.tensor + (size if unit == 1 else size * unit)).clamp_(min=0)
+    sign = u.sign()
+    left = (a + q * sign).mul_(_share(size.mul_(2), before, unit))
+    p = left * sign.clamp_(min=0)
+    return p, left - p
+
+
+def _is_zero(u: Tensor) -> Tensor:
+    """Return 1 where u is 0, otherwise 0; `torch.where` takes ten times as long."""
+    return 1 - u.sign().abs_()
 
 
 def _share(after: Tensor, before: Tensor, unit: float) -> Tensor:
