@@ -1,7 +1,8 @@
 """Networks as graphs of operations, traced, named, and compared with the original."""
 
 from dmn.graph.equal import require_equal
-from dmn.graph.trace import Traced, Unsupported, describe, rename, target_of, trace, unsupported
+from dmn.graph.nodes import Unsupported, describe, target_of, unsupported
+from dmn.graph.trace import Traced, rename, trace
 
 __all__ = [
     "Traced",

@@ -52,6 +52,7 @@ class ExampleValues:
         self._model, self._example = model, example
         self._values: dict[fx.Node, Any] = {}
         self._unknown: set[fx.Node] = set()
+        self._last: fx.Node | None = None  # that was evaluated
 
     def of(self, node: fx.Node) -> Any:
         """Return the value of a node.
@@ -61,12 +62,23 @@ class ExampleValues:
         """
         with _untraced(), torch.inference_mode(False), torch.no_grad():
             # in the order in which they run, as some overwrite what others read
-            for earlier in node.graph.nodes:
-                if earlier not in self._values and earlier not in self._unknown:
-                    self._evaluate(earlier)
+            for next_node in self._not_evaluated(node.graph):
+                self._evaluate(next_node)
+                self._last = next_node
         if node in self._unknown:
             raise UnknownShapeError
         return self._values[node]
+
+    def forget(self, node: fx.Node) -> None:
+        """Forget a node, before it is erased."""
+        if self._last is node:
+            self._last = node.prev
+
+    def _not_evaluated(self, graph: fx.Graph) -> Iterator[fx.Node]:
+        node = next(iter(graph.nodes)) if self._last is None else self._last.next
+        while node.op != "root":  # the end of the list
+            yield node
+            node = node.next
 
     def _evaluate(self, node: fx.Node) -> None:
         no_example = node.op == "placeholder" and self._example is None

@@ -2,75 +2,28 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
-from torchvision.ops import StochasticDepth, stochastic_depth
 
 from dmn.errors import NeedsExampleError, UnsupportedError
+from dmn.graph.attention import return_output_alone
 from dmn.graph.hooks import refuse_hooks, remove_backward_hooks
+from dmn.graph.in_place import replace_in_place
+from dmn.graph.nodes import Unsupported, describe, path_of, target_of, unsupported
 from dmn.graph.shapes import UnknownShapeError
-from dmn.graph.tracer import IN_PLACE_OPERATORS, TracedNumber, Tracer, is_number, tensors_by_type
-from dmn.graph.unpack import SPLITTING, unpack_splits
+from dmn.graph.tracer import TracedNumber, Tracer, tensors_by_type
+from dmn.graph.unpack import unpack_splits
 from dmn.graph.wrappers import refuse_without_code, unwrap, unwrap_submodules
 
+__all__ = ["Traced", "Unsupported", "describe", "rename", "target_of", "trace", "unsupported"]
+
 _LAYERS = "layers"  # key in a network's meta: the name of the node for each name of a layer
-_RESHAPED = (
-    *("reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes", "swapdims", "movedim"),
-    *("moveaxis", "squeeze", "unsqueeze", "narrow", "select", "t", "ravel"),
-)
-_VIEWS = {
-    *SPLITTING,
-    *_RESHAPED,
-    *(getattr(torch, name) for name in _RESHAPED),
-    *("view", "view_as", "reshape_as", "expand", "expand_as", "contiguous", "detach", "T", "mT"),
-    *("to", "float", "double", "half", "bfloat16", "type", "type_as", "cpu", "cuda"),
-    *("unfold", "diagonal"),
-    *(getattr(F, f"dropout{n}") for n in ("", "1d", "2d", "3d")),
-    *(getattr(nn, f"Dropout{n}") for n in ("", "1d", "2d", "3d")),
-    *(F.alpha_dropout, F.feature_alpha_dropout, nn.AlphaDropout, nn.FeatureAlphaDropout),
-    *(operator.getitem, stochastic_depth, StochasticDepth, nn.Flatten, nn.Unflatten, nn.Identity),
-}
-
-
-class Unsupported(NamedTuple):
-    """An operation of a network that cannot be rewritten, and why; `UnsupportedError` lists them.
-
-    Attributes:
-        path: The module path of the operation, and its name.
-        needs: The reason, and what would help.
-
-    Examples:
-        >>> print(Unsupported("block.softmax (softmax)", "leave it out, and explain the logits"))
-        block.softmax (softmax): leave it out, and explain the logits
-    """
-
-    path: str
-    needs: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.needs}"
-
-
-def unsupported(nodes: Iterable[Unsupported], job: str) -> UnsupportedError:
-    """Return the error that lists the operations of a network that cannot be rewritten.
-
-    Args:
-        nodes: The operations that were found.
-        job: What was to be done with which network, such as "split ResNet".
-    """
-    nodes = tuple(nodes)
-    lines = (f"  {node}" for node in nodes)
-    error = UnsupportedError(f"cannot {job}: {len(nodes)} of its operations have no rule", *lines)
-    error.nodes = nodes
-    return error
 
 
 class Traced(NamedTuple):
@@ -80,7 +33,8 @@ class Traced(NamedTuple):
         network: The same function without in-place operations. Its submodules keep their names.
         layers: By name, the node that returns the output of this module or operation. "input" comes
             first. The second call of a module `name` is named `name_1`.
-        unsupported: In-place operations that could not be replaced.
+        unsupported: In-place operations that could not be replaced, and attention whose weights
+            are read.
 
     Examples:
         >>> traced = trace(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True)))
@@ -143,8 +97,9 @@ def trace(
     with _naming_the_place(model, tracer), tensors_by_type():
         graph = tracer.trace(copy)
     network = fx.GraphModule(copy, graph, type(model).__name__)
-    refused = _replace_in_place(network)
+    refused = replace_in_place(network)
     unpack_splits(graph)
+    refused += return_output_alone(network)
     graph.eliminate_dead_code()
     network.delete_all_unused_submodules()
     network.recompile()
@@ -208,25 +163,13 @@ def _nodes_by_name(network: fx.GraphModule) -> dict[str, fx.Node]:
     return dict(sorted(names.items(), key=lambda item: order[item[1]]))
 
 
-def target_of(network: fx.GraphModule, node: fx.Node) -> Any:
-    """Return what a node calls: a module, a function, or the name of a method."""
-    return network.get_submodule(str(node.target)) if node.op == "call_module" else node.target
-
-
-def describe(network: fx.GraphModule, node: fx.Node) -> str:
-    """Describe a node for messages: its module path, and what it calls."""
-    target = target_of(network, node)
-    operation = type(target).__name__ if isinstance(target, nn.Module) else _name(target)
-    return f"{_path(node) or type(network).__name__} ({operation})"
-
-
 def _name_nodes(tracer: Tracer, graph: fx.Graph) -> dict[str, fx.Node]:
     named_nodes = [("input", node) for node in graph.nodes if node.op == "placeholder"][:1]
     named_nodes += tracer.returned
     named_already = {node for _, node in named_nodes}
     for node in graph.nodes:
         if node.op in ("call_function", "call_method") and node not in named_already:
-            named_nodes.append((_path(node), node))
+            named_nodes.append((path_of(node), node))
     names: dict[str, fx.Node] = {}
     for name, node in named_nodes:
         unique, repeat = name, 0
@@ -235,95 +178,3 @@ def _name_nodes(tracer: Tracer, graph: fx.Graph) -> dict[str, fx.Node]:
             unique = f"{name}_{repeat}"
         names[unique] = node
     return names
-
-
-def _path(node: fx.Node) -> str:
-    """Return the module path of a node; for an operation, that of its module and its name."""
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    path = str(stack[-1][0]) if stack else ""
-    if node.op == "call_module":
-        return str(node.target)
-    return ".".join(part for part in (path, _name(node.target)) if part)
-
-
-def _name(target: Any) -> str:
-    return str(getattr(target, "__name__", target))
-
-
-def _replace_in_place(network: fx.GraphModule) -> list[Unsupported]:
-    """Replace in-place operations; later users of the overwritten value get the new one."""
-    unsupported = []
-    nodes = list(network.graph.nodes)
-    order = {node: position for position, node in enumerate(nodes)}
-    calls = [node for node in nodes if node.op.startswith("call")]
-    in_place = [node for node in calls if _make_out_of_place(network, node)]
-    numbers: set[fx.Node] = set()  # immutable, so that they have no aliases
-    for node in calls:
-        if is_number(node, numbers):
-            numbers.add(node)
-    for module in network.modules():
-        if hasattr(module, "inplace"):
-            module.__dict__["inplace"] = False
-    for node in in_place:
-        overwritten = node.all_input_nodes[0]
-        if overwritten in numbers:
-            continue
-        later = {
-            other: {user for user in other.users if order[user] > order[node]}
-            for other in (overwritten, *_aliases(network, overwritten))
-        }
-        later.pop(node, None)
-        for user in later.pop(overwritten):
-            user.replace_input_with(overwritten, node)
-        if any(later.values()):
-            unsupported.append(
-                Unsupported(
-                    describe(network, node),
-                    "overwrites a view of a tensor that is used again; write it out of place",
-                )
-            )
-    return unsupported
-
-
-def _make_out_of_place(network: fx.GraphModule, node: fx.Node) -> bool:
-    """Make one operation out of place; returns whether it was in place."""
-    target = target_of(network, node)
-    if isinstance(target, nn.Module):
-        return bool(getattr(target, "inplace", False))  # the caller switches it off, for all calls
-    if node.kwargs.get("inplace"):
-        node.update_kwarg("inplace", False)
-        return True
-    replacement = IN_PLACE_OPERATORS.get(target) or _without_underscore(target)
-    if replacement:
-        node.target = replacement
-    return bool(replacement)
-
-
-def _without_underscore(target: Any) -> Any:
-    """Return the out-of-place version of a function or method such as relu_."""
-    name = _name(target)
-    if not name.endswith("_") or name.endswith("__"):
-        return None
-    name = name.removesuffix("_")
-    if isinstance(target, str):
-        return name
-    return getattr(torch, name, None) or getattr(F, name, None)
-
-
-def _aliases(network: fx.GraphModule, node: fx.Node) -> set[fx.Node]:
-    """Return the nodes whose values may share a node's memory."""
-    aliases, queue = set(), [node]
-    while queue:
-        current = queue.pop()
-        sources = current.all_input_nodes[:1] if _is_view(network, current) else []
-        views = [user for user in current.users if _is_view(network, user)]
-        queue += [
-            alias for alias in (*sources, *views) if alias not in aliases and alias is not node
-        ]
-        aliases.update(queue)
-    return aliases
-
-
-def _is_view(network: fx.GraphModule, node: fx.Node) -> bool:
-    target = target_of(network, node)
-    return (type(target) if isinstance(target, nn.Module) else target) in _VIEWS

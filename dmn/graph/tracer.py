@@ -11,9 +11,12 @@ from threading import RLock
 from types import FrameType
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
+from torch.fx._symbolic_trace import _wrapped_fns_to_patch
 
 from dmn.graph.arguments import find_image_argument
+from dmn.graph.attention import is_attention
 from dmn.graph.shapes import ExampleValues, length, require
 from dmn.graph.unpack import SPLITTING
 from dmn.nn.logits import pick_logits
@@ -30,6 +33,15 @@ IN_PLACE_OPERATORS = {
     operator.imul: operator.mul,
     operator.itruediv: operator.truediv,
 }
+SET_ITEM = {operator.setitem, "__setitem__"}
+# Modules of torch that consist of others with rules, and libraries that mark functions of theirs by
+# `torch.fx.wrap` for tracers of their own: their forwards are followed.
+_CONTAINERS = (
+    *(nn.Transformer, nn.TransformerEncoder, nn.TransformerEncoderLayer),
+    *(nn.TransformerDecoder, nn.TransformerDecoderLayer),
+)
+_LIBRARIES = ("torchvision.models.", "timm.")
+_JOINING = {torch.cat, torch.concat, torch.concatenate, torch.stack}
 _LOCK = RLock()  # only one thread at a time may patch builtins
 
 
@@ -56,10 +68,13 @@ class _Proxy(fx.Proxy):
     """A value in a trace whose `+=` is in place; that of torch takes it for `+`."""
 
     tracer: Tracer
-    _is_param = False  # what isinstance(..., nn.Parameter) asks a tensor for
+    _is_param = _is_buffer = False  # what isinstance(..., nn.Parameter) asks a tensor for
     requires_grad = False  # as in a prediction
 
     __iadd__, __isub__, __imul__, __itruediv__ = map(_in_place, IN_PLACE_OPERATORS)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
 
     def __getattr__(self, k: str) -> Any:
         if k in _ATTRIBUTES:
@@ -98,6 +113,11 @@ class _ExampleNumber(TracedNumber):
     def __index__(self) -> int:
         return operator.index(self.tracer.answer(self, in_call=True))
 
+    def __getattr__(self, k: str) -> Any:
+        value = super().__getattr__(k)
+        is_device = self.node.target is getattr and self.node.args[1] == "device"
+        return self.tracer.answer(value) if is_device and k == "type" else value
+
 
 @contextmanager
 def tensors_by_type() -> Iterator[None]:
@@ -121,6 +141,22 @@ def tensors_by_type() -> Iterator[None]:
             yield
         finally:
             vars(builtins).update(isinstance=original, len=length)
+
+
+@contextmanager
+def _wraps_of_libraries_undone() -> Iterator[None]:
+    """Let a trace follow functions that libraries keep whole by `torch.fx.wrap`."""
+    kept = {
+        key: namespace
+        for key, namespace in _wrapped_fns_to_patch.items()
+        if namespace.get("__name__", "").startswith(_LIBRARIES)
+    }
+    for key in kept:
+        del _wrapped_fns_to_patch[key]
+    try:
+        yield
+    finally:
+        _wrapped_fns_to_patch.update(kept)
 
 
 class Tracer(fx.Tracer):
@@ -152,11 +188,13 @@ class Tracer(fx.Tracer):
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         """Return the graph of a network."""
         self._values = ExampleValues(root, self._example)
-        return super().trace(root, concrete_args)
+        with _wraps_of_libraries_undone():
+            return super().trace(root, concrete_args)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Return whether a module is kept whole."""
-        return self._is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
+        is_torch = super().is_leaf_module(m, module_qualified_name) or is_attention(m)
+        return self._is_leaf(m) or (is_torch and not isinstance(m, _CONTAINERS))
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Return a value that says whether it is a tensor."""
@@ -173,9 +211,12 @@ class Tracer(fx.Tracer):
         self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any
     ) -> Any:
         """Record an operation; forget a question whose answer it does not need."""
+        if target in _JOINING and args and _is_divided(args[0]):
+            args = (list(args[0]), *args[1:])
         asked, self._asked = self._asked, None
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **more)
         if asked and _is_running(*asked[:2]) and asked[2].args[0] in proxy.node.all_input_nodes:
+            self._values.forget(asked[2])
             self.graph.erase_node(asked[2])  # asked for in vain: torch records the number itself
         return proxy
 
@@ -240,6 +281,11 @@ class Tracer(fx.Tracer):
         whole: Any = fx.Proxy(node.all_input_nodes[0], self)
         self.answer(whole.size(axis))
         return length(self._values.of(node))
+
+
+def _is_divided(value: Any) -> bool:
+    """Return whether a value in a trace stands for the pieces of a tensor."""
+    return type(value) is _Proxy and value.node.target in SPLITTING
 
 
 def _is_running(frame: FrameType, instruction: int) -> bool:

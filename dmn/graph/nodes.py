@@ -1,0 +1,69 @@
+"""What a node of a graph calls, where it stands, and the list of what has no rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from torch import fx, nn
+
+from dmn.errors import UnsupportedError
+
+
+class Unsupported(NamedTuple):
+    """An operation of a network that cannot be rewritten, and why; `UnsupportedError` lists them.
+
+    Attributes:
+        path: The module path of the operation, and its name.
+        needs: The reason, and what would help.
+
+    Examples:
+        >>> print(Unsupported("block.softmax (softmax)", "leave it out, and explain the logits"))
+        block.softmax (softmax): leave it out, and explain the logits
+    """
+
+    path: str
+    needs: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.needs}"
+
+
+def unsupported(nodes: Iterable[Unsupported], job: str) -> UnsupportedError:
+    """Return the error that lists the operations of a network that cannot be rewritten.
+
+    Args:
+        nodes: The operations that were found.
+        job: What was to be done with which network, such as "split ResNet".
+    """
+    nodes = tuple(nodes)
+    lines = (f"  {node}" for node in nodes)
+    error = UnsupportedError(f"cannot {job}: {len(nodes)} of its operations have no rule", *lines)
+    error.nodes = nodes
+    return error
+
+
+def target_of(network: fx.GraphModule, node: fx.Node) -> Any:
+    """Return what a node calls: a module, a function, or the name of a method."""
+    return network.get_submodule(str(node.target)) if node.op == "call_module" else node.target
+
+
+def describe(network: fx.GraphModule, node: fx.Node) -> str:
+    """Describe a node for messages: its module path, and what it calls."""
+    target = target_of(network, node)
+    operation = type(target).__name__ if isinstance(target, nn.Module) else name_of(target)
+    return f"{path_of(node) or type(network).__name__} ({operation})"
+
+
+def path_of(node: fx.Node) -> str:
+    """Return the module path of a node; for an operation, that of its module and its name."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    path = str(stack[-1][0]) if stack else ""
+    if node.op == "call_module":
+        return str(node.target)
+    return ".".join(part for part in (path, name_of(node.target)) if part)
+
+
+def name_of(target: Any) -> str:
+    """Return the name of a function or method."""
+    return str(getattr(target, "__name__", target))
