@@ -1,6 +1,7 @@
 """Networks as graphs of operations, traced, named, and compared with the original."""
 
 from dmn.graph.equal import require_equal
+from dmn.graph.head import drop_softmax_head
 from dmn.graph.nodes import Unsupported, describe, target_of, unsupported
 from dmn.graph.trace import Traced, rename, trace
 
@@ -8,6 +9,7 @@ __all__ = [
     "Traced",
     "Unsupported",
     "describe",
+    "drop_softmax_head",
     "rename",
     "require_equal",
     "target_of",

@@ -23,7 +23,7 @@ from dmn.graph.wrappers import refuse_without_code, unwrap, unwrap_submodules
 
 __all__ = ["Traced", "Unsupported", "describe", "rename", "target_of", "trace", "unsupported"]
 
-_LAYERS = "layers"  # key in a network's meta: the name of the node for each name of a layer
+LAYERS = "layers"  # key in a network's meta: the name of the node for each name of a layer
 
 
 class Traced(NamedTuple):
@@ -82,14 +82,14 @@ def trace(
             return relu
     """
     model = unwrap(model)
-    traced_before = isinstance(model, fx.GraphModule) and _LAYERS in model.meta
+    traced_before = isinstance(model, fx.GraphModule) and LAYERS in model.meta
     if not traced_before:
         refuse_without_code(model)
         refuse_hooks(model)
     copy: Any = deepcopy(model).eval().requires_grad_(False)
     if traced_before:
         type(copy).__name__ = type(model).__name__  # a class of its own, whose name is not copied
-        return Traced(copy, _nodes_by_name(copy), ())
+        return Traced(copy, nodes_by_name(copy), ())
     unwrap_submodules(copy)
     remove_backward_hooks(copy)
     _remove_parametrizations(copy)
@@ -103,8 +103,8 @@ def trace(
     graph.eliminate_dead_code()
     network.delete_all_unused_submodules()
     network.recompile()
-    network.meta[_LAYERS] = {name: node.name for name, node in _name_nodes(tracer, graph).items()}
-    return Traced(network.eval(), _nodes_by_name(network), tuple(refused))
+    network.meta[LAYERS] = {name: node.name for name, node in _name_nodes(tracer, graph).items()}
+    return Traced(network.eval(), nodes_by_name(network), tuple(refused))
 
 
 @contextmanager
@@ -145,18 +145,18 @@ def _remove_parametrizations(model: nn.Module) -> None:
 
 def rename(network: fx.GraphModule, node: fx.Node, replacement: fx.Node) -> None:
     """Give the layer names of a node to its replacement, before the node is erased."""
-    names = network.meta[_LAYERS]
+    names = network.meta[LAYERS]
     names.update(
         {name: replacement.name for name, node_name in names.items() if node_name == node.name}
     )
 
 
-def _nodes_by_name(network: fx.GraphModule) -> dict[str, fx.Node]:
+def nodes_by_name(network: fx.GraphModule) -> dict[str, fx.Node]:
     """Return the nodes by name, in the order in which they run."""
     nodes = {node.name: node for node in network.graph.nodes}
     names = {
         name: nodes[node_name]
-        for name, node_name in network.meta[_LAYERS].items()
+        for name, node_name in network.meta[LAYERS].items()
         if node_name in nodes
     }
     order = {node: position for position, node in enumerate(nodes.values())}
