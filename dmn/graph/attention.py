@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import torch
 from torch import fx, nn
 
 from dmn.graph.nodes import Unsupported, describe, target_of
@@ -40,3 +43,14 @@ def return_output_alone(network: fx.GraphModule) -> list[Unsupported]:
                 needs = "its weights are read: call it with need_weights=False, and use the output"
                 refused.append(Unsupported(describe(network, node), needs))
     return refused
+
+
+@contextmanager
+def without_fast_path() -> Iterator[None]:
+    """Let attention compute by its operations, as with gradients, and not by one kernel for all."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dmn.errors import DmnError, NotEqualError
+from dmn.graph.attention import without_fast_path
 from dmn.graph.wrappers import is_compiled
 from dmn.nn import eval_mode, misfits_explained, network_name, pick_logits
 
@@ -38,7 +39,14 @@ def require_equal(
     no_autocast = torch.autocast(x.device.type, enabled=False)
     # what a compiler makes of the original is another rounding of the same function
     eager = torch.compiler.set_stance("force_eager") if is_compiled(original) else nullcontext()
-    with torch.inference_mode(False), torch.no_grad(), no_autocast, eager, eval_mode(original):
+    with (  # nor does it matter whether one kernel computes all of attention
+        torch.inference_mode(False),
+        torch.no_grad(),
+        no_autocast,
+        eager,
+        without_fast_path(),
+        eval_mode(original),
+    ):
         x = x.detach().clone()  # x may come from inference mode
         with misfits_explained(original, x):
             expected = _columns(pick_logits(original(x), network_name(original)))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -20,6 +19,9 @@ from dmn.graph.shapes import UnknownShapeError
 from dmn.graph.tracer import TracedNumber, Tracer, tensors_by_type
 from dmn.graph.unpack import unpack_splits
 from dmn.graph.wrappers import refuse_without_code, unwrap, unwrap_submodules
+
+if TYPE_CHECKING:
+    from dmn.graph.exported import Captured
 
 __all__ = ["Traced", "Unsupported", "describe", "rename", "target_of", "trace", "unsupported"]
 
@@ -86,16 +88,23 @@ def trace(
     if not traced_before:
         refuse_without_code(model)
         refuse_hooks(model)
-    copy: Any = deepcopy(model).eval().requires_grad_(False)
     if traced_before:
+        copy: Any = deepcopy(model).eval().requires_grad_(False)
         type(copy).__name__ = type(model).__name__  # a class of its own, whose name is not copied
         return Traced(copy, nodes_by_name(copy), ())
-    unwrap_submodules(copy)
-    remove_backward_hooks(copy)
-    _remove_parametrizations(copy)
+    copy = _plain_copy(model)
     tracer = Tracer(is_leaf, example)
-    with _naming_the_place(model, tracer), tensors_by_type():
-        graph = tracer.trace(copy)
+    try:
+        with tensors_by_type():
+            graph, returned = tracer.trace(copy), tracer.returned
+    except UnsupportedError:
+        raise
+    except Exception as error:
+        refusal = _refusal(model, tracer, error)
+        if example is None:
+            raise refusal from error
+        copy = _plain_copy(model)
+        graph, returned = _captured(copy, tracer, example, refusal)
     network = fx.GraphModule(copy, graph, type(model).__name__)
     refused = replace_in_place(network)
     unpack_splits(graph)
@@ -103,26 +112,42 @@ def trace(
     graph.eliminate_dead_code()
     network.delete_all_unused_submodules()
     network.recompile()
-    network.meta[LAYERS] = {name: node.name for name, node in _name_nodes(tracer, graph).items()}
+    network.meta[LAYERS] = {name: node.name for name, node in _name_nodes(returned, graph).items()}
     return Traced(network.eval(), nodes_by_name(network), tuple(refused))
 
 
-@contextmanager
-def _naming_the_place(model: nn.Module, tracer: Tracer) -> Iterator[None]:
-    """Say in one line which module cannot be traced, and what to do."""
+def _plain_copy(model: nn.Module) -> nn.Module:
+    """Return a copy in eval mode, without wrappers, parametrizations and hooks."""
+    copy: nn.Module = deepcopy(model).eval().requires_grad_(False)
+    unwrap_submodules(copy)
+    remove_backward_hooks(copy)
+    _remove_parametrizations(copy)
+    return copy
+
+
+def _captured(
+    copy: nn.Module, tracer: Tracer, example: Tensor, refusal: UnsupportedError
+) -> Captured:
+    """Capture by `torch.export` what the tracer refused; say both reasons if that fails, too."""
+    from dmn.graph.exported import capture  # loads much of torch, for few networks
+
     try:
-        yield
-    except UnsupportedError:
-        raise
+        return capture(copy, lambda module: tracer.is_leaf_module(module, ""), example)
     except Exception as error:
-        location = f"module {tracer.path!r}" if tracer.path else "the model itself"
-        place = f"cannot trace {type(model).__name__}, at {location}:"
-        reason = (str(error) or type(error).__name__).partition("\n")[0]
-        if isinstance(error, UnknownShapeError) or TracedNumber.__name__ in reason:
-            raise NeedsExampleError(
-                f"{place} control flow depends on the shape of the images; pass images as `example`"
-            ) from error
-        raise UnsupportedError(f"{place} {reason}{_ADVICE}") from error
+        reason = (str(error) or type(error).__name__).strip().partition("\n")[0]
+        raise type(refusal)(f"{refusal} (torch.export fails, too: {reason})") from error
+
+
+def _refusal(model: nn.Module, tracer: Tracer, error: Exception) -> UnsupportedError:
+    """Say in one line which module cannot be traced, and what to do."""
+    location = f"module {tracer.path!r}" if tracer.path else "the model itself"
+    place = f"cannot trace {type(model).__name__}, at {location}:"
+    reason = (str(error) or type(error).__name__).partition("\n")[0]
+    if isinstance(error, UnknownShapeError) or TracedNumber.__name__ in reason:
+        return NeedsExampleError(
+            f"{place} control flow depends on the shape of the images; pass images as `example`"
+        )
+    return UnsupportedError(f"{place} {reason}{_ADVICE}")
 
 
 _ADVICE = (
@@ -163,9 +188,9 @@ def nodes_by_name(network: fx.GraphModule) -> dict[str, fx.Node]:
     return dict(sorted(names.items(), key=lambda item: order[item[1]]))
 
 
-def _name_nodes(tracer: Tracer, graph: fx.Graph) -> dict[str, fx.Node]:
+def _name_nodes(returned: list[tuple[str, fx.Node]], graph: fx.Graph) -> dict[str, fx.Node]:
     named_nodes = [("input", node) for node in graph.nodes if node.op == "placeholder"][:1]
-    named_nodes += tracer.returned
+    named_nodes += returned
     named_already = {node for _, node in named_nodes}
     for node in graph.nodes:
         if node.op in ("call_function", "call_method") and node not in named_already:
