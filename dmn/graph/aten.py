@@ -90,12 +90,20 @@ def written(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], rank:
         if base in _POOLS and args[2:3] == ([],):
             args = (*args[:2], args[1], *args[3:])  # no stride: that of the window
         return Written(_SAME[base], args, {**kwargs, **({"inplace": True} if in_place else {})})
-    if not in_place and base not in _METHODS and hasattr(torch, base):
-        return Written(getattr(torch, base), args, kwargs)
+    if not in_place and base not in _METHODS and (function := _function(base)):
+        return Written(function, args, kwargs)
     method = _METHODS.get(name, name)
     if not hasattr(Tensor, method):
         raise LookupError(str(operation))
     return Written(method, args, kwargs)
+
+
+def _function(name: str) -> Any:
+    """Return the function of torch of a name; None if there is none."""
+    package, _, rest = name.partition("_")
+    if package in ("linalg", "special", "fft"):
+        return getattr(getattr(torch, package), rest, None)
+    return getattr(torch, name, None)
 
 
 def _slice(

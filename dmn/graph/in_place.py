@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torchvision.ops import StochasticDepth, stochastic_depth
 
 from dmn.graph.nodes import Unsupported, describe, name_of, target_of
-from dmn.graph.tracer import IN_PLACE_OPERATORS, SET_ITEM, is_number
+from dmn.graph.tracer import IN_PLACE_OPERATORS, is_number
 from dmn.graph.unpack import SPLITTING
 
 _RESHAPED = (
@@ -65,8 +65,6 @@ def replace_in_place(network: fx.GraphModule) -> list[Unsupported]:
     for module in network.modules():
         if hasattr(module, "inplace"):
             module.__dict__["inplace"] = False
-    if any(_root(node).op == "get_attr" for node in in_place):
-        _merge_constants(network.graph)
     written = _Written(network)
     in_place = [node for node in in_place if node.all_input_nodes[0] not in numbers]
     return [
@@ -96,27 +94,30 @@ class _Written:
             for alias in _aliases(self._network, overwritten)
             if self._order[alias] < self._order[node] and self._later(alias, node)
         ]
-        new = self._sources(node) if read_again else {}
-        for alias in sorted(read_again, key=self._order.__getitem__):
-            for user in self._later(alias, node):
-                value = self._value(alias, new, node)
+        if not read_again:
+            return True
+        readers = [*node.users] if _is_slice(overwritten) else []
+        new = self._whole(node)
+        read = {alias: self._later(alias, node) for alias in read_again}
+        for alias, users in {overwritten: readers, **read}.items():
+            value = self._value(alias, new, node) if users else None
+            for user in users:
                 if value is None:
                     return False
-                user.replace_input_with(alias, value)
+                user.replace_input_with(node if alias is overwritten else alias, value)
         return True
 
     def _later(self, node: fx.Node, than: fx.Node) -> set[fx.Node]:
         return {user for user in node.users if self._order[user] > self._order[than]}
 
-    def _sources(self, node: fx.Node) -> dict[fx.Node, fx.Node]:
-        """Return the new values of what was overwritten, and of what it is a slice of."""
-        view = node.all_input_nodes[0]
-        new = {view: node}
+    def _whole(self, node: fx.Node) -> dict[fx.Node, fx.Node]:
+        """Return what was overwritten, or what it is a slice of, and its new value."""
+        view, value = node.all_input_nodes[0], node
         while _is_slice(view):
             source, index = view.args
-            new[source] = self._insert(node, assigned, (source, index, new[view]))  # type: ignore[index]
+            value = self._insert(node, assigned, (source, index, value))
             view = source  # type: ignore[assignment]
-        return {} if _is_view(self._network, view) else new
+        return {view: value}
 
     def _value(self, alias: fx.Node, new: dict[fx.Node, fx.Node], node: fx.Node) -> fx.Node | None:
         """Return the new value of a slice of what was overwritten; None if it is no slice."""
@@ -146,7 +147,7 @@ def _make_out_of_place(network: fx.GraphModule, node: fx.Node) -> bool:
     if node.kwargs.get("inplace"):
         node.update_kwarg("inplace", False)
         return True
-    if target in SET_ITEM or target in _OF_THE_WHOLE:
+    if target is operator.setitem or target in _OF_THE_WHOLE:
         _set_items(node)
         return True
     replacement = IN_PLACE_OPERATORS.get(target) or _without_underscore(target)
@@ -157,7 +158,7 @@ def _make_out_of_place(network: fx.GraphModule, node: fx.Node) -> bool:
 
 def _set_items(node: fx.Node) -> None:
     """Make what sets items of a tensor, or all of them, return another tensor."""
-    if node.target not in SET_ITEM:
+    if node.target is not operator.setitem:
         x, *values = (*node.args[:2], *node.kwargs.values(), 0)  # zero_ has no value
         everything: Any = ...
         node.args = (x, everything, values[0])
@@ -190,21 +191,6 @@ def _is_slice(node: fx.Node) -> bool:
     index = node.args[1]
     index = index if isinstance(index, tuple) else (index,)
     return all(each is None or each is ... or type(each) in (int, slice) for each in index)
-
-
-def _root(node: fx.Node) -> fx.Node:
-    while node.all_input_nodes:
-        node = node.all_input_nodes[0]
-    return node
-
-
-def _merge_constants(graph: fx.Graph) -> None:
-    """Give each tensor of the network one node, so that all read what is written to it."""
-    first: dict[Any, fx.Node] = {}
-    for node in list(graph.find_nodes(op="get_attr")):
-        if first.setdefault(node.target, node) is not node:
-            node.replace_all_uses_with(first[node.target])
-            graph.erase_node(node)
 
 
 def _aliases(network: fx.GraphModule, node: fx.Node) -> set[fx.Node]:

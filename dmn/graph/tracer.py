@@ -33,7 +33,6 @@ IN_PLACE_OPERATORS = {
     operator.imul: operator.mul,
     operator.itruediv: operator.truediv,
 }
-SET_ITEM = {operator.setitem, "__setitem__"}
 # Modules of torch that consist of others with rules, and libraries that mark functions of theirs by
 # `torch.fx.wrap` for tracers of their own: their forwards are followed.
 _CONTAINERS = (
@@ -211,6 +210,8 @@ class Tracer(fx.Tracer):
         self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any
     ) -> Any:
         """Record an operation; forget a question whose answer it does not need."""
+        if kind == "call_method" and _overwrites_a_constant(target, args[0]):
+            raise fx.proxy.TraceError("writes what depends on the images into a constant")
         if target in _JOINING and args and _is_divided(args[0]):
             args = (list(args[0]), *args[1:])
         asked, self._asked = self._asked, None
@@ -262,7 +263,11 @@ class Tracer(fx.Tracer):
         kwargs: dict[str, Any],
     ) -> Any:
         """Run a module, and record the node that it returned."""
-        outer, self.path = self.path, self.path_of_module(m)
+        try:
+            path = self.path_of_module(m)
+        except NameError:  # the forward made it: no part of the network
+            return forward(*args, **kwargs)
+        outer, self.path = self.path, path
         result = super().call_module(m, forward, args, kwargs)
         if isinstance(result, fx.Proxy):
             self.returned.append((self.path, result.node))
@@ -286,6 +291,12 @@ class Tracer(fx.Tracer):
 def _is_divided(value: Any) -> bool:
     """Return whether a value in a trace stands for the pieces of a tensor."""
     return type(value) is _Proxy and value.node.target in SPLITTING
+
+
+def _overwrites_a_constant(method: str, x: Any) -> bool:
+    """Return whether a method overwrites a tensor that is no value in the trace."""
+    in_place = method == "__setitem__" or (method.endswith("_") and not method.endswith("__"))
+    return in_place and not issubclass(type(x), fx.Proxy)
 
 
 def _is_running(frame: FrameType, instruction: int) -> bool:
