@@ -18,6 +18,22 @@ _SOFTMAX = {
 }
 
 
+def find_softmax_head(traced: Traced) -> nn.Module | None:
+    """Return the softmax or log-softmax over classes at the end of a network, if there is one.
+
+    Args:
+        traced: A network whose output is (B, K).
+    """
+    head = traced.network.graph.output_node().args[0]
+    if not isinstance(head, fx.Node):
+        return None
+    target = target_of(traced.network, head)
+    if not _is_over_classes(head, target):
+        return None
+    name = target if isinstance(target, str) else getattr(target, "__name__", type(target).__name__)
+    return nn.LogSoftmax(1) if "log" in name.lower() else nn.Softmax(1)
+
+
 def drop_softmax_head(traced: Traced) -> Traced:
     """Let a network that ends in softmax or log-softmax over classes return its logits.
 
@@ -35,11 +51,11 @@ def drop_softmax_head(traced: Traced) -> Traced:
         >>> headless is traced, list(headless.layers)
         (False, ['input', '0', '1'])
     """
+    if find_softmax_head(traced) is None:
+        return traced
     network = traced.network
     output = network.graph.output_node()
-    head = output.args[0]
-    if not isinstance(head, fx.Node) or not _is_over_classes(head, target_of(network, head)):
-        return traced
+    (head,) = output.all_input_nodes
     logits = head.all_input_nodes[0]
     output.replace_input_with(head, logits)
     own_name = re.compile(re.escape(path_of(head)) + r"(_\d+)?")

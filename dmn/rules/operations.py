@@ -177,6 +177,11 @@ def join(operation: Operation) -> Rule:
     return MOVE if only_streams else JOINED
 
 
+def assign(operation: Operation) -> Rule:
+    """Distinguish elements that are replaced by others of streams from those by constants."""
+    return MOVE if all(map(operation.is_stream, operation.args[::2])) else JOINED
+
+
 def sum_or_shift(operation: Operation) -> Rule | str:
     """Distinguish the sum of two streams from that of a stream and a constant."""
     if operation.kwargs.get("alpha", 1) != 1:

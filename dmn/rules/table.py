@@ -11,6 +11,7 @@ from torchvision import transforms
 from torchvision.ops import stochastic_depth
 from torchvision.transforms import v2
 
+from dmn.graph.in_place import assigned
 from dmn.graph.trace import target_of
 from dmn.graph.tracer import is_query
 from dmn.graph.unpack import piece
@@ -110,6 +111,7 @@ RULES[Add] = of.SUM
 RULES[AttentionOutput] = of.attention
 RULES[ConvexConcave] = of.BOUNDED  # slopes in [0, 1]
 RULES[piece] = of.MOVE
+RULES[assigned] = of.assign
 RULES[transforms.Normalize] = RULES[v2.Normalize] = of.NORMALIZE
 _FLOATS = ("to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu", "cuda")
 _INTEGERS = ("bool", "byte", "char", "int", "long", "short")

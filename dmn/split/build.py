@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dmn.explain.target import class_names
 from dmn.graph.equal import require_equal
+from dmn.graph.head import drop_softmax_head, find_softmax_head
 from dmn.graph.trace import Traced, Unsupported, describe, trace, unsupported
 from dmn.graph.wrappers import unwrap
 from dmn.nn import Pool, check_numbers
@@ -46,7 +47,8 @@ def split(
         threshold: Recentre only where p + n exceeds it, >= 0.
 
     Returns:
-        The split network. It predicts and explains.
+        The split network. It predicts and explains. If the model ends in a softmax over classes,
+        this one returns the logits before it.
 
     Raises:
         UnsupportedError: if the network cannot be written as a graph, or has operations without a
@@ -65,16 +67,20 @@ def split(
     model = unwrap(model)
     traced = trace(model, is_known, example)
     check_products(products)
+    head = find_softmax_head(traced)
+    traced = drop_softmax_head(traced)
     if products == "held":
         hold_coefficients(traced.network)
     rules = _find_rules(traced, products == "held")
     result = SplitModel(traced, rules, pool=pool, theta=theta, threshold=threshold)
     result.name, result._original = type(model).__name__, ref(model)
     result.classes = class_names(model)
-    tell_once(result.name, result.held)
+    result.head = head
+    tell_once(result.name, result.held, head)
     if example is not None:
         check_numbers(example)
-        require_equal(result, model, example, exact=True)
+        whole = result if head is None else nn.Sequential(result, head)
+        require_equal(whole, model, example, exact=True)
         result.find_image_layers(example)
     return result
 

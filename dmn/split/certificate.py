@@ -38,6 +38,7 @@ class Splittable(Protocol):
     options: BackwardConfig
     network: Any
     held: dict[str, str]
+    head: nn.Module | None
 
     @property
     def layers(self) -> Sequence[str]:
@@ -173,7 +174,8 @@ def certify(model: Splittable, original: nn.Module | None, x: Tensor) -> Certifi
     """Measure what holds for a split network on images; see `SplitModel.certificate`."""
     logits = model(x)
     target = logits.argmax(dim=1)
-    own_gradient = _autograd_gradient(original or model.network, x, target)
+    whole = model.network if model.head is not None else original or model.network
+    own_gradient = _autograd_gradient(whole, x, target)
     expected = model.local_gradient(x, target) if model.held else own_gradient
     gradient, cosines = 0.0, {}
     for alpha in _SHIFTS:
@@ -221,7 +223,8 @@ def _format_difference(value: float | None) -> str:
 
 def _largest_difference(model: Splittable, original: nn.Module, x: Tensor) -> float:
     with torch.no_grad(), eval_mode(original):
-        return magnitude(model(x) - predict_logits(original, x))
+        output = model(x) if model.head is None else model.head(model(x))
+        return magnitude(output - predict_logits(original, x))
 
 
 def _autograd_gradient(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:

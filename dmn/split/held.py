@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 
-from torch import fx
+from torch import fx, nn
 
 from dmn.graph.trace import Traced, describe
 from dmn.rules.base import Rule
@@ -44,20 +44,28 @@ def _kind(traced: Traced, node: fx.Node) -> str:
     return describe(traced.network, node).rpartition("(")[2].rstrip(")")
 
 
-def tell_once(name: str, held: Mapping[str, str]) -> None:
-    """Log what is held in a network, once for each class of networks.
+def tell_once(name: str, held: Mapping[str, str], head: nn.Module | None) -> None:
+    """Log what is held in a network, and what is left out, once for each class of networks.
 
     Args:
         name: Of the network's class.
         held: What `held_operations` returned.
+        head: The softmax that was left out.
     """
-    if not held or name in _told:
+    if name in _told:
         return
     _told.add(name)
-    kinds = (f"{count} {kind}" for (kind, _), count in counted(held).items())
-    log.info(
-        "%s is split at each image: coefficients of %s are held there. Predictions are exact; "
-        "g and h are monotone for that image only (products='refuse' raises an error instead)",
-        name,
-        ", ".join(kinds),
-    )
+    if held:
+        kinds = (f"{count} {kind}" for (kind, _), count in counted(held).items())
+        log.info(
+            "%s is split at each image: coefficients of %s are held there. Predictions are exact; "
+            "g and h are monotone for that image only (products='refuse' raises an error instead)",
+            name,
+            ", ".join(kinds),
+        )
+    if head is not None:
+        log.info(
+            "%s ends in a %s, which is left out: the logits before it are split and explained",
+            name,
+            type(head).__name__,
+        )

@@ -50,6 +50,7 @@ class SplitModel(nn.Module):
         classes: Names of the classes, if the original has an attribute `classes`.
         options: The network's own form of max pooling, theta and threshold.
         held: What is held at the image, by operation; empty if g and h are monotone everywhere.
+        head: The softmax at the end of the original that was left out; None if there is none.
         certified: The last certificate; None before `certificate`.
         cam_layer: The layer that SplitCAM reads by default: the last whose sides are at least a
             quarter of the image's. "input" before `find_image_layers`.
@@ -89,6 +90,7 @@ class SplitModel(nn.Module):
         self._original: Callable[[], nn.Module | None] = _no_original
         self.name = type(traced.network).__name__
         self.classes: tuple[str, ...] = ()
+        self.head: nn.Module | None = None
         self.certified: Certificate | None = None
         self.options = BackwardConfig(pool=pool, theta=theta, threshold=threshold)
         complete(self.options, self.options)
