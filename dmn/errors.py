@@ -7,6 +7,8 @@ about the error: give another option, other data, another file, ...
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -151,6 +153,25 @@ class MissingPackageError(DmnError, ImportError):
         ... except MissingPackageError as error:
         ...     print(error)  # the command that installs them
     """
+
+
+@contextmanager
+def required(package: str, extra: str = "compare") -> Iterator[None]:
+    """Say how to install packages if an import in the block fails.
+
+    Args:
+        package: The name of the package, or several names.
+        extra: The extra of dmn that installs them.
+
+    Raises:
+        MissingPackageError: if something cannot be imported.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            f"this needs {package} ({error}): pip install 'dmn[{extra}]'"
+        ) from error
 
 
 class UnsupportedError(DmnError, ValueError):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from dmn.errors import MissingPackageError, NeedsExampleError
+from dmn.errors import NeedsExampleError
 from dmn.explain import Target, resolve_target
 from dmn.explain.read import eval_mode_with_grad
 from dmn.explain.target import class_names
@@ -24,24 +23,6 @@ from dmn.nn import (
     contrast_outputs,
     predict_logits,
 )
-
-
-@contextmanager
-def required(package: str) -> Iterator[None]:
-    """Say how to install packages if an import in the block fails.
-
-    Args:
-        package: The name of the package, or several names.
-
-    Raises:
-        MissingPackageError: if something cannot be imported.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise MissingPackageError(
-            f"this needs {package} ({error}): pip install 'dmn[compare]'"
-        ) from error
 
 
 class Logits(nn.Module):

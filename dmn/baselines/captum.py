@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dmn.baselines.base import Baseline, required
+from dmn.baselines.base import Baseline
 from dmn.baselines.rewrite import (
     BothReLUs,
     WindowsApart,
@@ -23,6 +23,7 @@ from dmn.baselines.rewrite import (
     refuse_without_rule,
     windows_overlap,
 )
+from dmn.errors import required
 from dmn.explain.registry import register
 from dmn.rules import Rule
 from dmn.rules.pools import WinnerPool

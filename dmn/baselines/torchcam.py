@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dmn.baselines.base import Baseline, required
-from dmn.errors import UnknownNameError
+from dmn.baselines.base import Baseline
+from dmn.errors import UnknownNameError, required
 from dmn.explain.registry import register
 from dmn.explain.resize import resize
 from dmn.nn import check_layers

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dmn.baselines.base import Baseline, required
+from dmn.baselines.base import Baseline
 from dmn.baselines.rewrite import (
     OWN,
     Average,
@@ -31,7 +31,7 @@ from dmn.baselines.rewrite import (
 )
 from dmn.canonize import canonize, hookable
 from dmn.canonize.affine import ScaleShift
-from dmn.errors import OptionError
+from dmn.errors import OptionError, required
 from dmn.explain.registry import register
 from dmn.nn import OutputSelector, output_relevance, predict_logits
 from dmn.rules import Rule

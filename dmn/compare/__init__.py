@@ -7,7 +7,7 @@ and `write_report` writes the page. This package needs `pip install 'dmn[compare
 
 from importlib import import_module
 
-from dmn.baselines.base import required
+from dmn.errors import required
 
 with required(
     "pandas, pyarrow and jinja2"

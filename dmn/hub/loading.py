@@ -13,9 +13,11 @@ from torch import nn
 from dmn.errors import OptionError
 from dmn.hub.converted import is_converted, load_converted
 from dmn.hub.factory import FORM, is_factory, load_factory
+from dmn.hub.huggingface import is_huggingface, load_huggingface
 from dmn.hub.network import Network
 from dmn.hub.runs import load_checkpoint, load_run
 from dmn.hub.shipped import load_shipped, load_with_card
+from dmn.hub.timm import is_timm, load_timm
 from dmn.hub.torchvision import load_torchvision
 from dmn.io.resources import checkpoint_names, is_path
 
@@ -49,19 +51,26 @@ def _is_run(name: str) -> bool:
 
 CONVERTED = Source(_is_converted, load_converted, ("model",))
 DESCRIPTION = ("weights", "num_classes", "size", "mean", "std", "classes")
-FACTORY = Source(is_factory, load_factory, DESCRIPTION)
-TORCHVISION = Source(lambda name: True, load_torchvision, DESCRIPTION)
-SOURCES = (  # the first that takes a name has it
+OTHERS = (  # which take weights and a description; the first that takes a name has it
+    Source(is_timm, load_timm, DESCRIPTION),
+    Source(is_huggingface, load_huggingface, DESCRIPTION),
+    Source(is_factory, load_factory, DESCRIPTION),
+    Source(lambda name: True, load_torchvision, DESCRIPTION),
+)
+SOURCES = (  # likewise
+    *OTHERS[:2],  # by their prefixes, whatever follows
     Source(lambda name: name in checkpoint_names(), load_shipped),
     CONVERTED,
     Source(lambda name: Path(name).suffix == SUFFIX, load_with_card),
     Source(lambda name: Path(name).suffix == ".ckpt", load_checkpoint),
     Source(_is_run, load_run),
-    FACTORY,
-    TORCHVISION,
+    *OTHERS[2:],
 )
 WHOSE = {  # to say in a refusal
-    **dict.fromkeys(DESCRIPTION, f"torchvision's classifiers and networks of your own ({FORM})"),
+    **dict.fromkeys(
+        DESCRIPTION,
+        f"classifiers of torchvision, timm: and hf:, and networks of your own ({FORM})",
+    ),
     "model": "files of save_converted",
 }
 
@@ -141,7 +150,7 @@ def load(
 def _source(name: str, options: Container[str]) -> Source:
     """Find the kind of a name; some options are of certain kinds only, whatever files there are."""
     if "weights" in options:
-        return FACTORY if FACTORY.takes(name) else TORCHVISION
+        return next(source for source in OTHERS if source.takes(name))
     if "model" in options and name.endswith(SUFFIX):
         return CONVERTED
     return next(source for source in SOURCES if source.takes(name))

@@ -33,9 +33,10 @@ class Network:
             to the centre, normalised.
         card: What else is known of it.
         source: Where the weights are from: "shipped"; "card" for a file with its card; "run";
-            "converted"; for torchvision's classifiers "random", the name of the weights, or the
-            name of their file; for your own networks the name of the file, or "own". Empty for a
-            network that was not loaded.
+            "converted"; for classifiers of torchvision, timm and Hugging Face "random", the name of
+            the weights, or the name of their file; for your own networks the name of the file, or
+            "own". Empty for a network that was not loaded.
+        bgr: Whether the transform puts blue before red, which `restore` undoes.
 
     Examples:
         >>> import dmn
@@ -58,6 +59,7 @@ class Network:
     transform: Callable[[Any], Tensor] = field(repr=False)
     card: dict[str, Any] = field(repr=False)
     source: str = ""
+    bgr: bool = field(default=False, repr=False)
     _pairs: list[Pair] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
@@ -140,4 +142,5 @@ class Network:
 
     def restore(self, x: Tensor) -> Tensor:
         """Undo the normalisation: images (B, C, H, W) in [0, 1] again."""
-        return x * per_channel(self.std, 1.0).to(x) + per_channel(self.mean, 0.0).to(x)
+        x = x * per_channel(self.std, 1.0).to(x) + per_channel(self.mean, 0.0).to(x)
+        return x.flip(1) if self.bgr else x

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
 
 from dmn.hub.cards import LARGEST_IMAGE
 
@@ -62,6 +63,21 @@ def crop(x: Tensor, height: int, width: int) -> Tensor:
         covering = [height, width]
     x = F.interpolate(x[None], covering, mode="bilinear", antialias=True)[0]
     return _centre(x, height, width)
+
+
+def as_picture(picture: Any, channels: int = 3) -> Any:
+    """Return a picture as a PIL image, which other libraries' transforms take.
+
+    Args:
+        picture: A PIL image, or a tensor (C, H, W), uint8 or in [0, 1]; the latter is rounded to 8
+            bits, as pictures are.
+        channels: Grey if 1, else RGB.
+    """
+    if isinstance(picture, Tensor):
+        if picture.dtype != torch.uint8:
+            picture = (picture.float() * 255).round().clamp(0, 255).to(torch.uint8)
+        picture = to_pil_image(picture)
+    return picture.convert("L" if channels == 1 else "RGB")
 
 
 def per_channel(values: Sequence[float] | None, default: float) -> Tensor:
