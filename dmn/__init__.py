@@ -37,14 +37,13 @@ def load(
 
     Args:
         name: A shipped network such as "scenes", the folder of a run, a `.safetensors` file with
-            its card or of `dmn convert`, a classifier of torchvision, or `package.module:factory`
-            of your own, which is imported and called; see `dmn.hub.load`.
-        weights: For torchvision's classifiers and your own networks: a file; for torchvision's also
-            a name such as "DEFAULT".
+            its card or of `dmn convert`, a classifier of torchvision, `timm:NAME`, `hf:FOLDER`, or
+            `package.module:factory` of your own, which is imported and called; see `dmn.hub.load`.
+        weights: For the last four: a file; for torchvision's and timm's also a name such as
+            "DEFAULT".
         num_classes: For the same networks: number of outputs.
         model: For converted networks of your own architecture: a network of the same architecture.
-        size: For torchvision's classifiers and your own networks: channels, height and width that
-            pictures are brought to.
+        size: For the same networks: channels, height and width that pictures are brought to.
         mean: For the same networks: subtracted from each channel of pictures in [0, 1].
         std: For the same networks: what each channel is then divided by.
         classes: For the same networks: names of the outputs, or a text file with one name per line.

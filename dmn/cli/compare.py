@@ -18,9 +18,10 @@ Compare explanations by Quantus' metrics: of networks that explain themselves, a
   dmn compare --config mine.yaml --run.online true                   send it to Weights & Biases
   dmn compare --config scenes --devices 2                            two processes, or GPUs, at once
 
-Networks are named as by `dmn explain --model`: of your own code as package.module:factory, with
-its weights. The report, its tables (parquet and CSV) and an offline Weights & Biases run lie in
-runs/compare/NAME. What is scored is kept: the same command goes on where it was stopped."""
+Networks are named as by `dmn explain --model`: timm's as timm:NAME, those of Hugging Face as
+hf:FOLDER, of your own code as package.module:factory, with its weights. The report, its tables
+(parquet and CSV) and an offline Weights & Biases run lie in runs/compare/NAME. What is scored is
+kept: the same command goes on where it was stopped."""
 FOLDER = "compare"  # of the shipped configs
 
 

@@ -18,6 +18,8 @@ from dmn.errors import OptionError, UnsupportedError
 from dmn.hub import Network, load, save_converted
 from dmn.hub.converted import refuse_converted
 from dmn.hub.factory import is_factory
+from dmn.hub.folders import WEIGHTS
+from dmn.hub.huggingface import folder_of, is_huggingface
 from dmn.io.options import require, require_output
 from dmn.io.pictures import read_picture
 from dmn.io.resources import CHECKPOINTS, is_path
@@ -35,6 +37,8 @@ Convert a trained classifier into equal forms that can be explained better.
   dmn convert scenes_resnet18                          an ordinary network that is shipped
   dmn convert runs/mine/version_0                      one that you have trained
   dmn convert nets:make --weights mine.pth --size 3 64 64    of your own code, nets.py
+  dmn convert timm:resnet10t --weights DEFAULT         one of timm's classifiers
+  dmn convert hf:FOLDER                                of Hugging Face, saved by save_pretrained
 
 A split network is a difference of two monotone ones and the same function bit for bit; a canonized
 one has no BatchNorm, and is the same but for rounding. What was proved is printed, and saved with
@@ -62,8 +66,8 @@ def _parser() -> Parser:
         description=DESCRIPTION,
     )
     add = parser.add_argument
-    add("name", help="torchvision's (vgg16, resnet18, ...), a shipped one, run, or one's own.")
-    add("--weights", help="A file, or torchvision's name such as DEFAULT; else random.")
+    add("name", help="torchvision's, timm:NAME, hf:FOLDER, a shipped one, run, or one's own.")
+    add("--weights", help="A file, or a name such as DEFAULT; else random, of hf: the folder's.")
     add_network_options(parser)
     add("--form", choices=get_args(Form), default="split", help="Both: canonized, then split.")
     add("--out", help="File to save it in; by default NAME_FORM.safetensors.")
@@ -89,9 +93,9 @@ def convert(
     """Convert a classifier, and save it.
 
     Args:
-        name: A classifier of torchvision (vgg16, resnet18, ...), a shipped network, a run's folder,
-            a file with its card, or package.module:factory.
-        weights: A name such as DEFAULT, a file, or nothing for random.
+        name: A classifier of torchvision (vgg16, resnet18, ...), timm:NAME, hf:FOLDER, a shipped
+            network, a run's folder, a file with its card, or package.module:factory.
+        weights: A name such as DEFAULT, a file, or nothing for random (of hf:, the folder's).
         form: Split, canonized (without BatchNorm), or canonized and then split.
         out: File to save it in; <name>_<form>.safetensors by default, beside the file or folder
             that is converted.
@@ -110,6 +114,7 @@ def convert(
     require("--num_classes", num_classes, 1)
     target = Path(out or _target(name, form))
     read = [name, weights, *(images or ()), str(CHECKPOINTS / f"{name}.safetensors")]
+    read += [os.path.join(folder_of(name), WEIGHTS)] if is_huggingface(name) else []
     require_output("--out", str(target), ".safetensors", read)
     original = _load(name, weights, num_classes=num_classes, **described)
     x = original.check(_images(original, images))
@@ -127,7 +132,9 @@ def convert(
 
 def _target(name: str, form: Form) -> str:
     """Name the file of a network; beside it, if that is a file or folder."""
-    if is_factory(name):
+    if is_huggingface(name):
+        return f"{os.path.normpath(folder_of(name))}_{form}.safetensors"
+    if is_factory(name):  # or timm's
         return f"{name.partition(':')[2]}_{form}.safetensors"
     stem = os.path.splitext(os.path.normpath(name))[0] if is_path(name) else name
     return f"{stem}_{form}.safetensors"

@@ -41,6 +41,8 @@ Show what in pictures of your own speaks for a class, and what against it.
   dmn explain digit.png --model runs/mnist/version_0 --invert a dark digit on white paper
   dmn explain cat.jpg --model resnet18_split.safetensors      what `dmn convert` has written
   dmn explain cat.jpg --model nets:make --weights mine.pth --size 3 64 64 --classes cat dog
+  dmn explain cat.jpg --model timm:resnet50 --weights DEFAULT     one of timm's classifiers
+  dmn explain cat.jpg --model hf:FOLDER                of Hugging Face, saved by save_pretrained
   dmn explain cat.jpg --model resnet18 --target "tiger cat"   why not another class?
   dmn explain cat.jpg --model resnet18 --contrast             why this class rather than any other?
 
@@ -98,9 +100,10 @@ def _parser() -> Parser:
     add(
         "--model",
         required=True,
-        help="A shipped network, run's folder, file, torchvision's, or package.module:factory.",
+        help="A shipped network, run's folder, file, torchvision's, timm:NAME, hf:FOLDER, or "
+        "package.module:factory.",
     )
-    add("--weights", help="Of the last two: a file, or torchvision's name such as DEFAULT.")
+    add("--weights", help="Of the last four: a file, or a name such as DEFAULT.")
     add_network_options(parser)
     add("--method", nargs="+", help=f"Any of those below; by default {' '.join(FEATURED)}.")
     add(

@@ -1,4 +1,4 @@
-"""Options of commands that say what a network is like, of torchvision's or of one's own."""
+"""Options of commands that say what a network is like, where it is not one of dmn."""
 
 from __future__ import annotations
 

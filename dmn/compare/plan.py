@@ -29,17 +29,17 @@ class Source:
 
     Args:
         name: A shipped network, a `.safetensors` file with its card or of `dmn convert`, a run's
-            folder or checkpoint, a classifier of torchvision, or `package.module:factory`, which is
-            imported and called.
-        weights: For the last two: a local file, or torchvision's name such as DEFAULT; None for
-            random weights.
+            folder or checkpoint, a classifier of torchvision, `timm:NAME`, `hf:FOLDER`, or
+            `package.module:factory`, which is imported and called.
+        weights: For the last four: a local file, or a name such as DEFAULT; None for random
+            weights, or those in the folder.
         num_classes: For the same: number of outputs.
-        size: For your own network: channels, height and width of its images.
-        mean: For your own network: subtracted from each channel of images in [0, 1]; the data must
+        size: For the same: channels, height and width of its images.
+        mean: For the same: subtracted from each channel of images in [0, 1]; the data must
             have the same.
-        std: For your own network: what each channel is then divided by; the data must have the
+        std: For the same: what each channel is then divided by; the data must have the
             same.
-        classes: For your own network: names of its outputs.
+        classes: For the same: names of its outputs.
 
     Examples:
         >>> from dmn.compare import Source

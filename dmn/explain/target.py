@@ -85,15 +85,18 @@ def find_class(name: str, classes: Sequence[str]) -> int:
     """Return the index of a class, by its name in any case.
 
     Args:
-        name: As one of the classes'.
+        name: As one of the classes', or one of several that a class has, as in "tabby, tabby cat".
         classes: The name of each class, at least one.
 
     Raises:
         UnknownNameError: if no class has the name, with those that are close; or if several have.
     """
-    found = [index for index, known in enumerate(classes) if known == name] or [
-        index for index, known in enumerate(classes) if known.lower() == name.lower()
-    ]
+    lower = name.lower()
+    found = (
+        [index for index, known in enumerate(classes) if known == name]
+        or [index for index, known in enumerate(classes) if known.lower() == lower]
+        or [index for index, known in enumerate(classes) if lower in known.lower().split(", ")]
+    )
     if len(found) == 1:
         return found[0]
     if found:

@@ -1,8 +1,9 @@
 """Load networks by name or file, and save them.
 
-`load` takes shipped networks, folders of runs, converted files, classifiers of torchvision and your
-own code. It returns a `Network`: the model, its classes, and the transform from a picture to what
-the model takes. `save_network` and `save_converted` write files that `load` reads.
+`load` takes shipped networks, folders of runs, converted files, classifiers of torchvision, timm
+and Hugging Face, and your own code. It returns a `Network`: the model, its classes, and the
+transform from a picture to what the model takes. `save_network` and `save_converted` write files
+that `load` reads.
 """
 
 from dmn.hub.converted import save_converted

@@ -14,8 +14,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dmn.canonize.folding import canonize
-from dmn.errors import CheckpointError, NeedsExampleError, UnsupportedError
-from dmn.hub import building, torchvision
+from dmn.errors import (
+    CheckpointError,
+    MissingPackageError,
+    NeedsExampleError,
+    UnsupportedError,
+)
+from dmn.hub import building, huggingface, processors, timm, torchvision
 from dmn.hub.cards import ImageCard, validate_card
 from dmn.hub.network import Network
 from dmn.io.weights import (
@@ -42,8 +47,10 @@ class Conversion(ImageCard):
     Attributes:
         canonized: Whether it has no BatchNorm.
         split: The options of `split`, where it was split.
-        architecture: torchvision's name of the original, or None.
-        preprocessing: Name of those of torchvision's weights that images are preprocessed for.
+        architecture: torchvision's name of the original, or `timm:NAME`, or None.
+        preprocessing: Name of those of torchvision's weights that images are preprocessed for, or
+            timm's name with the tag of the weights.
+        huggingface: "config" and "preprocessor" of Hugging Face's files, or None.
         net: Class path and arguments of the original, of `dmn.models`, or None.
         factory: Name of what made the original, of a person's own code; never imported.
         classes: A name for each output, or none.
@@ -53,8 +60,9 @@ class Conversion(ImageCard):
 
     canonized: bool = Field(description="true or false")
     split: dict[str, Any] | None = Field(description="options of split, or null")
-    architecture: str | None = Field(description="a name of torchvision's, or null")
-    preprocessing: str | None = Field(description="a name of torchvision's weights, or null")
+    architecture: str | None = Field(description="a name of torchvision's or timm's, or null")
+    preprocessing: str | None = Field(description="a name of weights, or null")
+    huggingface: dict[str, Any] | None = Field(None, description="two configurations, or null")
     net: dict[Any, Any] | None = Field(description="a class path and its arguments, or null")
     factory: str | None = Field(None, description="a name, or null")
     classes: list[str] = Field(description="a list of names")
@@ -155,7 +163,7 @@ def load_converted(path: str | Path, model: nn.Module | None = None) -> Network:
     """Load a converted network; see `dmn.load`."""
     path = Path(path)
     about, weights = _read(path)
-    if model is None and about.architecture is None and about.net is None:
+    if model is None and not (about.architecture or about.net or about.huggingface):
         raise CheckpointError(f"{path} {_way_out(about.factory)}")
     try:
         with limit_allocation(path, weights):
@@ -163,6 +171,8 @@ def load_converted(path: str | Path, model: nn.Module | None = None) -> Network:
         images = _about_images(about)
         if isinstance(network, SplitModel):
             _restore_split(network, about, weights)
+    except MissingPackageError:
+        raise
     except Exception as error:  # metadata that was tampered with raises anything
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"{path} is damaged, or of another model: {reason}") from error
@@ -196,14 +206,19 @@ def _way_out(factory: str | None) -> str:
 def _origin(original: Network | None) -> dict[str, Any]:
     """Write down what rebuilds a network, and what its images are like."""
     card = original.card if original else {}
+    origins = ("architecture", "preprocessing", "huggingface", "net", "factory")
     return {
-        **{name: card.get(name) for name in ("architecture", "preprocessing", "net", "factory")},
+        **{name: card.get(name) for name in origins},
         **{name: getattr(original, name, None) for name in ("size", "mean", "std")},
     }
 
 
 def _about_images(about: Conversion) -> dict[str, Any]:
+    if about.huggingface and about.huggingface["preprocessor"]:
+        return processors.about_images(**about.huggingface)
     if about.architecture and about.preprocessing:
+        if timm.is_timm(about.architecture):
+            return timm.about_images(about.preprocessing)
         return torchvision.about_images(about.architecture, about.preprocessing)
     return building.about_images(about)
 
@@ -212,16 +227,25 @@ def _built(model: nn.Module | None, about: Conversion) -> tuple[nn.Module, nn.Mo
     """Return the original's architecture, its conversion, and the graph that has the weights."""
     if model is not None:
         return model, *_rebuilt(model, about)
-    if about.architecture is None:
-        model = building.build(about.net).eval()
-        return model, *_rebuilt(model, about)
-    model = torchvision.build(about.architecture, len(about.classes) or None)
+    model = _original(about)
     network, graph = _rebuilt(model, about)
     if hasattr(model, "transform_input") and _operations(graph) != about.operations:
         # goes with the weights, see load_torchvision
         vars(model)["transform_input"] = not model.transform_input
         network, graph = _rebuilt(model, about)
     return model, network, graph
+
+
+def _original(about: Conversion) -> nn.Module:
+    """Build what a file says, from dmn's, torchvision's, timm's or transformers' code only."""
+    classes = len(about.classes) or None
+    if about.huggingface:
+        return huggingface.build(about.huggingface["config"])
+    if about.architecture is None:
+        return building.build(about.net).eval()
+    if timm.is_timm(about.architecture):
+        return timm.build(about.architecture, classes, about.size)
+    return torchvision.build(about.architecture, classes)
 
 
 def _rebuilt(model: nn.Module, about: Conversion) -> tuple[nn.Module, nn.Module]:

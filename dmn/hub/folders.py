@@ -125,6 +125,4 @@ def _without_attention(values: Any) -> Any:
         return [_without_attention(value) for value in values]
     if not isinstance(values, dict):
         return values
-    return {
-        key: _without_attention(value) for key, value in values.items() if ATTENTION not in key
-    }
+    return {key: _without_attention(value) for key, value in values.items() if ATTENTION not in key}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,11 @@ def is_huggingface(name: str) -> bool:
     return name.startswith(PREFIX)
 
 
+def folder_of(name: str) -> str:
+    """Return the folder of `hf:FOLDER`."""
+    return name.removeprefix(PREFIX)
+
+
 def load_huggingface(
     name: str,
     weights: str | Path | None = None,
@@ -59,7 +64,7 @@ def load_huggingface(
         OptionError: if an option does not fit.
     """
     require("num_classes", num_classes, 1)
-    folder = read_folder(name.removeprefix(PREFIX))
+    folder = read_folder(folder_of(name))
     _classifiers()  # before weights are read
     values = _with_classes(folder, num_classes)
     config = _config(values, folder.path / CONFIG)
@@ -145,7 +150,7 @@ def _config(values: dict[str, Any], path: Path | str) -> Any:
     if not isinstance(kind, str) or kind not in configs:
         raise UnsupportedError(f"{path}: transformers has no networks of model_type {kind!r}")
     made = configs[kind]
-    own = classifiers[made] if made in classifiers else ()
+    own = classifiers.get(made, ())
     known = [each.__name__ for each in (own if isinstance(own, tuple) else (own,))]
     named = built if isinstance(built, list) and built else known
     if not known or not {*map(str, named)} & {*known}:
@@ -160,9 +165,9 @@ def _config(values: dict[str, Any], path: Path | str) -> Any:
 
 def _random(config: Any) -> nn.Module:
     with required("transformers", "huggingface"):
-        from transformers import AutoModelForImageClassification as Auto  # noqa: N813
+        from transformers import AutoModelForImageClassification
     with _quiet():
-        model: nn.Module = Auto.from_config(
+        model: nn.Module = AutoModelForImageClassification.from_config(
             config, attn_implementation=ATTENTION, trust_remote_code=False
         )
     return model.float()

@@ -96,6 +96,11 @@ def load(
     - a `.safetensors` file of `dmn convert` or `save_converted`;
     - the folder of a run, `runs/NAME/version_K`, or a `.ckpt` file in it;
     - a classifier of torchvision, such as "resnet18";
+    - `timm:NAME`, a classifier of timm, such as "timm:vit_tiny_patch16_224", also with the tag of
+      its weights (`pip install 'dmn[timm]'`);
+    - `hf:FOLDER`, an image classifier of Hugging Face in a local folder as `save_pretrained` writes
+      it, config.json, preprocessor_config.json and model.safetensors
+      (`pip install 'dmn[huggingface]'`). Nothing is downloaded;
     - `package.module:factory`, a function or class of your own that returns the network. It is
       called without arguments, except for `num_classes` if it takes that and it is known. The
       module is imported as by `python -m`, also from the working directory.
@@ -106,24 +111,25 @@ def load(
     Args:
         name: As above. For a folder in the working directory give `./NAME`, because a bare name is
             never a folder.
-        weights: For torchvision's classifiers and your own networks: a file (`.safetensors`,
-            `.pth`, `.pt`, `.ckpt`, `.pth.tar`) with their state dict, bare or as trainings save it.
-            For torchvision's also a name such as "DEFAULT", downloaded unless in torch hub's
-            folder. None for random weights, or those that your network is made with.
+        weights: For classifiers of torchvision, timm and Hugging Face and your own networks: a file
+            (`.safetensors`, `.pth`, `.pt`, `.ckpt`, `.pth.tar`; of Hugging Face `.safetensors`
+            only) with their state dict, bare or as trainings save it. For torchvision's and timm's
+            also a name such as "DEFAULT", downloaded unless in torch hub's folder or Hugging Face's
+            cache; for Hugging Face "random". None for random weights, those in the folder, or those
+            that your network is made with.
         num_classes: Number of outputs, for the same networks. None for as many as the weights of a
-            classifier of torchvision have, or as there are names in `classes`.
+            classifier have, or as there are names in `classes`.
         model: For converted files only: a network of the original's architecture, whose weights do
             not matter. It is needed if the original is neither torchvision's nor of `dmn.models`.
-        size: For torchvision's classifiers and your own networks: channels, height and width that
-            pictures are brought to. None for those of torchvision's weights; your own network then
-            takes pictures as they are.
+        size: For the same networks: channels, height and width that pictures are brought to. None
+            for those that come with the weights; your own network then takes pictures as they are.
         mean: For the same networks: subtracted from each channel of pictures in [0, 1]. None for
-            those of torchvision's weights, or 0.
-        std: For the same networks: what each channel is then divided by. None for those of
-            torchvision's weights, or 1.
+            those that come with the weights, or 0.
+        std: For the same networks: what each channel is then divided by. None for those that come
+            with the weights, or 1.
         classes: For the same networks: a name for each output, or a text file with one name per
-            line. None for "0", "1", ...; or no names for a network of your own, if neither `size`
-            nor `num_classes` is given.
+            line. None for those that come with the weights, or "0", "1", ...; or no names for a
+            network of your own, if neither `size` nor `num_classes` is given.
 
     Returns:
         The network with its classes and its transform.
@@ -131,7 +137,9 @@ def load(
     Raises:
         UnknownNameError: if there is no such network; lists those that there are.
         CheckpointError: if a file is missing, damaged (by its hash or its content), does not fit,
-            or cannot be downloaded.
+            or cannot be downloaded; or if it asks for code.
+        MissingPackageError: if timm or transformers is needed and not installed.
+        UnsupportedError: if a folder of Hugging Face holds no image classifier.
         OptionError: if an option is given that networks of this kind do not have, or that does not
             fit; or if a factory of your own fails or returns no network.
     """

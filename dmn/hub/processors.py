@@ -1,4 +1,4 @@
-"""How Hugging Face's classifiers prepare pictures: by their own processors, whose effect is measured."""
+"""How classifiers of Hugging Face prepare pictures: by their own processors, which are measured."""
 
 from __future__ import annotations
 

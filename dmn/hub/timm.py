@@ -22,7 +22,6 @@ from dmn.io.wrappers import drop_prefix
 
 PREFIX = "timm:"
 FILE = "model.safetensors"  # of weights that are published
-SITE = "https://huggingface.co"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".pth.tar")
 REMEDY = "is it of this network, and of as many classes (num_classes)?"
 
@@ -75,11 +74,11 @@ def load_timm(
     require("num_classes", num_classes, 1)
     chosen, source, path = _find(name, weights)
     state = {} if path is None else read_weights(path)
-    model = _build(chosen, num_classes, images.get("size"))
+    model: Any = _build(chosen, num_classes, images.get("size"))
     if path is not None:
         model, state = _of_as_many(model, state, path, chosen, num_classes, images.get("size"))
         fill(model, state, f"{path} does not fit {name}", REMEDY)
-    outputs: int = model.num_classes  # type: ignore[assignment]
+    outputs: int = model.num_classes
     if not outputs:
         raise OptionError(
             f"{name} returns features and has no classes; give num_classes and weights of a head"
@@ -91,7 +90,7 @@ def load_timm(
     if images:
         known = {key: about[key] for key in ("size", "mean", "std")}
         about = images_described(name, **{**known, **images})
-        card["preprocessing"] = None  # no longer timm's
+        del card["preprocessing"]  # no longer timm's
     return Network(
         name,
         model.eval().requires_grad_(False),
@@ -158,7 +157,12 @@ def _find(name: str, weights: str | Path | None) -> tuple[str, str, Path | None]
 def _published(name: str, cfg: Any) -> Path:
     """Return the file of published weights in Hugging Face's cache, downloaded if need be."""
     with required("huggingface_hub", "timm"):
-        from huggingface_hub import hf_hub_download, try_to_load_from_cache
+        from huggingface_hub import (
+            get_hf_file_metadata,
+            hf_hub_download,
+            hf_hub_url,
+            try_to_load_from_cache,
+        )
     if not cfg.hf_hub_id:
         raise CheckpointError(
             f"{name} is not published as safetensors; fetch {cfg.url}, and give its state dict as "
@@ -169,10 +173,11 @@ def _published(name: str, cfg: Any) -> Path:
     cached = try_to_load_from_cache(**where)
     if isinstance(cached, str):
         return Path(cached)
+    url = hf_hub_url(**where)
     try:
+        get_hf_file_metadata(url)  # which fails at once where there is no connection
         return Path(hf_hub_download(**where))
     except Exception as error:  # of the connection, the server, the disk: each library's own
-        url = f"{SITE}/{repo}/resolve/{revision or 'main'}/{FILE}"
         remedy = f"fetch {url} elsewhere, and give the file by weights"
         raise CheckpointError(f"download failed ({one_line(error)}); {remedy}") from error
 
@@ -197,7 +202,7 @@ def _build(name: str, num_classes: int | None, size: Any) -> nn.Module:
 
 
 def _of_as_many(
-    model: nn.Module,
+    model: Any,
     state: dict[str, Tensor],
     path: Path,
     name: str,
@@ -206,7 +211,7 @@ def _of_as_many(
 ) -> tuple[nn.Module, dict[str, Tensor]]:
     """Return the network with a head for as many classes as a file has, and the file's weights."""
     state = drop_prefix(state, model.state_dict().keys(), path)
-    classifier: Any = model.pretrained_cfg.get("classifier")  # type: ignore[operator,union-attr]
+    classifier = model.pretrained_cfg.get("classifier")
     head = classifier if isinstance(classifier, str) else next(iter(classifier or ()), "")
     weight = state.get(f"{head}.weight")
     if num_classes is None and weight is not None and len(weight) != model.num_classes:

@@ -66,8 +66,9 @@ def load_torchvision(
         raise UnknownNameError(
             f"no network {name!r}{f' with weights {str(weights)!r}' if weights else ''}; give a "
             f"shipped one ({shipped}), a run's folder runs/NAME/version_K, a .safetensors file "
-            "with its card or of dmn convert, package.module:factory of your own, or a classifier "
-            f"of torchvision's such as resnet18 or vgg16: {error}{path_hint(name)}"
+            "with its card or of dmn convert, package.module:factory of your own, timm:NAME, "
+            "hf:FOLDER, or a classifier of torchvision's such as resnet18 or vgg16: "
+            f"{error}{path_hint(name)}"
         ) from error
     model, labels = _load_model(name, reference, path, num_classes)
     outputs = len(_head(model)[1])
