@@ -72,6 +72,7 @@ def load_timm(
         OptionError: if it has no classes, or fails with what is given.
     """
     require("num_classes", num_classes, 1)
+    images_described(name, **{"size": None, "mean": None, "std": None, **images})
     chosen, source, path = _find(name, weights)
     state = {} if path is None else read_weights(path)
     model: Any = _build(chosen, num_classes, images.get("size"))
