@@ -1,4 +1,4 @@
-"""The first steps of eight users, as the pages print them, with a map that must be right.
+"""The first steps of ten users, as the pages print them, with a map that must be right.
 
 Each story writes what its user has, then follows one section of a page: its files are written and
 its commands are run as printed. In all of them a planted square alone tells the class, so SplitLRP
@@ -17,12 +17,14 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import safetensors.torch
+import timm
 import torch
 from PIL import Image
 from planted_squares import COLOURS, DARK, GREYS, batch, fit, share, write_folder, write_picture
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision import models
+from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
 
 from dmn.cli.main import main
 
@@ -144,6 +146,28 @@ def test_a_torchvision_network_with_the_weights_of_somebody_elses_training(their
     assert_found(list(COLOURS).index("red"))
 
 
+@pytest.mark.slow  # smaller ones are explained in cli/test_named_networks.py
+def test_networks_of_timm_and_hugging_face():
+    net = fit(timm.create_model("resnet10t", num_classes=3), list(COLOURS), 48, 48)
+    torch.save(net.state_dict(), "theirs.pth")
+    classes = {"id2label": dict(enumerate(COLOURS)), "label2id": {}}
+    size = {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [1, 1]}
+    config = ResNetConfig(layer_type="basic", **size, **classes)
+    own = fit(
+        ResNetForImageClassification(config),
+        list(COLOURS),
+        48,
+        48,
+        loss=lambda output, labels: nn.functional.cross_entropy(output.logits, labels),
+    )
+    own.save_pretrained("mine")
+    ViTImageProcessor(size={"height": 48, "width": 48}, do_normalize=False).save_pretrained("mine")
+    write_picture("photo.png", "green", 48, 48)
+    for _, *words in commands(NETWORK, "A network of timm or Hugging Face"):
+        main(words)
+        assert_found(list(COLOURS).index("green"))
+
+
 def test_a_network_with_its_own_code_of_grey_scans_that_are_not_square():
     write_files(NETWORK, "A network with its own code")
     net = fit(
@@ -181,8 +205,8 @@ def test_a_network_in_the_manner_of_hugging_face():
     def loss(output, labels):
         return nn.functional.cross_entropy(output.logits, labels)
 
-    state = fit_shown(heading, "hf:ForImageClassification", list(COLOURS), loss)
-    safetensors.torch.save_file(state, "hf.safetensors")
+    state = fit_shown(heading, "styled:ForImageClassification", list(COLOURS), loss)
+    safetensors.torch.save_file(state, "styled.safetensors")
     write_picture("photo.png", "green", 48, 48)
     follow(NETWORK, heading)
     assert_found(1)

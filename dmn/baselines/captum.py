@@ -31,12 +31,6 @@ from dmn.rules.pools import WinnerPool
 LEAST_DIFFERENCE = 1e-10  # captum's: DeepLift takes the gradient of what differs by less
 
 
-def _captum() -> Any:
-    with required("captum"):
-        from captum import attr
-    return attr
-
-
 class Captum(Baseline):
     """A method of captum, summed over the image's channels; see `Baseline` for the options.
 
@@ -45,7 +39,9 @@ class Captum(Baseline):
     """
 
     def __post_init__(self) -> None:
-        self.captum = _captum()
+        with required("captum"):
+            from captum import attr
+        self.captum = attr
         super().__post_init__()
 
 

@@ -204,7 +204,10 @@ def test_options_of_other_kinds_of_networks_are_refused(folder):
     path = folder / "squeezenet1_1_split.safetensors"
     for options, told in (
         # networks of one's own take it too, since they have names
-        ({"num_classes": 3}, r"num_classes is for torchvision's classifiers and networks of your"),
+        (
+            {"num_classes": 3},
+            r"num_classes is for classifiers of torchvision, timm: and hf:, and networks of your",
+        ),
         ({"num_classes": 3, "model": torch.nn.Identity()}, "num_classes is for"),
     ):
         with pytest.raises(OptionError, match=told):

@@ -230,7 +230,7 @@ def test_options_that_do_not_fit_are_refused(maker, options, told, code):
 @pytest.mark.parametrize("option", ["size", "mean", "std", "classes"])
 @pytest.mark.parametrize("name", ["mnist_paired", "scenes_resnet18"])
 def test_other_networks_know_their_images(name, option):
-    told = rf"{option} is for torchvision's classifiers and networks of .* only; leave it out"
+    told = rf"{option} is for classifiers of torchvision, .* and networks of .* only; leave it out"
     with pytest.raises(OptionError, match=told):
         load(name, **{option: (3, 8, 8)})
 
