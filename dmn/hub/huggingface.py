@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from dmn.errors import CheckpointError, OptionError, UnsupportedError, required
 from dmn.hub.described import classes_described, images_described, require_one_per_output
 from dmn.hub.folders import CONFIG, PREPROCESSOR, Folder, harmless, read_folder
 from dmn.hub.network import Network
-from dmn.hub.processors import about_images, assumed_images
+from dmn.hub.processors import about_images, assumed_images, quiet
 from dmn.io.options import require
 from dmn.io.text import one_line, plain
 from dmn.io.weights import format_mismatches, limit_allocation, read_weights, truncate
@@ -67,11 +66,12 @@ def load_huggingface(
     folder = read_folder(folder_of(name))
     _classifiers()  # before weights are read
     values = _with_classes(folder, num_classes)
-    config = _config(values, folder.path / CONFIG)
+    file = folder.path / CONFIG
+    config = _config(values, file)
     names = classes_described(classes)
     require_one_per_output(names, config.num_labels)
     path = _weights(folder, weights)
-    model = _random(config) if path is None else _filled(config, path, name)
+    model = _random(config, file) if path is None else _filled(config, file, path, name)
     about, preprocessor = _about_images(folder, values, config, name, images)
     card = {"name": name, "weights": RANDOM if path is None else path.name}
     return Network(
@@ -94,7 +94,7 @@ def build(values: dict[str, Any]) -> nn.Module:
         CheckpointError: if it is damaged, or asks for code.
         UnsupportedError: if it is of another kind of network.
     """
-    return _random(_config(harmless(values, CONFIG), CONFIG)).eval()
+    return _random(_config(harmless(values, CONFIG), CONFIG), CONFIG).eval()
 
 
 def _weights(folder: Folder, weights: str | Path | None) -> Path | None:
@@ -163,17 +163,22 @@ def _config(values: dict[str, Any], path: Path | str) -> Any:
         raise CheckpointError(f"{path}: no configuration of {kind}: {one_line(error)}") from error
 
 
-def _random(config: Any) -> nn.Module:
+def _random(config: Any, path: Path | str) -> nn.Module:
     with required("transformers", "huggingface"):
         from transformers import AutoModelForImageClassification
-    with _quiet():
-        model: nn.Module = AutoModelForImageClassification.from_config(
-            config, attn_implementation=ATTENTION, trust_remote_code=False
-        )
+    try:
+        with quiet():
+            model: nn.Module = AutoModelForImageClassification.from_config(
+                config, attn_implementation=ATTENTION, trust_remote_code=False
+            )
+    except CheckpointError:  # of what is far too large
+        raise
+    except Exception as error:  # of what was tampered with
+        raise CheckpointError(f"{path}: makes no network: {one_line(error)}") from error
     return model.float()
 
 
-def _filled(config: Any, path: Path, name: str) -> nn.Module:
+def _filled(config: Any, file: Path, path: Path, name: str) -> nn.Module:
     """Build a network filled from a file, whose keys may be those of older versions."""
     state = read_weights(path)
     _, classifiers = _classifiers()
@@ -181,9 +186,9 @@ def _filled(config: Any, path: Path, name: str) -> nn.Module:
     kinds = kinds if isinstance(kinds, tuple) else (kinds,)
     kind = next((each for each in kinds if each.__name__ in (config.architectures or ())), kinds[0])
     with limit_allocation(path, state), torch.device("meta"):
-        expected = _random(config).state_dict()
+        expected = _random(config, file).state_dict()
     state = drop_prefix(state, expected.keys(), path)
-    with _quiet():
+    with quiet():
         model, found = kind.from_pretrained(
             None,
             config=config,
@@ -195,7 +200,7 @@ def _filled(config: Any, path: Path, name: str) -> nn.Module:
             local_files_only=True,
             use_safetensors=True,
         )
-    faults = _faults(found, state)
+    faults = _faults(found, state, model.state_dict())
     if faults:
         raise CheckpointError(f"{path} does not fit {name}: {format_mismatches(faults)}; {REMEDY}")
     if found["unexpected_keys"]:
@@ -204,29 +209,18 @@ def _filled(config: Any, path: Path, name: str) -> nn.Module:
     return filled
 
 
-def _faults(found: dict[str, Any], state: dict[str, Tensor]) -> dict[str, list[str]]:
+def _faults(
+    found: dict[str, Any], state: dict[str, Tensor], own: dict[str, Tensor]
+) -> dict[str, list[str]]:
     """Return what is wrong with the weights that were loaded, as `state_dict_mismatches` does."""
-    misshapen = [
-        f"{key} {tuple(got)} for {tuple(want)}" for key, got, want in found["mismatched_keys"]
-    ]
-    faults = {"missing": sorted(found["missing_keys"]), "misshapen": sorted(misshapen)}
+    # keys alone before transformers 5, with both shapes since
+    other = sorted(key if isinstance(key, str) else key[0] for key in found["mismatched_keys"])
+    shapes = {key: tuple(state[key].shape) if key in state else "otherwise" for key in other}
+    faults = {
+        "missing": sorted(found["missing_keys"]),
+        "misshapen": [f"{key} {shapes[key]} for {tuple(own[key].shape)}" for key in other],
+    }
     return {kind: keys for kind, keys in faults.items() if keys}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers from drawing bars, and from reporting what is refused anyway."""
-    with required("transformers", "huggingface"):
-        from transformers.utils import logging as messages
-    level, bars = messages.get_verbosity(), messages.is_progress_bar_enabled()
-    messages.set_verbosity(logging.CRITICAL)
-    messages.disable_progress_bar()
-    try:
-        yield
-    finally:
-        messages.set_verbosity(level)
-        if bars:
-            messages.enable_progress_bar()
 
 
 def _about_images(

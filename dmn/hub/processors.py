@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
 
 from dmn.errors import CheckpointError, UnsupportedError, required
 from dmn.hub.described import images_described
@@ -35,7 +39,10 @@ class Processed:
 
     def __call__(self, picture: Any) -> Tensor:
         """Return a picture as the network takes it, (C, H, W)."""
-        made = self.processor(images=as_picture(picture, self.channels), return_tensors="pt")
+        given = as_picture(picture, self.channels)
+        if self.channels == 1:
+            given = pil_to_tensor(given)  # with its channel, which some processors need
+        made = self.processor(images=given, return_tensors="pt")
         image: Tensor = made["pixel_values"][0]
         return image
 
@@ -106,6 +113,22 @@ def assumed_images(config: dict[str, Any], known: Any) -> tuple[dict[str, Any], 
     return images_described(known.model_type, **values), told
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers from drawing bars, and from reporting what is refused or told anyway."""
+    with required("transformers", "huggingface"):
+        from transformers.utils import logging as messages
+    level, bars = messages.get_verbosity(), messages.is_progress_bar_enabled()
+    messages.set_verbosity(logging.CRITICAL)
+    messages.disable_progress_bar()
+    try:
+        yield
+    finally:
+        messages.set_verbosity(level)
+        if bars:
+            messages.enable_progress_bar()
+
+
 def _processor(config: dict[str, Any], preprocessor: dict[str, Any]) -> Any:
     """Make transformers' processor, from nothing else than these two files."""
     with required("transformers", "huggingface"):
@@ -113,9 +136,10 @@ def _processor(config: dict[str, Any], preprocessor: dict[str, Any]) -> Any:
     with TemporaryDirectory() as folder:
         for name, values in ((CONFIG, config), (PREPROCESSOR, preprocessor)):
             Path(folder, name).write_text(json.dumps(values), encoding="utf-8")
-        return AutoImageProcessor.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
+        with quiet():
+            return AutoImageProcessor.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
 
 
 def _picture(value: int) -> Tensor:
