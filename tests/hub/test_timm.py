@@ -224,10 +224,9 @@ def test_options_that_do_not_fit_are_refused(options, told):
 
 def test_a_network_of_features_is_refused():
     name = "timm:vit_small_patch14_dinov2"
-    with torch.device("meta"), pytest.raises(OptionError, match="returns features"):
+    with pytest.raises(OptionError, match="returns features"):
         load(name)
-    with torch.device("meta"):
-        assert load(name, num_classes=2).classes == ("0", "1")
+    assert load(name, num_classes=2).classes == ("0", "1")
 
 
 @pytest.mark.parametrize("size", [None, (3, 64, 64)])
