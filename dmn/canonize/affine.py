@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision import transforms
 from torchvision.transforms import v2
 
+from dmn.canonize.weights import tensor_users
 from dmn.graph.trace import target_of
 from dmn.graph.tracer import is_number
 from dmn.nn import Add
@@ -57,6 +58,14 @@ class Affine(NamedTuple):
         """The node of x, in the current graph."""
         return self.nodes[0].all_input_nodes[self.position]
 
+    def broadcast(self, dims: int) -> tuple[Tensor, Tensor]:
+        """Return scale and shift in one shape that broadcasts to x of so many axes."""
+        scale, shift = self.scale, self.shift
+        if self.by_channel:
+            scale, shift = (value.reshape(-1, *[1] * (dims - 2)) for value in (scale, shift))
+        scale, shift = torch.broadcast_tensors(scale, shift)
+        return scale, shift
+
     def after(self, first: Affine) -> Affine | None:
         """Return the composition, first `first`; None if it is not one number per channel."""
         ranks = {first.rank, self.rank} - {None}
@@ -97,7 +106,7 @@ def find_affine(network: fx.GraphModule) -> list[Affine]:
     Args:
         network: In eval mode. Norms without running statistics are left out.
     """
-    constants, ranks = _constants(network), _ranks(network)
+    constants, ranks = constant_values(network), _ranks(network)
     numbers: set[fx.Node] = set()
     chains: dict[fx.Node, Affine] = {}  # by the node that returns the result
     for node in network.graph.nodes:
@@ -108,14 +117,16 @@ def find_affine(network: fx.GraphModule) -> list[Affine]:
         if (affine := _read(network, node, constants, ranks)) is None:
             continue
         preceding = chains.get(affine.source)
-        combined = affine.after(preceding) if preceding and len(affine.source.users) == 1 else None
+        combined = (
+            affine.after(preceding) if preceding and len(tensor_users(affine.source)) == 1 else None
+        )
         if preceding and combined:
             del chains[preceding.node]
         chains[node] = combined or affine
     return list(chains.values())
 
 
-def _constants(network: fx.GraphModule) -> dict[fx.Node, Any]:
+def constant_values(network: fx.GraphModule) -> dict[fx.Node, Any]:
     """Return the value of each node that depends on parameters and buffers only."""
     values: dict[fx.Node, Any] = {}
     for node in network.graph.nodes:
@@ -136,7 +147,7 @@ def _ranks(network: fx.GraphModule) -> dict[fx.Node, int]:
 
     Of operations on signals only convolutions tell: others take (B, C) too, as (C, L).
     """
-    shapes = ((node, _shape(node)) for node in network.graph.nodes)
+    shapes = ((node, shape_of(node)) for node in network.graph.nodes)
     ranks = {node: len(shape) for node, shape in shapes if shape}
     for node, rule in find_rules(network).items():
         target, source = target_of(network, node), node.all_input_nodes[0]
@@ -264,17 +275,16 @@ def _by_channel(node: fx.Node, position: int, scale: Any, shift: Any, rank: int 
     sizes = [(channels, *[1] * trailing), (1, channels, *[1] * trailing)]
     # (C,) and (C, 1) may be of other axes, and one channel may become several: x's shape tells
     is_channel_axis = trailing > 1 if rank is None else rank == 2 + trailing
-    no_broadcast = (_shape(node.all_input_nodes[position]) or (0, channels))[1] == channels
+    no_broadcast = (shape_of(node.all_input_nodes[position]) or (0, channels))[1] == channels
     if is_channel_axis and no_broadcast and all(shape in sizes for shape in shapes):
         scale, shift = (value.reshape(-1).expand(channels) for value in (scale, shift))
         return Affine((node,), position, scale, shift, True, 2 + trailing)
     return Affine((node,), position, scale, shift, False, rank)
 
 
-def _shape(node: fx.Node) -> torch.Size | None:
+def shape_of(node: fx.Node) -> torch.Size | None:
     """Return the shape of a tensor if an example was given."""
-    metadata = node.meta.get("tensor_meta")
-    return metadata.shape if metadata else None
+    return getattr(node.meta.get("tensor_meta"), "shape", None)  # of a tuple there is none
 
 
 def _rank_of_owner(node: fx.Node) -> int | None:
