@@ -62,9 +62,9 @@ class Affine(NamedTuple):
         """Return scale and shift in one shape that broadcasts to x of so many axes."""
         scale, shift = self.scale, self.shift
         if self.by_channel:
-            scale, shift = (value.reshape(-1, *[1] * (dims - 2)) for value in (scale, shift))
-        scale, shift = torch.broadcast_tensors(scale, shift)
-        return scale, shift
+            shapes = ([-1, *[1] * (dims - 2)] if len(value) > 1 else [] for value in (scale, shift))
+            scale, shift = map(torch.reshape, (scale, shift), shapes)
+        return scale + torch.zeros_like(shift), shift + torch.zeros_like(scale)
 
     def after(self, first: Affine) -> Affine | None:
         """Return the composition, first `first`; None if it is not one number per channel."""

@@ -182,7 +182,7 @@ def _fold(network: fx.GraphModule, layers: Layers) -> list[Unsupported]:
     left_scales = [
         Unsupported(places[affine.node], "no linear operation next to it can do it")
         for affine in left
-        if affine.scale.numel() > 1 and bool((affine.scale != 1).any())
+        if _is_by_axis(affine.scale)
     ]
     norms = fold_norms(moves, layers)
     report = FoldingReport(
@@ -208,6 +208,11 @@ def _is_norm(target: Any) -> bool:
 def _is_complement(affine: Affine) -> bool:
     """Return whether it is like 1 - x, which is not a norm: its output has its own relevance."""
     return affine.scale.numel() == 1 and bool(affine.scale < 0)
+
+
+def _is_by_axis(scale: Tensor) -> bool:
+    """Return whether there is a factor for each place of one axis, as in a layer scale."""
+    return sum(size > 1 for size in scale.shape) == 1 and bool((scale != 1).any())
 
 
 def _is_like_norm(affine: Affine) -> bool:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from dmn.canonize.affine import shape_of
 from dmn.canonize.modules import Layers, call_module
 from dmn.canonize.moves import Moves, Use
 from dmn.canonize.weights import (
@@ -20,6 +21,7 @@ from dmn.canonize.weights import (
 )
 from dmn.graph.trace import describe, target_of
 
+_ARGUMENTS = ("input", "weight", "bias")  # of F.linear
 _SLOTS = {"q": "query", "k": "key", "v": "value"}  # of attention, in order
 
 
@@ -52,7 +54,7 @@ def fold_into_uses(
     uses = moves.uses(node, channels)
     reasons = (_reason(moves, use, shift is not None) for use in uses)
     if reason := next(filter(None, reasons), ""):
-        return reason if node.meta.get("tensor_meta") else f"{reason}{_WITHOUT_EXAMPLE}"
+        return f"{reason}{_WITHOUT_EXAMPLE}" if shape_of(node) is None else reason
     count = int(channels.max())
     scale = torch.ones(count, dtype=torch.float64) if scale is None else scale
     shift = torch.zeros(count, dtype=torch.float64) if shift is None else shift
@@ -66,7 +68,7 @@ def fold_into_uses(
     return ""
 
 
-_WITHOUT_EXAMPLE = " (without `example`, only dropout and the like is passed on the way)"
+_WITHOUT_EXAMPLE = "; with `example`, its channels can be followed further"
 
 
 def _reason(moves: Moves, use: Use, shifted: bool) -> str:
@@ -118,9 +120,9 @@ def _linear(moves: Moves, layers: Layers, node: fx.Node) -> Any:
     target: Any = target_of(moves.network, node)
     if target is not F.linear:
         return target
-    arguments = {**dict(zip(("input", "weight", "bias"), node.args, strict=False)), **node.kwargs}
-    weight, bias = (moves.constants.get(arguments.get(name)) for name in ("weight", "bias"))
-    assert weight is not None, "checked before"
+    arguments: dict[str, Any] = {**dict(zip(_ARGUMENTS, node.args, strict=False)), **node.kwargs}
+    weight: Tensor = moves.constants[arguments["weight"]]
+    bias: Tensor | None = moves.constants.get(arguments.get("bias"))  # type: ignore[arg-type]
     module = nn.Linear(weight.shape[1], len(weight), bias is not None, device="meta")
     module.weight = nn.Parameter(weight.detach().clone())
     if bias is not None:

@@ -68,7 +68,7 @@ def fold_norms(moves: Moves, layers: Layers) -> FoldedNorms:
 def _find_norms(moves: Moves) -> list[Norm]:
     network, norms = moves.network, []
     for node in network.graph.nodes:
-        target = target_of(network, node) if node.op.startswith("call") else None
+        target: Any = target_of(network, node) if node.op.startswith("call") else None
         if type(target) in _NORMS:
             weight, bias = target.weight, getattr(target, "bias", None)
         elif isinstance(target, nn.Module) or target not in _NORMS:
@@ -123,12 +123,9 @@ def _channels(network: fx.GraphModule, norm: Norm) -> Tensor | None:
 
 def _remove_affine(network: fx.GraphModule, node: fx.Node) -> None:
     target: Any = target_of(network, node)
-    if isinstance(target, nn.Module):
-        target.weight = None
-        if hasattr(target, "bias"):
-            target.bias = None
-        flag = "affine" if hasattr(target, "affine") else "elementwise_affine"
-        setattr(target, flag, False)
+    if node.op == "call_module":
+        target.weight = target.bias = None
+        setattr(target, "affine" if hasattr(target, "affine") else "elementwise_affine", False)
         return
     given = {name: place for name, place in _POSITIONS.items() if _argument(node, name) is not None}
     args = enumerate(node.args)

@@ -60,27 +60,32 @@ def _fold_into_following(moves: Moves, layers: Layers, affine: Affine) -> bool:
 
 
 def _fold_into_preceding(moves: Moves, affine: Affine) -> bool:
-    network, crossed, node = moves.network, [], affine.source
+    crossed, node = [], affine.source
     while moves.is_move(node) and len(tensor_users(node)) == 1:
         crossed.append(node)
         node = node.all_input_nodes[0]
-    linear: Any = target_of(network, node) if node.op == "call_module" else None
-    if isinstance(linear, AttentionOutput):
-        linear = linear.out_proj
-    elif type(linear) not in OUTPUT_AXES:
-        return False
-    shape = shape_of(node)
-    if len(tensor_users(node)) > 1 or is_read(network, node) or shape is None:
+    linear, shape = _linear_module(moves.network, node), shape_of(node)
+    if linear is None or shape is None or len(tensor_users(node)) > 1:
         return False
     axis = len(shape) - 1 if isinstance(linear, nn.Linear) else 1
     count = torch.arange(1, shape[axis] + 1, dtype=torch.float64)
-    channels: Tensor | None = count.view(-1, *[1] * (len(shape) - 1 - axis)).expand(shape)
+    channels = count.view(-1, *[1] * (len(shape) - 1 - axis)).expand(shape)
     for following in reversed(crossed):
-        channels = moves.after(following, node, channels)
-        if channels is None:
+        moved = moves.after(following, node, channels)
+        if moved is None:
             return False
-        node = following
+        node, channels = following, moved
     return _scale_outputs(linear, channels, affine, shape[axis])
+
+
+def _linear_module(network: fx.GraphModule, node: fx.Node) -> Any:
+    """Return the module whose outputs a node returns, if it is linear and nothing else uses it."""
+    module: Any = target_of(network, node) if node.op == "call_module" else None
+    if isinstance(module, AttentionOutput):
+        module = module.out_proj
+    elif type(module) not in OUTPUT_AXES:
+        return None
+    return None if is_read(network, node) else module
 
 
 def _scale_outputs(linear: Any, channels: Tensor, affine: Affine, count: int) -> bool:

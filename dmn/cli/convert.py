@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from dmn.canonize import canonize
+from dmn.canonize import canonize, folding_report
 from dmn.cli.networks import add_network_options
 from dmn.cli.parser import Parser, number
 from dmn.errors import OptionError, UnsupportedError
@@ -121,6 +121,7 @@ def convert(
     network: Any = original.model if form == "split" else canonize(original.model, x)
     if form != "split":
         print(f"canonized: {_difference(original.model, x)}")
+        print(plain_lines(str(folding_report(network))))
     if form != "canonized":
         network = split(network, x, pool=pool, theta=theta, threshold=threshold)
         print(plain_lines(str(network.certificate(x))))

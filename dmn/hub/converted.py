@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from dmn.canonize.folding import canonize
+from dmn.canonize import canonize, folding_report
 from dmn.errors import (
     CheckpointError,
     MissingPackageError,
@@ -21,7 +22,7 @@ from dmn.errors import (
     UnsupportedError,
 )
 from dmn.hub import building, huggingface, processors, timm, torchvision
-from dmn.hub.cards import ImageCard, validate_card
+from dmn.hub.cards import ImageCard, Size, validate_card
 from dmn.hub.network import Network
 from dmn.io.weights import (
     format_mismatches,
@@ -46,6 +47,7 @@ class Conversion(ImageCard):
 
     Attributes:
         canonized: Whether it has no BatchNorm.
+        example: Channels, height and width of the images that it was canonized with, or None.
         split: The options of `split`, where it was split.
         architecture: torchvision's name of the original, or `timm:NAME`, or None.
         preprocessing: Name of those of torchvision's weights that images are preprocessed for, or
@@ -59,6 +61,7 @@ class Conversion(ImageCard):
     """
 
     canonized: bool = Field(description="true or false")
+    example: Size | None = Field(None, description="channels, height and width, or null")
     split: dict[str, Any] | None = Field(description="options of split, or null")
     architecture: str | None = Field(description="a name of torchvision's or timm's, or null")
     preprocessing: str | None = Field(description="a name of weights, or null")
@@ -102,9 +105,12 @@ def save_converted(
         raise CheckpointError(f"{path}: give a name that ends with .safetensors")
     if original is not None:
         refuse_converted(original)
-    graph = network.network if isinstance(network, SplitModel) else network
+    graph: Any = network.network if isinstance(network, SplitModel) else network
+    canonized = canonized or not isinstance(network, SplitModel)
+    shape = folding_report(graph).example_shape if canonized else None
     about = {
-        "canonized": canonized or not isinstance(network, SplitModel),
+        "canonized": canonized,
+        "example": shape and shape[1:],
         "split": network.options._asdict() if isinstance(network, SplitModel) else None,
         **_origin(original),
         "classes": list(classes or (original.classes if original else ())),
@@ -179,17 +185,28 @@ def load_converted(path: str | Path, model: nn.Module | None = None) -> Network:
     name = type(original).__name__
     if faults := state_dict_mismatches(graph.state_dict(), weights):
         raise CheckpointError(
-            f"{path} does not fit {name}: {format_mismatches(faults)}; is it of the same "
-            "architecture?"
+            f"{path} does not fit {name}: {format_mismatches(faults)}; {_advice(about)}"
         )
     if _operations(graph) != about.operations:
-        raise CheckpointError(f"{path} does not fit {name}: the same weights, but other operations")
+        raise CheckpointError(
+            f"{path} does not fit {name}: the same weights, but other operations; {_advice(about)}"
+        )
     kinds = [value.dtype for value in weights.values() if value.is_floating_point()]
     graph.to(kinds[0] if kinds else None)
     graph.load_state_dict(weights)
     network.eval().requires_grad_(False)
     card = {"name": path.stem, "converted": about.model_dump()}
     return Network(path.stem, network, tuple(about.classes), **images, card=card, source=SOURCE)
+
+
+def _advice(about: Conversion) -> str:
+    """Say what may have gone wrong where a file does not fit."""
+    if about.canonized and "example" not in about.model_fields_set:
+        return (
+            "it was canonized by an earlier version of dmn, which left norms and layer scales; "
+            "convert the original again"
+        )
+    return "is it of the same architecture?"
 
 
 def _way_out(factory: str | None) -> str:
@@ -251,11 +268,17 @@ def _original(about: Conversion) -> nn.Module:
 def _rebuilt(model: nn.Module, about: Conversion) -> tuple[nn.Module, nn.Module]:
     """Convert a model as another was; returns it, and the graph that has its weights."""
     try:
-        return _convert(model, about)
+        return _convert(model, about, _images(model, about.example) if about.example else None)
     except NeedsExampleError:
         if about.size is None:
             raise
-        return _convert(model, about, torch.zeros(1, *about.size))
+        return _convert(model, about, _images(model, about.size))
+
+
+def _images(model: nn.Module, size: list[int]) -> Tensor:
+    """Return images of a size, and of the type of the weights; only their shape counts."""
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    return torch.linspace(-1, 1, 2 * prod(size)).view(2, *size).to(like)
 
 
 def _convert(
