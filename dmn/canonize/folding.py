@@ -68,13 +68,20 @@ def canonize(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
 
     It is the result of `hookable`, with each BatchNorm folded into the linear operation before it,
     or else into those after it. Where neither is possible, BatchNorm becomes a depthwise 1 x 1
-    convolution or a diagonal `nn.Linear`.
+    convolution or a diagonal `nn.Linear`. Layer scales and other scales by constants are folded
+    likewise, where exact.
+
+    LayerNorm, RMSNorm, GroupNorm and InstanceNorm, which use the statistics of each image, keep
+    these; their weight and bias are folded into all that takes their results, if that is linear
+    layers, convolutions, and the projections of attention. `folding_report` says what was folded
+    and what was left, with the reasons.
 
     Args:
         model: Takes one tensor and returns one. It is not changed.
-        example: Images (B, C, H, W), to trace a forward that branches on shapes, and to distinguish
-            (B, C) from (B, C, L) in BatchNorm1d and SyncBatchNorm. Without it, BatchNorm1d next to
-            a Linear of as many features is taken to see (B, C).
+        example: Images (B, C, H, W), to trace a forward that branches on shapes, to distinguish
+            (B, C) from (B, C, L) in BatchNorm1d and SyncBatchNorm, and to follow channels through
+            permutations, slices and averages. Without it, BatchNorm1d next to a Linear of as many
+            features is taken to see (B, C), and only norms right before a Linear are folded.
 
     Returns:
         The same function, in eval mode and without trainable parameters.

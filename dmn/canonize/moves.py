@@ -50,7 +50,8 @@ class Use(NamedTuple):
         """Return the channel at each place of an axis, from 0; None if it varies elsewhere."""
         rows = self.channels.movedim(axis, -1)
         rows = rows.reshape(-1, rows.shape[-1])
-        return rows[0].long() - 1 if bool((rows == rows[:1]).all()) else None
+        same = len(rows) > 0 and bool((rows == rows[:1]).all())
+        return rows[0].long() - 1 if same else None
 
 
 class Moves:
@@ -94,7 +95,7 @@ class Moves:
         except (KeyError, IndexError, RuntimeError, TypeError, ValueError):
             return None  # of a tensor without batch, where there is no example
         one_channel = (squares - moved.square()).abs() < _TOLERANCE
-        whole = (moved.round() - moved).abs() < _TOLERANCE
+        whole = ((moved.round() - moved).abs() < _TOLERANCE) & (moved > 0.5)  # 0 is no channel
         exact = moved.dtype == channels.dtype and bool((one_channel & whole).all())
         return moved.round() if exact else None
 

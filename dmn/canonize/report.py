@@ -26,7 +26,7 @@ class FoldingReport(NamedTuple):
     Examples:
         >>> net = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 4), nn.LayerNorm(4), nn.ReLU())
         >>> print(folding_report(canonize(net)))
-        folded into linear operations: 1 LayerNorm
+        folded into linear operations: LayerNorm x 1
         left: 2 (LayerNorm): its output goes to 3 (ReLU), which is not linear
     """
 
@@ -49,7 +49,7 @@ class FoldingReport(NamedTuple):
 
 def _count(paths: tuple[str, ...]) -> str:
     kinds = Counter(path.rpartition(" (")[2].removesuffix(")") for path in paths)
-    return ", ".join(f"{number} {kind}" for kind, number in kinds.items())
+    return ", ".join(f"{kind} x {number}" for kind, number in kinds.items())
 
 
 def set_report(network: fx.GraphModule, report: FoldingReport) -> None:

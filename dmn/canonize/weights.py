@@ -88,6 +88,8 @@ def fold_projections(
         weight[rows if joint else slice(None)] = (old.to(shift) * scale).to(like)
         setattr(attention, key, nn.Parameter(weight))
     attention.in_proj_bias = nn.Parameter(bias.to(like))
+    if attention.out_proj.bias is None:  # torch's fast path takes both biases or neither
+        attention.out_proj.bias = nn.Parameter(torch.zeros(width).to(like))
 
 
 def _scaled_weight(linear: Any, factor: Tensor, axis: int) -> Tensor:
