@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dmn.canonize import folding_report
 from dmn.cli.convert import convert
 from dmn.cli.main import main
 from dmn.errors import UnsupportedError
@@ -42,12 +43,24 @@ def shell(*args):
     )
 
 
+@pytest.mark.slow
+def test_what_was_folded_and_left_is_printed(capsys):
+    run("convnext_tiny", "--form", "canonized", "--num_classes", "3", "--size", "3", "64", "64")
+    out = capsys.readouterr().out
+    assert "folded into linear operations: scale x 18, LayerNorm x 18, layer_norm x 4\n" in out
+    assert out.count("left: ") == 1
+    assert "features.1.0.block.0 (Conv2d), which pads by zeros, where the bias" in out
+    loaded = load("convnext_tiny_canonized.safetensors").model
+    assert str(folding_report(loaded)) in out
+
+
 @pytest.mark.parametrize("form", ["split", "canonized", "both"])
 def test_each_form_is_saved_and_comes_back(form, capsys):
     run("resnet18", "--form", form, "--num_classes", "3", "--images", photograph("a.png"))
     out = capsys.readouterr().out
     assert f"saved resnet18_{form}.safetensors: random weights, 3 classes" in out
     assert ("canonized: largest relative |f - original|" in out) == (form != "split")
+    assert ("folded into linear operations: BatchNorm2d x 20\n" in out) == (form != "split")
     loaded = load(f"resnet18_{form}.safetensors")
     assert loaded.card["converted"]["architecture"] == "resnet18"
     assert (loaded.name, loaded.source) == (f"resnet18_{form}", "converted")

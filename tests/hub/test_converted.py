@@ -1,5 +1,6 @@
 """Converted networks are saved whole, and come back as they were."""
 
+import json
 from copy import deepcopy
 
 import pytest
@@ -8,7 +9,8 @@ import torch
 from torch import nn
 from torchvision import models
 
-from dmn.canonize import canonize
+from dmn.canonize import FoldingReport, canonize, folding_report, hookable
+from dmn.canonize.report import set_report
 from dmn.errors import CheckpointError, DmnError
 from dmn.hub import load, save_converted
 from dmn.hub.converted import FORMAT
@@ -213,3 +215,68 @@ def test_no_file_is_written_that_could_not_be_read(tmp_path):
     with pytest.raises(CheckpointError, match=r"a\.pth: give a name that ends with \.safetens"):
         save_converted(split(network()), tmp_path / "a.pth")
     assert not list(tmp_path.iterdir())
+
+
+# -- networks whose norms and layer scales are folded with an example -------------------------------
+
+
+def small_convnext():
+    blocks = [models.convnext.CNBlockConfig(4, 8, 1), models.convnext.CNBlockConfig(8, None, 1)]
+    return models.ConvNeXt(blocks, num_classes=3)
+
+
+def small_vit():
+    return models.VisionTransformer(16, 8, 2, 2, 8, 16, num_classes=3)
+
+
+def trained(build):
+    """Draw every weight anew, as training would, so that none is 0 or 1 any more."""
+    model, random = build().eval(), torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for value in model.parameters():
+            value.add_(0.3 * torch.randn(value.shape, generator=random))
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("build", [small_convnext, small_vit])
+def test_folded_norms_come_back(tmp_path, build, dtype):
+    size = 32 if build is small_convnext else 16
+    model = trained(build).to(dtype)
+    x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(4)).to(dtype)
+    ours = canonize(model, x)
+    path = save_converted(ours, tmp_path / "a.safetensors", classes="abc")
+    loaded = load(path, model=build().to(dtype))
+    assert torch.equal(loaded.model(x), ours(x))
+    assert loaded.card["converted"]["example"] == [3, size, size]
+    report = folding_report(loaded.model)
+    assert report[:3] == folding_report(ours)[:3]
+    assert sum("Norm" in name for name in report.folded) >= 3
+
+
+def test_without_an_example_less_is_folded_and_comes_back_too(tmp_path):
+    model, x = trained(small_convnext), torch.randn(2, 3, 32, 32)
+    ours = canonize(model)
+    path = save_converted(ours, tmp_path / "a.safetensors", classes="abc")
+    loaded = load(path, model=small_convnext())
+    assert torch.equal(loaded.model(x), ours(x))
+    assert folding_report(loaded.model) == folding_report(ours)
+
+
+def test_a_file_of_an_earlier_version_says_what_to_do(tmp_path):
+    model = trained(small_convnext)
+    path = save_converted(hookable_as_before(model), tmp_path / "a.safetensors", classes="abc")
+    weights = safetensors.torch.load_file(path)
+    with safetensors.safe_open(path, framework="pt") as file:
+        about = json.loads(file.metadata()["about"])
+    del about["example"]
+    safetensors.torch.save_file(weights, path, {"format": FORMAT, "about": json.dumps(about)})
+    with pytest.raises(CheckpointError, match="earlier version of dmn.*convert the original again"):
+        load(path, model=small_convnext())
+
+
+def hookable_as_before(model):
+    """Return what `canonize` returned when it left norms as they were."""
+    network = hookable(model)
+    set_report(network, FoldingReport((), (), ()))
+    return network
