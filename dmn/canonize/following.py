@@ -54,7 +54,7 @@ def fold_into_uses(
     uses = moves.uses(node, channels)
     reasons = (_reason(moves, use, shift is not None) for use in uses)
     if reason := next(filter(None, reasons), ""):
-        return f"{reason}{_WITHOUT_EXAMPLE}" if shape_of(node) is None else reason
+        return reason
     count = int(channels.max())
     scale = torch.ones(count, dtype=torch.float64) if scale is None else scale
     shift = torch.zeros(count, dtype=torch.float64) if shift is None else shift
@@ -68,23 +68,21 @@ def fold_into_uses(
     return ""
 
 
-_WITHOUT_EXAMPLE = "; with `example`, its channels can be followed further"
-
-
 def _reason(moves: Moves, use: Use, shifted: bool) -> str:
     """Return why a scale, and a shift if there is one, cannot be folded into a use."""
-    network = moves.network
     if use.node.op == "output":
         return "its output is that of the network"
-    target: Any = target_of(network, use.node)
-    goes = f"its output goes to {describe(network, use.node)}"
+    target: Any = target_of(moves.network, use.node)
+    goes = f"its output goes to {describe(moves.network, use.node)}"
+    if moves.is_move(use.node) and shape_of(use.source) is None:
+        return f"{goes}; pass `example`, to follow its channels there"
     if not _is_linear(moves, use, target):
         return f"{goes}, which is not linear"
-    if isinstance(target, nn.Module) and is_read(network, use.node):
+    if isinstance(target, nn.Module) and is_read(moves.network, use.node):
         return f"{goes}, whose weights are used elsewhere, too"
     if _axis(target) == 1:
         if use.channels.dim() != target.weight.dim():
-            return f"{goes}, and it is not known where the channels are"
+            return f"{goes}, and it is not known where its channels are; pass `example`"
         if shifted and pads_zeros(target):
             return f"{goes}, which pads by zeros, where the bias would be missing"
     if use.along(_axis(target)) is None:

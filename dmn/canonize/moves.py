@@ -100,9 +100,10 @@ class Moves:
         return moved.round() if exact else None
 
     def is_move(self, node: fx.Node) -> bool:
-        """Return whether an operation only moves, averages or adds numbers."""
+        """Return whether an operation only moves, averages or adds numbers of a single tensor."""
         rule = self._rules.get(node)
-        return isinstance(rule, Move) or type(rule) is Rule
+        inputs = [i for i in node.all_input_nodes if i in self._rules or i.op == "placeholder"]
+        return len(inputs) == 1 and (isinstance(rule, Move) or type(rule) is Rule)
 
     def _run(self, node: fx.Node, source: fx.Node, channels: Tensor) -> Tensor:
         def value(other: fx.Node) -> Any:

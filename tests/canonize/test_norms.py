@@ -317,7 +317,7 @@ def test_without_an_example_only_what_follows_directly_takes_the_fold():
     assert difference(model, canonize(model), x) < 1e-12
     maps = drawn(nn.Sequential(LayerNorm2d(CHANNELS), nn.Conv2d(CHANNELS, 2, 1)))
     (left,) = folding_report(canonize(maps)).left
-    assert "with `example`" in left.needs
+    assert "pass `example`" in left.needs
     groups = drawn(nn.Sequential(nn.GroupNorm(2, CHANNELS), nn.Conv2d(CHANNELS, 2, 1)))
     (left,) = folding_report(canonize(groups)).left
     assert "pass `example`" in left.needs

@@ -217,7 +217,7 @@ def test_no_file_is_written_that_could_not_be_read(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-# -- networks whose norms and layer scales are folded with an example -------------------------------
+# -- networks whose norms and layer scales are folded with an example ------------------------------
 
 
 def small_convnext():
@@ -251,7 +251,7 @@ def test_folded_norms_come_back(tmp_path, build, dtype):
     assert loaded.card["converted"]["example"] == [3, size, size]
     report = folding_report(loaded.model)
     assert report[:3] == folding_report(ours)[:3]
-    assert sum("Norm" in name for name in report.folded) >= 3
+    assert sum("norm" in name.lower() for name in report.folded) >= 4
 
 
 def test_without_an_example_less_is_folded_and_comes_back_too(tmp_path):
@@ -271,7 +271,9 @@ def test_a_file_of_an_earlier_version_says_what_to_do(tmp_path):
         about = json.loads(file.metadata()["about"])
     del about["example"]
     safetensors.torch.save_file(weights, path, {"format": FORMAT, "about": json.dumps(about)})
-    with pytest.raises(CheckpointError, match="earlier version of dmn.*convert the original again"):
+    with pytest.raises(
+        CheckpointError, match=r"earlier version of dmn.*convert the original again"
+    ):
         load(path, model=small_convnext())
 
 
