@@ -16,6 +16,7 @@ from dmn.baselines.captum import (
     Occlusion,
     SmoothGrad,
 )
+from dmn.baselines.rollout import AttentionRollout, GradientAttentionRollout
 from dmn.baselines.torchcam import GradCAM, GradCAMpp, LayerCAM
 from dmn.baselines.zennit import (
     ExcitationBackprop,
@@ -26,6 +27,7 @@ from dmn.baselines.zennit import (
 )
 
 __all__ = [
+    "AttentionRollout",
     "Baseline",
     "DeepLift",
     "ExcitationBackprop",
@@ -33,6 +35,7 @@ __all__ = [
     "GradCAM",
     "GradCAMpp",
     "Gradient",
+    "GradientAttentionRollout",
     "GradientSHAP",
     "GuidedBackprop",
     "InputXGradient",

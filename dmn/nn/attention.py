@@ -79,7 +79,7 @@ def to_heads(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
         (B, heads, L, E / heads).
     """
     x = x if attention.batch_first else x.transpose(0, 1)
-    return x.reshape(*x.shape[:-1], attention.num_heads, -1).transpose(1, 2)
+    return x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
 
 
 def from_heads(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
@@ -111,6 +111,22 @@ def module_weights(
         to_heads(attention, F.linear(x, *projection(attention, name)))
         for x, name in ((query, "q"), (key, "k"))
     )
+    return attention_weights(queries, keys, module_mask(queries, key_padding_mask, attn_mask))
+
+
+def module_mask(
+    queries: Tensor, key_padding_mask: Tensor | None = None, attn_mask: Tensor | None = None
+) -> Tensor | None:
+    """Return the masks of a module's attention as one that is added to the scores.
+
+    Args:
+        queries: (B, heads, L, E / heads).
+        key_padding_mask: As in `module_weights`.
+        attn_mask: As in `module_weights`.
+
+    Returns:
+        What broadcasts to (B, heads, L, S), or None if there is no mask.
+    """
     mask: Tensor | None = None
     if attn_mask is not None:
         mask = _to_add(attn_mask, queries)
@@ -118,7 +134,7 @@ def module_weights(
     if key_padding_mask is not None:
         ignored = _to_add(key_padding_mask, queries)[:, None, None]
         mask = ignored if mask is None else mask + ignored
-    return attention_weights(queries, keys, mask)
+    return mask
 
 
 def _to_add(mask: Tensor, like: Tensor) -> Tensor:
