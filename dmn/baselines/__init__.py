@@ -4,6 +4,7 @@ The libraries are optional, and imported when a method is created: `pip install 
 Each method registers itself; `dmn.explain.list_methods("post-hoc")` lists them.
 """
 
+from dmn.baselines.attnlrp import AttnLRP
 from dmn.baselines.base import Baseline
 from dmn.baselines.captum import (
     DeepLift,
@@ -28,6 +29,7 @@ from dmn.baselines.zennit import (
 
 __all__ = [
     "AttentionRollout",
+    "AttnLRP",
     "Baseline",
     "DeepLift",
     "ExcitationBackprop",

@@ -9,25 +9,25 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.modules.conv import _ConvNd
 
 from dmn.graph import Unsupported, describe, rename, target_of, trace, unsupported
 from dmn.graph.tracer import is_query
 from dmn.nn.attention import attention_weights, from_heads, module_mask, projection, to_heads
 from dmn.rules.table import is_known, spellings
 
-_CONVOLUTIONS = tuple(
-    f"conv{transposed}{n}d" for transposed in ("", "_transpose") for n in (1, 2, 3)
-)
+_CONVOLUTIONS = [f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)]
 
 
-def _targets(*names: str) -> set[Any]:
+def targets_named(*names: str) -> set[Any]:
+    """Return every module, function and method of torch that has one of some names."""
     return {target for name in names for target in spellings(name)}
 
 
-SOFTMAX = _targets("Softmax", "softmax")
-PRODUCTS = _targets("matmul", "bmm", "einsum")
-LINEAR = (nn.Linear, *_targets("linear"))
-CONVOLUTIONS = (nn.modules.conv._ConvNd, *_targets(*_CONVOLUTIONS))
+SOFTMAX = targets_named("Softmax", "softmax")
+PRODUCTS = targets_named("matmul", "bmm", "einsum")
+LINEAR = targets_named("Linear", "linear")
+CONVOLUTIONS = targets_named(*_CONVOLUTIONS) | {_ConvNd}
 
 
 class Attention(NamedTuple):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmn.errors import NeedsExampleError
@@ -23,6 +25,20 @@ from dmn.nn import (
     contrast_outputs,
     predict_logits,
 )
+
+
+def contrast_maps(maps: Sequence[Tensor]) -> Tensor:
+    """Return the only map of relevance, or the difference of two, divided by their L1 norms.
+
+    Args:
+        maps: (B, 1, H, W) each; one for each start of `dmn.nn.contrast_outputs`.
+    """
+    if len(maps) == 1:
+        return maps[0]
+    target_map, mean_map = (
+        F.normalize(relevance.flatten(1), p=1).view_as(relevance) for relevance in maps
+    )
+    return target_map - mean_map
 
 
 class Logits(nn.Module):

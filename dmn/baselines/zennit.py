@@ -15,11 +15,10 @@ from numbers import Real
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dmn.baselines.base import Baseline
+from dmn.baselines.base import Baseline, contrast_maps
 from dmn.baselines.rewrite import (
     OWN,
     Average,
@@ -115,13 +114,7 @@ class LRP(Baseline):
             logits = predict_logits(self.network, x)
             starts = [self.start(logits.detach(), target, output) for output in self.outputs]
             grads = [torch.autograd.grad(logits, x, r, retain_graph=True)[0] for r in starts]
-        maps = [grad.sum(dim=1, keepdim=True) for grad in grads]
-        if len(maps) == 1:
-            return maps[0]
-        target_map, mean_map = (
-            F.normalize(relevance.flatten(1), p=1).view_as(relevance) for relevance in maps
-        )
-        return target_map - mean_map
+        return contrast_maps([grad.sum(dim=1, keepdim=True) for grad in grads])
 
     def start(self, logits: Tensor, target: Tensor, output: OutputSelector) -> Tensor:
         """Return the relevance of each logit, (B, K), that a pass starts with."""
