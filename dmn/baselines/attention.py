@@ -78,7 +78,7 @@ def find_attention(network: fx.GraphModule) -> list[Attention]:
     def is_layer(node: fx.Node) -> bool:
         return is_call(network, node, (*LINEAR, *CONVOLUTIONS))
 
-    def inputs(node: fx.Node) -> Iterable[fx.Node]:
+    def inputs(node: fx.Node) -> list[fx.Node]:
         return [source for source in node.all_input_nodes if source in activations]
 
     found = []
@@ -107,7 +107,7 @@ def nearest(
         wanted: Returns whether a way ends at a node.
     """
     queue = [starts] if isinstance(starts, fx.Node) else list(starts)
-    seen, found = set(queue), []
+    seen, found = set(queue), list[fx.Node]()
     for node in queue:
         for other in step(node):
             if other not in seen:
@@ -175,26 +175,32 @@ def _write_module(network: fx.GraphModule, node: fx.Node) -> fx.Node | str:
     names = ("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask")
     options: dict[str, Any] = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
     query, key, value = (
-        fx.Proxy(_linear(network, node, name, options[argument]))
+        _traced(_linear(network, node, name, options[argument]))
         for name, argument in (("q", "query"), ("k", "key"), ("v", "value"))
     )
-    heads = [to_heads(attention, x) for x in (query, key, value)]
+    heads: list[Any] = [to_heads(attention, x) for x in (query, key, value)]
     masks = [options.get(name) for name in ("key_padding_mask", "attn_mask")]
     create = network.graph.call_function
     mask = create(module_mask, (heads[0].node, *masks)) if any(masks) else None
     weights = create(attention_weights, (heads[0].node, heads[1].node, mask))
     weights.meta = dict(node.meta)
-    joined = from_heads(attention, fx.Proxy(create(torch.matmul, (weights, heads[2].node))))
+    joined: Any = from_heads(attention, _traced(create(torch.matmul, (weights, heads[2].node))))
     return network.graph.call_module(f"{node.target}.out_proj", (joined.node,))
+
+
+def _traced(node: fx.Node) -> Any:
+    """Return a node as a tensor in a trace, so that what is done to it is recorded."""
+    return fx.Proxy(node)
 
 
 def _linear(network: fx.GraphModule, node: fx.Node, name: str, x: fx.Node) -> fx.Node:
     """Project tokens to queries, keys or values by a linear layer of its own."""
     attention: Any = target_of(network, node)
     weight, bias = projection(attention, name)
-    layer = nn.Linear(*reversed(weight.shape), bias is not None, device="meta")
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
     layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
-    layer.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach(), requires_grad=False)
     path = f"{node.target}.{name}_proj"
     network.add_submodule(path, layer)
     return network.graph.call_module(path, (x,))
@@ -207,7 +213,8 @@ def _write_function(network: fx.GraphModule, node: fx.Node) -> fx.Node | str:
     if options.get("enable_gqa"):
         return "shares keys among the heads; repeat them, and leave out enable_gqa"
     create = network.graph.call_function
-    given = {key: options[key] for key in ("attn_mask", "is_causal", "scale") if key in options}
+    kept = ("attn_mask", "is_causal", "scale")
+    given: dict[str, Any] = {name: options[name] for name in kept if name in options}
     weights = create(attention_weights, (options["query"], options["key"]), given)
     weights.meta = dict(node.meta)
     return create(torch.matmul, (weights, options["value"]))

@@ -38,7 +38,7 @@ _DIVIDED = targets_named("div", "divide", "true_divide", "truediv")
 _INVERSES = targets_named("rsqrt", "reciprocal")
 _WEIGHTS = (*SOFTMAX, attention_weights)
 _LINEAR = (*LINEAR, *CONVOLUTIONS)
-_NORMS = {
+_NORMS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys(targets_named("layer_norm"), layer_norm_rule),
     **dict.fromkeys(targets_named("rms_norm"), rms_norm_rule),
     **dict.fromkeys(targets_named("group_norm"), group_norm_rule),
@@ -160,7 +160,7 @@ def _rewrite(work: _Rewriting, node: fx.Node) -> None:
         held = work.before(node, hold, node.args[1])
         node.args = (node.args[0], held, *node.args[2:])
         work.done.add(node)
-    elif is_call(work.network, node, _MULTIPLIED) and len(operands) > 1:
+    elif is_call(work.network, node, _MULTIPLIED):
         for operand in operands:
             if is_call(work.network, operand, _INVERSES):
                 node.replace_input_with(operand, work.before(node, hold, operand))
@@ -186,7 +186,7 @@ def _at_zero(work: _Rewriting, node: fx.Node, x: fx.Node) -> fx.Node:
         return work.graph.node_copy(node, lambda source: zero if source is x else source)
 
 
-def _norm_module(work: _Rewriting, node: fx.Node) -> tuple[Callable[..., Any], Any, float] | None:
+def _norm_module(work: _Rewriting, node: fx.Node) -> tuple[Callable[..., Any], Any, Any] | None:
     """Return the rule of a module that normalises, over what it does so, and its epsilon."""
     norm: Any = target_of(work.network, node)
     if isinstance(norm, nn.LayerNorm | nn.RMSNorm):

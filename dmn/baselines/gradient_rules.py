@@ -26,7 +26,7 @@ class _WithGradient(torch.autograd.Function):
 
 def with_gradient(value: Tensor, other: Tensor) -> Tensor:
     """Return a value, to the bit, with the gradient of another tensor of its shape."""
-    result: Tensor = _WithGradient.apply(value, other)  # type: ignore[no-untyped-call]
+    result: Tensor = _WithGradient.apply(value, other)
     return result
 
 
@@ -126,7 +126,12 @@ def group_norm_rule(
 
 
 def normalize_rule(
-    y: Tensor, input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12
+    y: Tensor,
+    input: Tensor,
+    p: float = 2.0,
+    dim: int = 1,
+    eps: float = 1e-12,
+    out: None = None,
 ) -> Tensor:
     """Return what `torch.nn.functional.normalize` returns, with the norms held."""
     return with_gradient(y, input / input.norm(p, dim, keepdim=True).clamp(min=eps).detach())
@@ -157,9 +162,10 @@ class GammaRule(nn.Module):
         **keywords: Any,
     ) -> Tensor:
         """Return the operation's output. A module has its own weight and bias."""
-        operation: Any = self.operation
+        operation: Any = self.operation  # any layer, with a weight and a bias
         if isinstance(operation, nn.Module):
-            weight, bias = operation.weight, operation.bias
+            own: Any = operation
+            weight, bias = own.weight, own.bias
 
         def apply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             if not isinstance(operation, nn.Module):

@@ -74,13 +74,14 @@ class Rollout(Baseline):
         if len({weight.shape[-1] for weight in weights}) > 1:
             raise self._refusal("follow tokens whose number changes from layer to layer")
         gradients = torch.autograd.grad(score, weights, allow_unused=True, materialize_grads=True)
-        weights, gradients = ([_by_head(t, len(x)) for t in ts] for ts in (weights, gradients))
-        relevance = _rows_read(self.roll(weights, gradients), gradients[-1])
+        by_head = [_by_head(tensor, len(x)) for tensor in (*weights, *gradients)]
+        rolled = self.roll(by_head[: len(weights)], by_head[len(weights) :])
+        relevance = _rows_read(rolled, by_head[-1])
         grid = outputs[self.grid].shape[2:]
         others = relevance.shape[1] - prod(grid)
         if others < 0:
             raise self._refusal(f"place {relevance.shape[1]} tokens on a grid of {tuple(grid)}")
-        return resize(relevance[:, None, others:].unflatten(2, grid), x.shape[2:])
+        return resize(relevance[:, others:].view(len(x), 1, *grid), x.shape[2:])
 
     def _refusal(self, job: str) -> UnsupportedError:
         return UnsupportedError(f"{type(self).__name__} cannot {job}; {_OTHERS}")

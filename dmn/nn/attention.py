@@ -79,7 +79,7 @@ def to_heads(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
         (B, heads, L, E / heads).
     """
     x = x if attention.batch_first else x.transpose(0, 1)
-    return x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+    return torch.unflatten(x, -1, (attention.num_heads, -1)).transpose(1, 2)
 
 
 def from_heads(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
