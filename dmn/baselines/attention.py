@@ -14,20 +14,15 @@ from torch.nn.modules.conv import _ConvNd
 from dmn.graph import Unsupported, describe, rename, target_of, trace, unsupported
 from dmn.graph.tracer import is_query
 from dmn.nn.attention import attention_weights, from_heads, module_mask, projection, to_heads
-from dmn.rules.table import is_known, spellings
+from dmn.rules import is_known
+from dmn.rules.names import all_spellings
 
-_CONVOLUTIONS = [f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)]
-
-
-def targets_named(*names: str) -> set[Any]:
-    """Return every module, function and method of torch that has one of some names."""
-    return {target for name in names for target in spellings(name)}
-
-
-SOFTMAX = targets_named("Softmax", "softmax")
-PRODUCTS = targets_named("matmul", "bmm", "einsum")
-LINEAR = targets_named("Linear", "linear")
-CONVOLUTIONS = targets_named(*_CONVOLUTIONS) | {_ConvNd}
+SOFTMAX = all_spellings("Softmax softmax")
+PRODUCTS = all_spellings("matmul bmm einsum")
+LINEAR = all_spellings("Linear linear")
+CONVOLUTIONS = all_spellings(
+    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"
+) | {_ConvNd}
 
 
 class Attention(NamedTuple):

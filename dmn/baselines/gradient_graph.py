@@ -17,12 +17,10 @@ from dmn.baselines.attention import (
     find_activations,
     find_attention,
     is_call,
-    targets_named,
 )
 from dmn.baselines.gradient_rules import (
     GammaRule,
     group_norm_rule,
-    hold,
     identity_rule,
     layer_norm_rule,
     normalize_rule,
@@ -32,17 +30,19 @@ from dmn.baselines.gradient_rules import (
 from dmn.graph import Unsupported, describe, target_of, unsupported
 from dmn.nn.attention import attention_weights
 from dmn.rules import Activation, find_rules
+from dmn.rules.names import all_spellings
 
-_MULTIPLIED = PRODUCTS | targets_named("mul", "multiply")
-_DIVIDED = targets_named("div", "divide", "true_divide", "truediv")
-_INVERSES = targets_named("rsqrt", "reciprocal")
+_MULTIPLIED = PRODUCTS | all_spellings("mul multiply")
+_DIVIDED = all_spellings("div divide true_divide truediv")
+_INVERSES = all_spellings("rsqrt reciprocal")
+_DETACHED = all_spellings("detach")
 _WEIGHTS = (*SOFTMAX, attention_weights)
 _LINEAR = (*LINEAR, *CONVOLUTIONS)
 _NORMS: dict[Any, Callable[..., Any]] = {
-    **dict.fromkeys(targets_named("layer_norm"), layer_norm_rule),
-    **dict.fromkeys(targets_named("rms_norm"), rms_norm_rule),
-    **dict.fromkeys(targets_named("group_norm"), group_norm_rule),
-    **dict.fromkeys(targets_named("normalize"), normalize_rule),
+    **dict.fromkeys(all_spellings("layer_norm"), layer_norm_rule),
+    **dict.fromkeys(all_spellings("rms_norm"), rms_norm_rule),
+    **dict.fromkeys(all_spellings("group_norm"), group_norm_rule),
+    **dict.fromkeys(all_spellings("normalize"), normalize_rule),
 }
 
 
@@ -146,7 +146,7 @@ def _weights(work: _Rewriting, node: fx.Node, held: bool) -> None:
     """Apply the rule of softmax: its own gradient, or none."""
     work.done.add(node)
     if held:
-        work.after(node, hold)
+        work.after(node, torch.detach)
     elif is_call(work.network, node, (attention_weights,)):
         query, key, *others = node.args
         halves = (work.before(node, uniform_rule, operand, 2) for operand in (query, key))
@@ -157,13 +157,13 @@ def _rewrite(work: _Rewriting, node: fx.Node) -> None:
     """Apply the rule of a product, a quotient, a norm or an elementwise function, if it is one."""
     rule, operands = work.rules.get(node), work.operands(node)
     if is_call(work.network, node, _DIVIDED) and node.args[1] in operands:
-        held = work.before(node, hold, node.args[1])
+        held = work.before(node, torch.detach, node.args[1])
         node.args = (node.args[0], held, *node.args[2:])
         work.done.add(node)
     elif is_call(work.network, node, _MULTIPLIED):
         for operand in operands:
             if is_call(work.network, operand, _INVERSES):
-                node.replace_input_with(operand, work.before(node, hold, operand))
+                node.replace_input_with(operand, work.before(node, torch.detach, operand))
         if len(operands := work.operands(node)) > 1:
             work.after(node, uniform_rule, len(operands))
         work.done.add(node)
@@ -204,7 +204,7 @@ def _relevant(graph: fx.Graph) -> set[fx.Node]:
     relevant: set[fx.Node] = set()
     queue = graph.find_nodes(op="output")
     for node in queue:
-        for source in node.all_input_nodes if node.target is not hold else ():
+        for source in node.all_input_nodes if node.target not in _DETACHED else ():
             if source not in relevant:
                 relevant.add(source)
                 queue.append(source)

@@ -30,11 +30,6 @@ def with_gradient(value: Tensor, other: Tensor) -> Tensor:
     return result
 
 
-def hold(x: Tensor) -> Tensor:
-    """Return a tensor as a constant."""
-    return x.detach()
-
-
 def uniform_rule(x: Tensor, operands: int) -> Tensor:
     """Return a product, or an operand, so that each operand gets the same share of relevance.
 

@@ -96,7 +96,7 @@ class Rollout(Baseline):
         raise NotImplementedError
 
 
-@register("post-hoc")
+@register("post-hoc", needs_attention=True)
 @dataclass(eq=False, repr=False)
 class AttentionRollout(Rollout):
     """The weights of attention, averaged over heads and multiplied through all layers.
@@ -157,12 +157,13 @@ class AttentionRollout(Rollout):
         return flat.scatter(1, smallest, 0).view_as(weight)
 
 
-@register("post-hoc")
+@register("post-hoc", needs_attention=True)
 class GradientAttentionRollout(Rollout):
     """The weights of attention times the logit's gradient by them, added up through all layers.
 
     In each layer the positive products are averaged over heads, to A, and the relevance R of each
-    token for each becomes R + A R. It is also known as Grad x Attention Rollout.
+    token for each becomes R + A R. R starts as the identity, which is left out of the map: it would
+    give the same to every token that a mean reads. Also known as Grad x Attention Rollout.
 
     Raises:
         UnsupportedError: if the model cannot be written as a graph or has no attention. When
@@ -184,10 +185,11 @@ class GradientAttentionRollout(Rollout):
 
     def roll(self, weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
         """Return the sum of the layers' products; see `Rollout.roll`."""
-        rolled = torch.eye(weights[0].shape[-1]).to(weights[0])
+        identity = torch.eye(weights[0].shape[-1]).to(weights[0])
+        rolled = identity
         for weight, gradient in zip(weights, gradients, strict=True):
             rolled = rolled + (gradient * weight).clamp(min=0).mean(dim=1) @ rolled
-        return rolled
+        return rolled - identity
 
 
 def _readable(network: fx.GraphModule, node: fx.Node) -> str:

@@ -31,6 +31,8 @@ class MethodSpec:
             the network.
         needs_layer: Whether the option `layer` has to name a layer, as for class activation maps.
             `dmn.explain.layers.last_stage` finds the usual one.
+        needs_attention: Whether the network has to have attention over all tokens, as that of a
+            vision transformer. The method refuses other networks.
         defaults: Options that `dmn explain` sets on networks that were not trained as g - h, unless
             the user sets them.
         featured: Whether `dmn explain` shows the method if the user names none.
@@ -47,6 +49,7 @@ class MethodSpec:
     needs_layer: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
     featured: bool = False
+    needs_attention: bool = False
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -66,6 +69,7 @@ def register(
     needs_layer: bool = False,
     defaults: Mapping[str, Any] | None = None,
     featured: bool = False,
+    needs_attention: bool = False,
 ) -> Callable[[Factory], Factory]:
     """Register a class or function as a method; used as a decorator.
 
@@ -75,6 +79,7 @@ def register(
         needs_layer: Whether the option `layer` has to be set.
         defaults: Options for networks that were not trained as g - h.
         featured: Whether `dmn explain` shows the method if the user names none.
+        needs_attention: Whether the network has to have attention over all tokens.
 
     Raises:
         OptionError: if another method has this name, in upper or lower case.
@@ -89,7 +94,13 @@ def register(
 
     def add(factory: Factory) -> Factory:
         spec = MethodSpec(
-            name or factory.__name__, factory, kind, needs_layer, dict(defaults or {}), featured
+            name or factory.__name__,
+            factory,
+            kind,
+            needs_layer=needs_layer,
+            defaults=dict(defaults or {}),
+            featured=featured,
+            needs_attention=needs_attention,
         )
         registered = _registered.setdefault(spec.name.lower(), spec)
         if _origin(registered.factory) != _origin(factory):
