@@ -28,14 +28,14 @@ from dmn.baselines.gradient_rules import (
     uniform_rule,
 )
 from dmn.graph import Unsupported, describe, target_of, unsupported
-from dmn.nn.attention import attention_weights
+from dmn.nn.attention import attention_weights, module_mask
 from dmn.rules import Activation, find_rules
 from dmn.rules.names import all_spellings
 
 _MULTIPLIED = PRODUCTS | all_spellings("mul multiply")
 _DIVIDED = all_spellings("div divide true_divide truediv")
 _INVERSES = all_spellings("rsqrt reciprocal")
-_DETACHED = all_spellings("detach")
+_DETACHED = all_spellings("detach") | {module_mask}
 _WEIGHTS = (*SOFTMAX, attention_weights)
 _LINEAR = (*LINEAR, *CONVOLUTIONS)
 _NORMS: dict[Any, Callable[..., Any]] = {
@@ -51,6 +51,11 @@ class _Rewriting:
 
     Args:
         network: The graph; it is changed in place.
+
+    Attributes:
+        activations: The nodes through which gradients go back to the images.
+        rules: The rules of split networks, which say what is elementwise and what has no rule.
+        done: The nodes that need no rule of a split network.
     """
 
     def __init__(self, network: fx.GraphModule) -> None:
@@ -72,7 +77,8 @@ class _Rewriting:
         with self.graph.inserting_after(node):
             new = self.graph.call_function(function, (node, *args), options)
         node.replace_all_uses_with(new, lambda user: user is not new)
-        self.activations.add(new)
+        if function is not torch.detach:
+            self.activations.add(new)
 
     def before(self, node: fx.Node, function: Callable[..., Any], *args: Any) -> fx.Node:
         """Call a function before a node."""
@@ -89,7 +95,7 @@ class _Rewriting:
 
 
 def apply_rules(
-    network: fx.GraphModule, conv_gamma: float, linear_gamma: float, hold_softmax: bool, job: str
+    network: fx.GraphModule, conv_gamma: float, linear_gamma: float, hold_weights: bool, job: str
 ) -> None:
     """Rewrite a graph in place, so that its gradients are those of AttnLRP.
 
@@ -97,7 +103,7 @@ def apply_rules(
         network: As `dmn.baselines.attention.trace_attention` returns it.
         conv_gamma: Strength of the gamma rule in convolutions.
         linear_gamma: The same in linear layers that are no part of attention.
-        hold_softmax: Whether softmax counts as a constant.
+        hold_weights: Whether the weights of attention count as constants.
         job: What it is for, such as "explain ViT by AttnLRP".
 
     Raises:
@@ -105,22 +111,25 @@ def apply_rules(
     """
     work = _Rewriting(network)
     layers = find_attention(network)
+    weights = {layer.weights for layer in layers}
     in_attention = {node for layer in layers for node in (*layer.before, *layer.after)}
     nodes = [node for node in network.graph.nodes if node in work.activations]
     for node in nodes:
-        if is_call(network, node, _LINEAR):
+        if node.op.startswith("call") and (node.target in _DETACHED or not work.operands(node)):
+            work.activations.remove(node)
+        elif is_call(network, node, _LINEAR):
             convolves = is_call(network, node, CONVOLUTIONS)
             gamma = 0.0 if node in in_attention else linear_gamma
             _favour(work, node, conv_gamma if convolves else gamma)
         elif is_call(network, node, _WEIGHTS):
-            _weights(work, node, hold_softmax)
+            _weights(work, node, hold_weights and node in weights)
         else:
             _rewrite(work, node)
     relevant = _relevant(network.graph)
     refused = [
         Unsupported(describe(network, node), rule)
         for node, rule in work.rules.items()
-        if isinstance(rule, str) and node in relevant and node not in work.done
+        if isinstance(rule, str) and node in relevant & work.activations - work.done
     ]
     if refused:
         raise unsupported(refused, job)

@@ -10,7 +10,9 @@ from dmn.canonize import canonize
 from dmn.explain import list_methods
 
 CLASSES = 3
-POST_HOC = {spec.name: spec.factory for spec in list_methods("post-hoc")}
+POST_HOC = {
+    spec.name: spec.factory for spec in list_methods("post-hoc") if not spec.needs_attention
+}
 
 
 class Guided(torch.autograd.Function):
@@ -69,7 +71,8 @@ OPTIONS = {
     "Occlusion": {"window": 0.3, "batch": 8},
     "FeatureAblation": {"cells": 3, "batch": 8},
 }
-COPIES = ("GuidedBackprop", "DeepLift", "LRP", "Excitation")  # these run a copy of the model
+RELEVANCE = ("LRP", "Excitation", "AttnLRP")  # how the names of methods begin that propagate it
+COPIES = ("GuidedBackprop", "DeepLift", *RELEVANCE)  # these run a copy of the model
 
 
 def options(method, network):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from rival_networks import CLASSES, NETWORKS, POST_HOC, options
+from rival_networks import CLASSES, NETWORKS, POST_HOC, RELEVANCE, options
 from torch import nn
 
 from dmn.errors import OptionError
@@ -10,7 +10,7 @@ from dmn.explain.read import eval_mode_with_grad
 
 TARGET = torch.tensor([0, 1, 2, 1, 0])
 STARTS = ("mean", "clrp", "sglrp")
-LRP = [name for name in POST_HOC if name.startswith(("LRP", "Excitation"))]
+LRP = [name for name in POST_HOC if name.startswith(RELEVANCE)]
 OTHERS = [name for name in POST_HOC if name not in LRP]
 ONE = "ExcitationBackprop"  # starts from 1, where the others start from the logit
 

@@ -178,7 +178,7 @@ def test_other_attention_is_refused_by_the_name_of_its_layer(method, name):
 
 def test_options_are_checked():
     model = torchvision_vit()
-    with pytest.raises(OptionError, match="same for every class.*GradientAttentionRollout"):
+    with pytest.raises(OptionError, match=r"same for every class.*GradientAttentionRollout"):
         AttentionRollout(model, contrast=True)
     with pytest.raises(OptionError, match="head_fusion is 'sum'; give mean, max or min"):
         AttentionRollout(model, head_fusion="sum")
