@@ -15,7 +15,7 @@ from dmn.baselines.base import Baseline, contrast_maps
 from dmn.baselines.gradient_graph import apply_rules
 from dmn.errors import OptionError
 from dmn.explain.registry import register
-from dmn.nn import predict_logits, select_output
+from dmn.nn import output_relevance, predict_logits
 
 SoftmaxRule = Literal["taylor", "constant"]
 
@@ -86,6 +86,7 @@ class AttnLRP(Baseline):
     def attribute(self, x: Tensor, target: Tensor) -> Tensor:
         """Propagate relevance back to images; see `Baseline.attribute`."""
         logits = predict_logits(self.network, x)
-        starts = [select_output(logits.detach(), target, output) for output in self.outputs]
+        relevance = [output_relevance(logits, target, output) for output in self.outputs]
+        starts = [torch.where(logits == 0, 0, start / logits).detach() for start in relevance]
         grads = [torch.autograd.grad(logits, x, start, retain_graph=True)[0] for start in starts]
         return contrast_maps([(x * grad).sum(dim=1, keepdim=True) for grad in grads])

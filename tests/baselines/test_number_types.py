@@ -10,7 +10,7 @@ from rival_networks import NETWORKS, options
 from dmn.explain import list_methods
 from dmn.split import as_pair
 
-METHODS = {spec.name: spec for spec in list_methods()}
+METHODS = {spec.name: spec for spec in list_methods() if not spec.needs_attention}
 EXPLAINING = [name for name, spec in METHODS.items() if spec.kind != "control"]
 LEAST_COSINE = {  # on average, as rounding may change which value of a window is largest
     torch.float32: 0.999,

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from vision_transformers import CLASSES, forward, timm_vit, torchvision_vit
 
-from dmn.baselines import AttentionRollout, GradientAttentionRollout
+from dmn.baselines import AttentionRollout, AttnLRP, GradientAttentionRollout
 from dmn.errors import OptionError, UnsupportedError
 
 timm = pytest.importorskip("timm")
@@ -119,6 +119,16 @@ def test_explainers_keep_their_promises(method):
     torch.testing.assert_close(torch.cat(alone), maps, rtol=1e-6, atol=1e-9)
     assert model.training
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("method", [*METHODS, AttnLRP])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_networks_of_any_floating_type_are_explained(method, dtype):
+    x = images("torchvision")
+    exact = method(torchvision_vit())(x, 1).flatten(1)
+    maps = method(torchvision_vit().to(dtype))(x.to(dtype), 1).flatten(1)
+    assert maps.dtype == torch.float32
+    assert F.cosine_similarity(maps, exact).min() > (0.9999 if dtype == torch.float32 else 0.95)
 
 
 @pytest.mark.parametrize("method", METHODS)
