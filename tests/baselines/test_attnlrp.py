@@ -184,7 +184,9 @@ def test_norms_are_linear_with_their_divisor_held(name):
 @pytest.mark.parametrize("softmax", ["taylor", "constant"])
 def test_a_softmax_outside_attention_always_has_its_rule(softmax):
     x = images(3, 1, 1, 5)
-    maps = relevance(nn.Sequential(nn.Flatten(), nn.Softmax(dim=1)), x, 2, softmax=softmax)
+    same = nn.Linear(5, 5, bias=False)
+    nn.init.eye_(same.weight)
+    maps = relevance(nn.Sequential(nn.Flatten(), nn.Softmax(1), same), x, 2, softmax=softmax)
     s = x.flatten(1).softmax(dim=1)
     start = torch.zeros_like(s)
     start[:, 2] = s[:, 2]
