@@ -141,14 +141,10 @@ def _favour(work: _Rewriting, node: fx.Node, gamma: float) -> None:
     """Apply the gamma rule to a linear operation; at 0 its own gradient is the epsilon rule's."""
     if gamma == 0 or len(work.operands(node)) > 1:
         return
-    target: Any = target_of(work.network, node)
-    path = str(node.target) if node.op == "call_module" else f"gamma_{node.name}"
-    if node.op != "call_module":
-        work.network.add_submodule(path, GammaRule(target, gamma))
-        keywords = {"x" if key == "input" else key: value for key, value in node.kwargs.items()}
-        node.op, node.target, node.kwargs = "call_module", path, keywords
-    elif not isinstance(target, GammaRule):
-        work.network.set_submodule(path, GammaRule(target, gamma))
+    path = f"gamma_{node.name}"
+    work.network.add_submodule(path, GammaRule(target_of(work.network, node), gamma))
+    keywords = {"x" if key == "input" else key: value for key, value in node.kwargs.items()}
+    node.op, node.target, node.kwargs = "call_module", path, keywords
 
 
 def _weights(work: _Rewriting, node: fx.Node, held: bool) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.models import VisionTransformer
 from vision_transformers import CLASSES, randomised, timm_vit, torchvision_vit
 
-from dmn.baselines import AttnLRP, LRPGamma
+from dmn.baselines import AttentionRollout, AttnLRP, GradientAttentionRollout, LRPGamma
 from dmn.canonize import canonize
 from dmn.errors import OptionError, UnsupportedError
 
@@ -220,6 +220,30 @@ def test_it_explains_what_is_no_plain_transformer(name):
     assert maps.flatten(1).count_nonzero(dim=1).min() > size
     assert torch.equal(explainer.network(x), explainer.network(x))
     torch.testing.assert_close(explainer.network(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+HUGGING_FACE = {
+    "ViT": {"intermediate_size": 16},
+    "DeiT": {"intermediate_size": 16},
+    "Dinov2WithRegisters": {"mlp_ratio": 2},
+}
+
+
+@pytest.mark.parametrize("name", HUGGING_FACE)
+def test_transformers_of_hugging_face_are_explained_by_all(name):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = getattr(transformers, f"{name}Config")(
+        image_size=16, patch_size=4, num_labels=CLASSES, **sizes, **HUGGING_FACE[name]
+    )
+    model = getattr(transformers, f"{name}ForImageClassification")(config).double().eval()
+    x = images(2, 3, 16, 16)
+    for method in (AttentionRollout, GradientAttentionRollout, AttnLRP):
+        maps = method(model)(x, 1)
+        assert maps.shape == (2, 1, 16, 16)
+        assert maps.isfinite().all()
+        assert (maps.flatten(1).std(dim=1) > 0).all()
 
 
 def test_operations_without_a_rule_are_listed():
