@@ -30,6 +30,7 @@ METHODS = (
     *("SplitLRP", "SplitCAM", "LRPGamma", "LRPEpsilonPlus", "GuidedBackprop"),
     *("IntegratedGradients", "LayerCAM", "GradCAM"),
 )
+FOR_TRANSFORMERS = ("AttentionRollout", "GradientAttentionRollout", "AttnLRP")
 STREAMS: dict[str, Stream] = {"g: for": "g", "h: against": "h", "g - h": "g-h"}  # by title
 STYLES = {  # by what names of files end in; letters can be read where a page shows half the size
     suffix: replace(style, points=30, gap=14, line=46, label=0)
@@ -147,11 +148,15 @@ def compared() -> Drawing:
 
 
 def gallery() -> dict[str, Image.Image]:
-    """Draw what every method, as it comes, says of the first scene to a ResNet18; by name."""
+    """Draw what every method, as it comes, says of the first scene; by name.
+
+    Methods for transformers explain a ViT, the others a ResNet18.
+    """
     pair, x, label = load_with_images("scenes_resnet18", Scenes(), 1)
-    model = load("scenes_resnet18").model
+    models = {name: load(name).model for name in ("scenes_resnet18", "scenes_vit")}
     pictures = {"image": x}
     for spec in list_methods():
+        model = models["scenes_vit" if spec.name in FOR_TRANSFORMERS else "scenes_resnet18"]
         pictures[spec.name] = overlay(x, explainer(spec, model, pair, x)(x, label))
     return {name.replace("+", "p"): thumbnail(picture[0]) for name, picture in pictures.items()}
 

@@ -1,6 +1,7 @@
 """Attribution methods of other libraries, called like every explainer.
 
 The libraries are optional, and imported when a method is created: `pip install 'dmn[compare]'`.
+Attention rollout and AttnLRP are written here, after their papers, and need none.
 Each method registers itself; `dmn.explain.list_methods("post-hoc")` lists them.
 """
 

@@ -53,7 +53,7 @@ def test_defaults_are_options_of_the_method():
 
 def test_the_documents_list_every_method_by_its_name():
     text = (ROOT / "docs" / "how_to" / "compare.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (?:captum|torchcam|zennit) \| (.+) \|$", text, re.M)
+    rows = re.findall(r"^\| (?:captum|torchcam|zennit|dmn) \| (.+) \|$", text, re.M)
     listed = [name for row in rows for name in row.split(", ")]
     assert sorted(listed) == sorted(spec.name for spec in list_methods("post-hoc"))
     for spec in list_methods("split", "control"):
