@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from dmn.baselines.base import Baseline
 from dmn.errors import UnknownNameError, required
+from dmn.explain.layers import find_grids
 from dmn.explain.registry import register
 from dmn.explain.resize import resize
-from dmn.nn import check_layers
+from dmn.nn import Grid, check_layers
 
 
 def _torchcam() -> Any:
@@ -27,9 +28,13 @@ def _torchcam() -> Any:
 class CAM(Baseline):
     """A layer's activations, weighted, summed over channels, clipped at 0 and resized to the image.
 
+    The layer may have its channels last, or hold the image as tokens; see `dmn.nn.GridFinder` for
+    how that is found. Class and register tokens are left out.
+
     Args:
         model: Takes images (B, C, H, W) and returns logits (B, K). It is not copied.
-        layer: Name of a module whose output is an image (B, C, h, w).
+        layer: Name of a module whose output is an image (B, C, h, w) or (B, h, w, C), or has the
+            tokens of one, (B, prefix + h w, C).
         contrast: Explain the logit minus the mean of all logits.
         absolute: Has no effect, as the maps are not negative.
 
@@ -45,19 +50,19 @@ class CAM(Baseline):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.grids: dict[torch.Size, Grid | None] = {}  # by the shape of an image
         self.extract = getattr(_torchcam(), self.extractor)
         names = [name for name, _ in self.model.named_modules() if name]
         check_layers([self.layer], names, get_close_matches(self.layer, names, n=8, cutoff=0.0))
 
     def attribute(self, x: Tensor, target: Tensor) -> Tensor:
         """Return class activation maps (B, 1, H, W); see `Baseline.attribute`."""
-        with self.extract(self.model, self.layer) as cam:
+        grid = self._grid(x)
+        with self.extract(self.model, self.layer, reshape_transform=grid and grid.to_image) as cam:
             # after torchcam's own hooks, so that nothing overwrites what they store
-            copy = partial(self._copy_output, x.shape[2:])
+            copy = partial(self._copy_output, grid)
             with self.model.get_submodule(self.layer).register_forward_hook(copy):
                 logits = self.scores(x)
-            if cam.hook_a[0] is None:
-                raise UnknownNameError(f"layer {self.layer!r} does not run; name one that does")
             (maps,) = cam(target.tolist(), logits, normalized=False)
             maps = self.combine(maps, cam.hook_a[0], cam.hook_g[0])
         return resize(maps[:, None], x.shape[2:])
@@ -66,43 +71,23 @@ class CAM(Baseline):
         """Return maps (B, h, w): torchcam's, or from activations and gradients (B, C, h, w)."""
         return maps
 
+    def _grid(self, x: Tensor) -> Grid | None:
+        """Return how the layer's output holds an image; None if it holds none."""
+        if x.shape[1:] not in self.grids:
+            found = find_grids(self.model, x)
+            if self.layer not in found:
+                raise UnknownNameError(
+                    f"layer {self.layer!r} does not run, or returns no single tensor; name another"
+                )
+            self.grids[x.shape[1:]] = found[self.layer]
+        return self.grids[x.shape[1:]]
+
     def _copy_output(
-        self, size: torch.Size, module: nn.Module, args: tuple[Tensor, ...], output: Tensor
+        self, grid: Grid | None, module: nn.Module, args: tuple[Tensor, ...], output: Tensor
     ) -> Tensor:
-        if output.dim() != len(size) + 2:
+        if grid is None or not grid.fits(output.shape):
             raise UnknownNameError(f"layer {self.layer!r} holds no image, {tuple(output.shape)}")
-        if _channels_last(module, output.shape, size):
-            raise UnknownNameError(
-                f"layer {self.layer!r} holds an image with its channels last, "
-                f"{tuple(output.shape)}; name one that has them first"
-            )
         return output.clone()
-
-
-def _channels_last(layer: nn.Module, shape: torch.Size, size: torch.Size) -> bool:
-    """Return whether the channels of an output are its last axis, not its second.
-
-    Of images (B, a, b, c), if only the first two sides have the image's proportions. Sides of
-    signals and volumes tell too little: there the features of the layer's last weights decide.
-    """
-    if len(size) != 2:
-        return shape[1] != _last_features(layer) == shape[-1]
-    height, width = size
-
-    def proportional(rows: int, columns: int) -> bool:
-        return abs(rows * width - columns * height) < max(height, width)  # by less than a pixel
-
-    _, a, b, c = shape
-    return proportional(a, b) and not proportional(b, c)
-
-
-def _last_features(layer: nn.Module) -> int | None:
-    """Return the size of the last axis of what a linear layer or layer norm returns."""
-    weighted = [module for module in layer.modules() if any(True for _ in module.parameters(False))]
-    last = weighted[-1] if weighted else None
-    if isinstance(last, nn.LayerNorm):
-        return last.normalized_shape[-1]
-    return last.out_features if isinstance(last, nn.Linear) else None
 
 
 @register("post-hoc", needs_layer=True, featured=True)

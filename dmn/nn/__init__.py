@@ -1,5 +1,6 @@
 """What monotone networks are built of, and what all pairs f = g - h share."""
 
+from dmn.nn.grid import Grid, GridFinder
 from dmn.nn.init import STARTS, Start
 from dmn.nn.layers import (
     MONOTONE_ACTIVATIONS,
@@ -62,6 +63,8 @@ __all__ = [
     "Constraint",
     "Contrast",
     "ConvexConcave",
+    "Grid",
+    "GridFinder",
     "Inverted",
     "LayerAlphas",
     "MaxMinPool2d",
