@@ -16,6 +16,7 @@ from dmn.graph.trace import Traced
 from dmn.nn import (
     GRADIENT,
     BackwardConfig,
+    Grid,
     Pool,
     Reading,
     Stream,
@@ -34,6 +35,7 @@ from dmn.split.backward import backward
 from dmn.split.certificate import Certificate, certify
 from dmn.split.forward import ForwardPlan, Values
 from dmn.split.held import held_operations
+from dmn.split.layers import find_cam_layer, find_grids, read_images
 from dmn.split.options import complete
 
 
@@ -53,7 +55,9 @@ class SplitModel(nn.Module):
         head: The softmax at the end of the original that was left out; None if there is none.
         certified: The last certificate; None before `certificate`.
         cam_layer: The layer that SplitCAM reads by default: the last whose sides are at least a
-            quarter of the image's. "input" before `find_image_layers`.
+            quarter of the image's. If there are coarser tokens only, as in most ViTs, it is the
+            last layer with the most tokens to which the example's logit is sensitive. "input"
+            before `find_image_layers`.
 
     Examples:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
@@ -86,6 +90,7 @@ class SplitModel(nn.Module):
             if name == "input" or node.name in rules
         }
         self._images: tuple[str, ...] | None = None
+        self._grids: dict[torch.Size, dict[str, Grid]] = {}  # by the shape of an image
         self.cam_layer = "input"
         self._original: Callable[[], nn.Module | None] = _no_original
         self.name = type(traced.network).__name__
@@ -142,21 +147,10 @@ class SplitModel(nn.Module):
 
     def find_image_layers(self, example: Tensor) -> None:
         """Find the layers whose outputs are images, and the one that SplitCAM reads by default."""
-        values = self._forward(self._plan(GRADIENT, self._nodes), example)
-        shapes = {node.name: value.shape[2:] for node, value in values.u.items()}
-        sides = example.shape[2:]
-        self._images = tuple(
-            name for name, node in self._nodes.items() if len(shapes[node]) == len(sides)
-        )
-        order = {name: place for place, name in enumerate(self._nodes_by_name())}
-        large = [
-            name
-            for name in self._images
-            if all(
-                4 * own >= side for own, side in zip(shapes[self._nodes[name]], sides, strict=True)
-            )
-        ]
-        self.cam_layer = max(reversed(large), key=lambda name: order[self._nodes[name]])
+        self._grids = {}
+        grids = self._find_grids(example)
+        self._images = tuple(grids)
+        self.cam_layer = find_cam_layer(self, self.network, self._nodes, grids, example)
 
     def magnitudes(self, x: Tensor) -> dict[str, Scaled]:
         """Return the largest p + n of every layer, in units of a power of two."""
@@ -238,12 +232,14 @@ class SplitModel(nn.Module):
         values = self._forward(plan, x)
         with self._mode():
             readings = backward(plan, values, target.clone(), streams)
-        nodes = self._nodes_by_name()
+        nodes, grids, read = self._nodes_by_name(), self._find_grids(x), {}
         for layer in layers:
-            u = values.u[nodes[self._nodes[layer]]]
-            if u.dim() != x.dim():
-                raise UnknownNameError(f"layer {layer!r} holds no image, {tuple(u.shape)}")
-        return {layer: readings[nodes[self._nodes[layer]]] for layer in layers}
+            node = nodes[self._nodes[layer]]
+            if layer not in grids:
+                shape = tuple(values.u[node].shape)
+                raise UnknownNameError(f"layer {layer!r} holds no image, {shape}")
+            read[layer] = read_images(grids[layer], readings[node])
+        return read
 
     def explain(
         self, x: Tensor, target: Target = None, method: str = "SplitCAM", **options: Any
@@ -276,6 +272,16 @@ class SplitModel(nn.Module):
     def _hold(self, x: Tensor) -> Values:
         """Return a pass whose coefficients another one can hold."""
         return self._forward(self._plan(GRADIENT, ["input"]), x)
+
+    def _find_grids(self, x: Tensor) -> dict[str, Grid]:
+        """Return how layers hold images of this shape, by name; kept for images like them."""
+        if x.shape[1:] not in self._grids:
+            check_numbers(x)
+            with self._mode(), misfits_explained(self.network, x):
+                check_rank(self.network, x)
+                images = x.clone() if x.is_inference() else x.detach()
+                self._grids[x.shape[1:]] = find_grids(self.network, self._nodes, images)
+        return self._grids[x.shape[1:]]
 
     def _forward(
         self, plan: ForwardPlan, x: Tensor, s: Tensor | None = None, held_at: Values | None = None
