@@ -125,7 +125,7 @@ class GridFinder:
             return Grid(last, -1) if channels_last else Grid(first)
         channels_last = self._has_aspect(last) and (
             not self._has_aspect(first)
-            or (last == self._previous.sides != first and self._previous.channels == -1)
+            or (last == self._previous.sides and self._previous.channels == -1)
         )
         sides = last if channels_last else first
         return Grid(sides, -1 if channels_last else 1) if self._is_image(shape, sides) else None
@@ -135,13 +135,14 @@ class GridFinder:
         previous = self._previous
         if sides in self._seen or sides in _divided(previous.sides):
             return True
-        if previous.flat:
+        has_aspect = self._has_aspect(sides)
+        if previous.flat or (previous.channels == -1 and not has_aspect):
             return False
         places = prod(previous.sides)
         if places <= max(previous.sides):
             return True
-        together = {shape[0] * shape[1]} | (set() if self._has_aspect(sides) else {shape[0]})
-        return places not in together.union(sides)
+        windows = {shape[0] * shape[1]} | (set() if has_aspect else {shape[0]})
+        return places not in windows.union(sides)
 
     def _has_aspect(self, sides: Sides) -> bool:
         (rows, columns), (height, width) = sides, self._image
