@@ -139,10 +139,11 @@ class GridFinder:
         if previous.flat or (previous.channels == -1 and not has_aspect):
             return False
         places = prod(previous.sides)
-        if places <= max(previous.sides):
+        if places <= max(previous.sides) or sides == self._image:
             return True
-        windows = {shape[0] * shape[1]} | (set() if has_aspect else {shape[0]})
-        return places not in windows.union(sides)
+        if has_aspect:  # attention has a weight for each pair of places
+            return shape[0] * shape[1] != places and sides != (places, places)
+        return places not in (shape[0], shape[0] * shape[1], *sides)
 
     def _has_aspect(self, sides: Sides) -> bool:
         (rows, columns), (height, width) = sides, self._image
@@ -155,11 +156,12 @@ class GridFinder:
         yield from self._of_known(count, -1, range(USUAL_PREFIX + 1))
         yield from self._of_known(features, 1, earlier)
         yield from self._of_known(count, -1, range(LONGEST_PREFIX + 1))
-        for axis, length in ((-1, count), (1, features)):
-            for prefix in earlier if self._seen else range(LONGEST_PREFIX + 1):
-                for sides in _divided(self._seen[-1] if self._seen else self._image):
-                    if prod(sides) == length - prefix > 1:
-                        yield Grid(sides, axis, True, prefix)
+        prefixes = earlier if self._seen else range(USUAL_PREFIX + 1)
+        of = self._seen[-1] if self._seen else self._image
+        for exact, (axis, length) in product((True, False), ((-1, count), (1, features))):
+            for prefix, sides in product(prefixes, _divided(of, exact)):
+                if prod(sides) == length - prefix > 1 and self._has_aspect(sides):
+                    yield Grid(sides, axis, True, prefix)
 
     def _of_known(self, length: int, channels: int, prefixes: Iterable[int]) -> Iterator[Grid]:
         """Yield the grids of earlier outputs that an axis of this length may have."""
@@ -169,8 +171,9 @@ class GridFinder:
                     yield Grid(sides, channels, True, prefix)
 
 
-def _divided(sides: Sides) -> Iterator[Sides]:
-    """Yield sides divided by one integer, rounded down or up."""
+def _divided(sides: Sides, exact: bool = False) -> Iterator[Sides]:
+    """Yield sides divided by one integer, rounded down or up, or only if nothing is rounded."""
     for divisor in range(2, max(sides) + 1):
         rounded = [dict.fromkeys((side // divisor, -(-side // divisor))) for side in sides]
-        yield from product(*rounded)
+        if not exact or all(len(lengths) == 1 for lengths in rounded):
+            yield from product(*rounded)

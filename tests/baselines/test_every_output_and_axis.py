@@ -135,15 +135,18 @@ def test_tokens_of_a_signal_have_their_channels_last():
             super().__init__()
             self.patches, self.norm = nn.Conv1d(2, 6, 4, 4), nn.LayerNorm(6)
             self.mix, self.head = nn.Sequential(nn.Linear(6, 6), nn.ReLU()), nn.Linear(6, 3)
+            self.turn = nn.Identity()
 
         def forward(self, x):
-            return self.head(self.mix(self.norm(self.patches(x).mT)).mean(1))
+            tokens = self.norm(self.patches(x).mT)
+            return self.head(self.mix(self.turn(tokens.mT).mT).mean(1))
 
     model, x = Tokens().double().eval(), inputs(1)
     assert GradCAM(model, "patches")(x).shape == (3, 1, 40)
-    for layer in ("norm", "mix"):
-        with pytest.raises(UnknownNameError, match=r"channels last, \(3, 10, 6\)"):
-            GradCAM(model, layer)(x)
+    turned = GradCAM(model, "turn")(x, 1)
+    assert turned.max() > 0
+    assert torch.equal(GradCAM(model, "norm")(x, 1), turned)
+    assert GradCAM(model, "mix")(x).shape == (3, 1, 40)
     with pytest.raises(UnknownNameError, match=r"'head' holds no image, \(3, 3\)"):
         GradCAM(model, "head")(x)
 

@@ -1,9 +1,10 @@
 import pytest
 import torch
 from small_pairs import tiny_pair
+from small_transformers import vit
 from torch import nn
 from torch.nn.utils import parametrize
-from torchvision.models import get_model, squeezenet1_1
+from torchvision.models import VisionTransformer, get_model, squeezenet1_1
 from torchvision.ops import Permute
 
 from dmn.baselines import GradCAM, GradCAMpp, LayerCAM
@@ -39,7 +40,7 @@ class Tokens(nn.Module):
     def __init__(self):
         super().__init__()
         self.patches = nn.Conv2d(3, 8, 4, 4)
-        self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
         self.head = nn.Linear(8, 5)
 
     def forward(self, x):
@@ -85,21 +86,50 @@ def test_it_is_the_end_of_known_networks(name, layer, size):
     assert seen == [(1, *size)]
 
 
-def test_tokens_are_no_image():
-    assert last_stage(Tokens(), torch.rand(1, 3, 16, 16)) == "input"
+@pytest.mark.parametrize("reads", ["class token", "mean"])
+def test_tokens_are_read_where_the_head_still_sees_them(reads):
+    """After the last attention, a head that reads the class token does not."""
+    model, x = vit(reads), torch.rand(1, 3, 16, 24)
+    layer = last_stage(model, x)
+    assert layer == {"class token": "blocks.1.norm1", "mean": "norm"}[reads]
+    nn.init.zeros_(model.head.weight)  # as before training
+    assert last_stage(model, x) == layer
+    maps = GradCAM(vit(reads), layer)(x.expand(5, -1, -1, -1), torch.arange(5))
+    assert maps.shape == (5, 1, 16, 24)
+    assert maps.max() > 0
+
+
+def test_the_first_patch_may_be_what_the_head_reads():
+    model, x = Tokens().eval(), torch.rand(1, 3, 16, 16)
+    assert last_stage(model, x) == "block"
+    assert GradCAM(model, "block.norm1")(x).shape == (1, 1, 16, 16)
+
+
+def test_the_usual_layer_of_a_vision_transformer():
+    model = VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5)  # its head starts at 0
+    assert last_stage(model, torch.rand(1, 3, 32, 32)) == "encoder.layers.encoder_layer_1.ln_1"
 
 
 @pytest.mark.parametrize("method", [GradCAM, GradCAMpp, LayerCAM])
-def test_channels_last_are_turned_by_the_network_or_refused(method):
-    x, model = torch.rand(2, 3, 24, 16), ChannelsLast().eval()
+def test_channels_last_are_turned(method):
+    x, model = torch.rand(5, 3, 24, 16), ChannelsLast().eval()
+    targets = torch.arange(5)
     assert last_stage(model, x) == "turn"
-    assert method(model, "turn")(x).shape == (2, 1, 24, 16)
+    maps = method(model, "turn")(x, targets)
+    assert maps.shape == (5, 1, 24, 16)
+    assert maps.max() > 0
+    assert torch.equal(method(model, "norm")(x, targets), maps)
     odd = ChannelsLast(turned=False).eval()
+    odd.load_state_dict(model.state_dict())
     assert last_stage(odd, x) == "turn"
-    for layer in ("turn", "norm", "block", "patches"):
-        with pytest.raises(UnknownNameError, match=r"channels last, \(2, 6, 4, 8\); name one"):
-            method(odd, layer)(x)
-    assert method(odd, "patches.0")(x).shape == (2, 1, 24, 16)
+    assert torch.allclose(method(odd, "turn")(x, targets), maps, atol=1e-6)
+
+
+def test_layers_without_one_tensor_are_told():
+    model = VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5).eval()
+    attention = "encoder.layers.encoder_layer_1.self_attention"
+    with pytest.raises(UnknownNameError, match="or returns no single tensor; name another"):
+        GradCAM(model, attention)(torch.rand(1, 3, 32, 32))
 
 
 def test_a_single_place_is_none():
