@@ -156,9 +156,10 @@ class GridFinder:
         yield from self._of_known(count, -1, range(USUAL_PREFIX + 1))
         yield from self._of_known(features, 1, earlier)
         yield from self._of_known(count, -1, range(LONGEST_PREFIX + 1))
-        prefixes = earlier if self._seen else range(USUAL_PREFIX + 1)
         of = self._seen[-1] if self._seen else self._image
-        for exact, (axis, length) in product((True, False), ((-1, count), (1, features))):
+        usual = earlier if self._seen else [*range(USUAL_PREFIX + 1)]
+        orders = ((-1, count, usual), (1, features, earlier))
+        for exact, (axis, length, prefixes) in product((True, False), orders):
             for prefix, sides in product(prefixes, _divided(of, exact)):
                 if prod(sides) == length - prefix > 1 and self._has_aspect(sides):
                     yield Grid(sides, axis, True, prefix)
