@@ -13,9 +13,9 @@ class Attention(nn.Module):
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x):
-        heads = self.qkv(x).reshape(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        heads = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = nn.functional.scaled_dot_product_attention(*heads.unbind(0))
-        return self.proj(mixed.transpose(1, 2).reshape(x.shape))
+        return self.proj(mixed.transpose(1, 2).flatten(-2))
 
 
 class Block(nn.Module):

@@ -58,8 +58,8 @@ def find_cam_layer(
     """Return the layer that SplitCAM reads by default.
 
     It is the last one whose sides are at least a quarter of the image's. If there are tokens, and
-    none is as large, it is the last one with the largest grid of tokens to which the predicted
-    logit of x is sensitive.
+    no grid of them is as large, it is the last one with the largest grid of tokens. Of layers of
+    tokens, those count to which the predicted logit of x is sensitive.
 
     Args:
         pair: The split network.
@@ -78,20 +78,23 @@ def find_cam_layer(
         for layer, grid in grids.items()
         if all(4 * own >= side for own, side in zip(grid.sides, x.shape[2:], strict=True))
     ]
-    tokens = {layer: grid for layer, grid in grids.items() if grid.flat and grid.channels == -1}
-    if not tokens or not tokens.keys().isdisjoint(large):
-        return last(large)
-    most = max(prod(grid.sides) for grid in tokens.values())
-    finest = [
+    tokens = {layer: grid.sides for layer, grid in grids.items() if grid.flat and grid.channels < 0}
+    usual = last(large)
+    if not tokens or (usual not in tokens and not tokens.keys().isdisjoint(large)):
+        return usual
+    sides = tokens.get(usual) or max(tokens.values(), key=prod)
+    candidates = [
         layer
-        for layer, grid in tokens.items()
-        if prod(grid.sides) == most and not _projects(network, nodes[layer])
+        for layer, own in tokens.items()
+        if own == sides and not _projects(network, nodes[layer])
     ]
     with torch.no_grad():
         target = predict_logits(pair, x[:1]).argmax(dim=1)
     streams: tuple[Stream, ...] = ("g-h",)
-    readings = pair.read(x[:1], target, finest, streams=streams)
-    return last([layer for layer in finest if _is_sensitive(readings[layer]["g-h"])] or finest)
+    readings = pair.read(x[:1], target, candidates, streams=streams)
+    return last(
+        [layer for layer in candidates if _is_sensitive(readings[layer]["g-h"])] or candidates
+    )
 
 
 def read_images(grid: Grid, readings: Mapping[Any, Reading]) -> dict[Any, Reading]:

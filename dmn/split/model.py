@@ -55,9 +55,9 @@ class SplitModel(nn.Module):
         head: The softmax at the end of the original that was left out; None if there is none.
         certified: The last certificate; None before `certificate`.
         cam_layer: The layer that SplitCAM reads by default: the last whose sides are at least a
-            quarter of the image's. If there are coarser tokens only, as in most ViTs, it is the
-            last layer with the most tokens to which the example's logit is sensitive. "input"
-            before `find_image_layers`.
+            quarter of the image's or, if there are tokens and all grids are coarser, as in most
+            ViTs, the last of the finest grid. Tokens without effect on the example's logit do not
+            count. "input" before `find_image_layers`.
 
     Examples:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))

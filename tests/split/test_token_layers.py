@@ -3,6 +3,7 @@
 import pytest
 import torch
 from small_transformers import vit
+from torch import nn
 from torchvision.models import ConvNeXt
 from torchvision.models.convnext import CNBlockConfig
 
@@ -50,37 +51,48 @@ def test_tokens_that_are_not_of_the_image_are_left_out(prefix):
     assert torch.allclose((p - n).flatten(2).mT, seen[0][:, prefix:], atol=1e-12)
 
 
+@pytest.mark.parametrize("size", [(24, 16), (48, 32)])  # of which 6 x 4 tokens are a quarter or not
 @pytest.mark.parametrize(
     ("reads", "layer"), [("class token", "blocks.1.norm1"), ("mean", "getitem_1")]
 )
-def test_splitcam_reads_the_last_tokens_that_the_head_sees(reads, layer):
-    model = split(vit(reads).double(), X)
+def test_splitcam_reads_the_last_tokens_that_the_head_sees(reads, layer, size):
+    side = size[0] // 6
+    model = vit(reads).double()
+    model.patches = nn.Conv2d(3, 12, side, side).double()
+    images = torch.rand(2, 3, *size).double()
+    model = split(model, images)
     assert model.cam_layer == SplitCAM(model).layer == layer
     assert SplitLRP(model).layer == "input"
-    maps = SplitCAM(model)(X)
-    assert maps.shape == (2, 1, 24, 16)
+    maps = SplitCAM(model)(images)
+    assert maps.shape == (2, 1, *size)
     assert maps.abs().max() > 0
 
 
-def test_layers_of_attention_hold_no_image():
+def test_heads_of_attention_hold_no_image():
     model = split(vit().double(), X)
-    inside = [name for name in model.layers if name.startswith("blocks.0.attn.")]
-    assert set(inside) == {"blocks.0.attn.qkv", "blocks.0.attn.proj", "blocks.0.attn.reshape_1"}
-    without_example = split(vit().double())
-    heads = next(
-        name for name in without_example.layers if name.endswith("scaled_dot_product_attention")
-    )
+    inside = {name for name in model.layers if name.startswith("blocks.0.attn.")}
+    assert inside == {f"blocks.0.attn.{name}" for name in ("qkv", "flatten", "proj")}
+    heads = "blocks.0.attn.scaled_dot_product_attention"
     with pytest.raises(UnknownNameError, match=r"holds no image, \(2, 2, 25, 6\)"):
-        SplitCAM(without_example, heads)(X)
+        model.read(X, TARGET, [heads])
 
 
-def test_grids_follow_the_size_of_the_images_and_need_no_example():
-    known, unknown = split(vit().double(), X), split(vit().double())
-    wide = X.transpose(2, 3)
-    for images in (X, wide, X[:1, :, :8, :8]):
-        maps = SplitCAM(known, "blocks.0.norm1")(images, 1)
+def test_grids_follow_the_size_of_the_images():
+    model = split(vit().double(), X)
+    for images in (X.transpose(2, 3), X[:1, :, :8, :8], X):
+        read = model.read(images, TARGET[: len(images)], ["patches", "transpose", "norm"])
+        assert torch.equal(read["transpose"]["g"].p, read["patches"]["g"].p)
+        assert read["norm"]["g"].p.shape == read["patches"]["g"].p.shape
+        maps = SplitCAM(model)(images, 1)
         assert maps.shape == (len(images), 1, *images.shape[2:])
-        assert torch.equal(SplitCAM(unknown, "blocks.0.norm1")(images, 1), maps)
+
+
+def test_no_example_is_needed():
+    network = convnext().double()
+    known, unknown = split(network, X), split(network)
+    for layer in ("features.1.0.block.0", "features.1.0.block.1"):
+        maps = [SplitCAM(model, layer)(X, TARGET) for model in (known, unknown)]
+        assert torch.equal(*maps)
 
 
 def test_layers_as_large_as_a_quarter_of_the_image_are_read_as_before():
