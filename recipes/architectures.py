@@ -42,7 +42,6 @@ BUILT_WITH: dict[str, dict[str, Any]] = {
     "vit": {"image_size": 64},
 }
 TRIED = ("resnet18", "mobilenet_v3_small", "convnext_tiny", "swin_t", "vit_b_16")  # by methods
-CAM_LAYERS = {"vit": "conv_proj"}  # its last layer holds no image
 FEW = {"steps": 4, "samples": 2, "window": 0.25, "stride": 1.0, "cells": 4}  # options of methods
 SPLIT_HEAD = ("family", "networks", "predictions", "least weight", "claimed", "largest p + n")
 MAPS_HEAD = (
@@ -195,7 +194,7 @@ def runs(spec: MethodSpec, name: str) -> bool:
             maps = spec.factory(split(model, x))(x)
         else:
             if spec.needs_layer:
-                options["layer"] = CAM_LAYERS.get(family(name)) or last_stage(model, x)
+                options["layer"] = last_stage(model, x)
             maps = spec.factory(model, **options)(x)
     except DmnError:
         return False
