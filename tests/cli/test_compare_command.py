@@ -22,6 +22,8 @@ from dmn.io.resources import CONFIGS, checkpoint_names, config_names
 from dmn.models import DifferenceOfMonotone, MonotoneConvNet, PlainCNN
 
 SHIPPED = config_names("compare")
+ROLLOUT = {"AttentionRollout", "GradientAttentionRollout"}
+NO_RULE = {"DeepLift", "ExcitationBackprop", "GuidedBackprop"}  # for layer norm, for GELU
 
 
 def save(net, name, folder, init_args):
@@ -249,3 +251,19 @@ def test_the_scenes_configs_compare_what_they_ought_to(name):
     assert config["budget"]["test"] >= 100
     assert config["budget"]["expensive"] >= 30
     assert {source["name"] for source in config["networks"].values()} <= set(checkpoint_names())
+
+
+def test_modern_networks_are_compared_as_the_others_by_all_that_applies_to_them():
+    modern, scenes = (
+        yaml.safe_load((CONFIGS / f"compare/{name}.yaml").read_text())
+        for name in ("scenes_modern", "scenes")
+    )
+    for key in ("metrics", "choose_by", "budget", "data"):
+        assert modern[key] == scenes[key]
+    assert {source["name"] for source in modern["networks"].values()} <= set(checkpoint_names())
+    for label, rollout in (("ViT", True), ("ConvNeXt", False)):
+        shared = scenes["methods"]["ResNet"].keys() & modern["methods"][label].keys()
+        own = modern["methods"][label].keys() - shared
+        assert {title for title in own if "AttnLRP" not in title} == (ROLLOUT if rollout else set())
+        left_out = scenes["methods"]["ResNet"].keys() - shared
+        assert all("LRP" in title or title in NO_RULE for title in left_out)
