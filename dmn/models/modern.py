@@ -5,25 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import zip_longest
+from typing import Any, Literal
 
 from torch import nn
 from torchvision.models import convnext, vision_transformer
 
 from dmn.errors import OptionError
 
+ConvNeXtStem = Literal["patches", "overlapping"]
+
 
 class ConvNeXt(convnext.ConvNeXt):  # type: ignore[misc]
-    """torchvision's ConvNeXt for any number of channels and any patch size of the stem.
+    """torchvision's ConvNeXt for any number of channels, with a choice of stems.
 
-    Weights are drawn with variance 1 / fan-in. The original's standard deviation, 0.02 whatever the
-    width, leaves narrow layers all but linear at first.
+    Weights below the head are drawn with variance 1 / fan-in. The original's standard deviation,
+    0.02 whatever the width, leaves narrow layers all but linear at first.
 
     Args:
         num_classes: Number of logits.
         widths: Channels of each stage; each but the first halves the sides.
         depths: Blocks of each stage, as many as `widths`; at least two together.
-        patch_size: Sides of the stem's patches, which the image's are divided by; 4 is the
-            original, 2 suits images of 64 pixels.
+        stem: What divides the image's sides by 4: "patches", the original's 4x4 convolution of
+            stride 4, or "overlapping", two 3x3 convolutions of stride 2, with LayerNorm and GELU
+            between them.
         in_channels: Channels of the image.
         stochastic_depth: Share of images, from 0 to below 1, that skip the last block in training;
             for those below it falls linearly.
@@ -45,7 +49,7 @@ class ConvNeXt(convnext.ConvNeXt):  # type: ignore[misc]
         num_classes: int = 10,
         widths: Sequence[int] = (96, 192, 384, 768),
         depths: Sequence[int] = (3, 3, 9, 3),
-        patch_size: int = 4,
+        stem: ConvNeXtStem = "patches",
         in_channels: int = 3,
         stochastic_depth: float = 0.1,
         layer_scale: float = 1e-6,
@@ -63,8 +67,18 @@ class ConvNeXt(convnext.ConvNeXt):  # type: ignore[misc]
             layer_scale,
             num_classes,
         )
-        self.features[0][0] = nn.Conv2d(in_channels, widths[0], patch_size, patch_size)
-        for module in self.modules():
+        if stem == "patches":
+            self.features[0][0] = nn.Conv2d(in_channels, widths[0], 4, 4)
+        else:
+            half = widths[0] // 2
+            self.features[0] = nn.Sequential(
+                nn.Conv2d(in_channels, half, 3, 2, padding=1),
+                convnext.LayerNorm2d(half, eps=1e-6),
+                nn.GELU(),
+                nn.Conv2d(half, widths[0], 3, 2, padding=1),
+                convnext.LayerNorm2d(widths[0], eps=1e-6),
+            )
+        for module in self.features.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 _initialise(module)
 
@@ -138,7 +152,8 @@ class ViT(vision_transformer.VisionTransformer):  # type: ignore[misc]
             conv_stem_configs=configs or None,
         )
         if stem:
-            self.conv_proj[0][0] = nn.Conv2d(in_channels, stem[0], 3, 2, padding=1, bias=False)
+            first: Any = self.get_submodule("conv_proj.conv_bn_relu_0")
+            first[0] = nn.Conv2d(in_channels, stem[0], 3, 2, padding=1, bias=False)
         else:
             patches = nn.Conv2d(in_channels, width, patch_size, patch_size)
             _initialise(patches)

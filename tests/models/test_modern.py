@@ -49,7 +49,7 @@ def test_with_its_weights_they_say_what_the_original_says(own, original):
     ("make", "channels"),
     [
         (lambda: ConvNeXt(5, widths=(8, 16, 32), depths=(1, 2, 1), in_channels=1), 1),
-        (lambda: ConvNeXt(5, widths=(8,), depths=(2,), patch_size=2), 3),
+        (lambda: ConvNeXt(5, widths=(8,), depths=(2,), stem="overlapping"), 3),
         (lambda: ViT(5, **SMALL_VIT, in_channels=1), 1),
         (lambda: ViT(5, **SMALL_VIT, in_channels=4, stem=(6, 12)), 4),
     ],
@@ -62,10 +62,10 @@ def test_small_networks_classify_images_of_any_channels(make, channels):
     assert all(weight.grad is not None for weight in net.parameters())
 
 
-@pytest.mark.parametrize("patch_size", [2, 4])
-def test_the_stem_of_a_convnext_divides_the_sides_by_its_patches(patch_size):
-    stem = ConvNeXt(widths=(8,), depths=(2,), patch_size=patch_size).features[0]
-    assert stem(torch.rand(1, 3, 32, 32)).shape == (1, 8, 32 // patch_size, 32 // patch_size)
+@pytest.mark.parametrize("stem", ["patches", "overlapping"])
+def test_either_stem_of_a_convnext_quarters_the_sides(stem):
+    net = ConvNeXt(widths=(8, 16), depths=(1, 1), stem=stem)
+    assert net.features[0](torch.rand(1, 3, 32, 32)).shape == (1, 8, 8, 8)
 
 
 @pytest.mark.parametrize("stem", [(), (6, 12)])
