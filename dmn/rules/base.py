@@ -35,6 +35,7 @@ class Rule:
         is_relu: Whether it is ReLU.
         moves: Whether each output is one of the inputs, or one plus a constant, so that its
             gradient conserves relevance.
+        reduces: Whether it leaves out or joins positions of the image, as pooling.
         local: Whether coefficients are held at the image; see `dmn.rules.local`.
 
     Examples:
@@ -52,6 +53,7 @@ class Rule:
     symmetric = True
     is_relu = False
     moves = False
+    reduces = False
     local = False
 
     def for_pool(self, pool: Pool) -> Rule:

@@ -360,6 +360,7 @@ def cast(operation: Operation) -> Rule | str:
 
 
 INTEGERS = "a cast to integers has no slopes: keep the image in a float type"
-SAME = Rule()
-MOVE = Move()
+SAME, AVERAGE = Rule(), Rule()
+MOVE, SELECT = Move(), Move()
+AVERAGE.reduces = SELECT.reduces = True
 CONSTANT_PAD = Absolute(_zero_pad, constant=True, moves=True)

@@ -7,11 +7,13 @@ second one, or at the output of the network.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 from torch import Tensor, fx
 
 from dmn.graph.depth import path_counts
+from dmn.nn import GridFinder
 from dmn.rules.base import Rule
 
 
@@ -28,7 +30,8 @@ class Chains:
         depth: For each node, how many ends with weights there are on the longest path from the
             image, itself included.
         deepest: The depth of the last end that is not of the head.
-        head: Ends of linear layers with no convolution after the first of them, and the output.
+        head: Ends of linear layers on vectors, and the output: after the first of these layers
+            there is no convolution, no attention, and no pooling or selection of positions.
     """
 
     def __init__(
@@ -49,13 +52,26 @@ class Chains:
         self.depth = path_counts(nodes, lambda node: bool(self.weighted.get(node)))
         self.weighted.setdefault(output, list(chain[output]))
         self.head = {output}
+        before_pooling = _before_pooling(nodes, rules)
         for end in reversed(ends):
-            if not all(rules[node].on_vectors for node in self.weighted[end]):
+            weighted = self.weighted[end]
+            if not before_pooling.isdisjoint(weighted) or not all(
+                rules[node].on_vectors for node in weighted
+            ):
                 break
             self.head.add(end)
         else:
             self.head = {output}  # no convolution: only the last linear operations
         self.deepest = max((self.depth[end] for end in ends if end not in self.head), default=1)
+
+
+def _before_pooling(nodes: Sequence[fx.Node], rules: Mapping[fx.Node, Rule]) -> set[fx.Node]:
+    """Return the nodes on a path to an operation that leaves out or joins positions."""
+    found: set[fx.Node] = set()
+    for node in reversed(nodes):
+        if node in found or (node in rules and rules[node].reduces):
+            found.update(source for source in node.all_input_nodes if source in rules)
+    return found
 
 
 class Resolution:
@@ -68,6 +84,7 @@ class Resolution:
 
     def __init__(self, image: fx.Node, x: Tensor) -> None:
         self._image = x.shape[2:].numel()
+        self._grids = GridFinder(x.shape)
         self._positions = {image: self._image}
         self._weighed = {image: 0}  # positions of the inputs of weights so far in the chain
 
@@ -76,19 +93,19 @@ class Resolution:
         finest = max(self._positions[source] for source in sources)
         weighed = max(self._weighed[source] for source in sources)
         kept = 1 if rule.weighted else finest
-        self._positions[node] = _positions(out, rule) if out.dim() > 2 else kept
+        self._positions[node] = self._count(out) if out.dim() > 2 else kept
         if rule.weighted and not weighed:
             weighed = finest
         self._weighed[node] = 0 if rule.nonlinear else weighed
 
+    def _count(self, out: Tensor) -> int:
+        """Return the number of positions; where there is no grid, take channels to come first."""
+        grid = self._grids.find(out.shape)
+        return out.shape[2:].numel() if grid is None else prod(grid.sides)
+
     def pixels(self, source: fx.Node) -> float:
         """Return the number for the chain that ends at a node."""
         return self._image / (self._weighed[source] or self._positions[source])
-
-
-def _positions(out: Tensor, rule: Rule) -> int:
-    """Return at how many positions there are channels; a linear layer has them last."""
-    return (out.shape[1:-1] if rule.on_vectors else out.shape[2:]).numel()
 
 
 def shift_at(chains: Chains, alpha: Any, head_alpha: Any) -> Callable[[fx.Node], Any]:

@@ -1,10 +1,11 @@
-"""Every classifier of torchvision: split bit for bit, or refused with a complete list."""
+"""Every classifier of torchvision is split bit for bit, many of them at each image."""
 
 import effort
 import pytest
 import torch
 import torchvision
 from small_pairs import randomise
+from torch import nn
 
 from dmn.canonize import canonize
 from dmn.errors import UnsupportedError
@@ -12,21 +13,21 @@ from dmn.nn import BackwardConfig
 from dmn.split import split
 
 NAMES = torchvision.models.list_models(module=torchvision.models)
-# Attention, squeeze-and-excitation, LayerNorm: no difference of monotone functions of the streams.
-REFUSED = {
-    "convnext": {"LayerNorm", "LayerNorm2d"},
+# What is no difference of monotone functions of the streams, and is held at each image.
+HELD = {
+    "convnext": {"LayerNorm", "layer_norm"},
     "efficientnet": {"mul"},
-    "maxvit": {"LayerNorm", "einsum", "softmax", "mul"},
+    "maxvit": {"LayerNorm", "einsum", "mul"},
     "mobilenet_v3": {"mul"},
     "regnet_y": {"mul"},
-    "swin": {"LayerNorm", "shifted_window_attention"},
-    "vit": {"LayerNorm", "MultiheadAttention"},
+    "swin": {"LayerNorm", "matmul"},
+    "vit": {"LayerNorm", "AttentionOutput"},
 }
 QUICK = {  # a family each, at its smallest
     *("alexnet", "resnet18", "densenet121", "googlenet", "inception_v3", "squeezenet1_1"),
     *("shufflenet_v2_x0_5", "mobilenet_v2", "mnasnet0_5", "regnet_x_400mf"),
 }
-QUICK_REFUSED = {
+QUICK_HELD = {
     *("vit_b_16", "swin_t", "swin_v2_t", "maxvit_t", "convnext_tiny"),
     *("efficientnet_b0", "efficientnet_v2_s", "mobilenet_v3_small", "regnet_y_400mf"),
 }
@@ -34,21 +35,23 @@ TARGET = torch.tensor([3, 5])
 
 
 def family(name):
-    return next((family for family in REFUSED if name.startswith(family)), None)
+    return next((family for family in HELD if name.startswith(family)), None)
 
 
-SPLIT = [name for name in NAMES if not family(name)]
-NOT_SPLIT = [name for name in NAMES if family(name)]
+EVERYWHERE = [name for name in NAMES if not family(name)]
+AT_EACH_IMAGE = [name for name in NAMES if family(name)]
+SIDES = {"inception_v3": 96, "maxvit_t": 224}
 
 
 def build(name):
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    options |= {"image_size": 70 if name == "vit_h_14" else 64} if name.startswith("vit") else {}
     torch.manual_seed(0)
     return torchvision.models.get_model(name, **options).eval()
 
 
 def images(name):
-    side = 96 if name == "inception_v3" else 64
+    side = SIDES.get(name, 70 if name == "vit_h_14" else 64)
     return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
 
 
@@ -58,7 +61,7 @@ def gradient(model, x):
     return result
 
 
-@pytest.mark.parametrize("name", effort.slow_except(QUICK, SPLIT))
+@pytest.mark.parametrize("name", effort.slow_except(QUICK, EVERYWHERE))
 def test_split_equals_the_original_bit_for_bit(name):
     """Predictions, and the plain gradient at every shift; every map is finite in float32."""
     model, x = randomise(build(name)), images(name)
@@ -74,22 +77,42 @@ def test_split_equals_the_original_bit_for_bit(name):
             assert torch.equal(readings["g-h"].delta_p, truth)
 
 
-@pytest.mark.parametrize("name", effort.slow_except(QUICK_REFUSED, NOT_SPLIT))
-def test_the_others_are_refused_with_complete_lists(name):
-    try:
-        with torch.device("meta"):
-            model = torchvision.models.get_model(name).eval()
-    except NotImplementedError:  # built from the values of tensors
-        model = build(name)
+def test_there_are_eighty():
+    """37 of them were refused before coefficients were held."""
+    assert (len(EVERYWHERE), len(AT_EACH_IMAGE)) == (43, 37)
+
+
+@pytest.mark.parametrize("name", effort.slow_except(QUICK_HELD, AT_EACH_IMAGE))
+def test_the_others_are_split_at_each_image(name):
+    """Bit for bit; maps are finite, and the certificate lists all that is held."""
+    model, x = randomise(build(name)).requires_grad_(False), images(name)[:1]
+    ours = split(model, x)
+    assert torch.equal(ours(x), model(x))
+    target = TARGET[:1]
+    for how in (BackwardConfig(), BackwardConfig("relevance")):
+        readings = ours.read(x, target, ["input"], how, ("g", "h", "g-h"))["input"]
+        for stream, reading in readings.items():
+            assert all(torch.isfinite(values).all() for values in reading), (how, stream)
+        if how.backward == "gradient":
+            plain, local = readings["g-h"].delta_p, ours.local_gradient(x, target)
+            assert float((plain - local).abs().max()) <= 1e-3 * float(local.abs().max())
+    kinds = [held.rpartition("(")[2].rstrip(")") for held in ours.held]
+    assert HELD[family(name)] <= set(kinds)
+    for kind in (nn.LayerNorm, nn.MultiheadAttention):
+        count = sum(type(module) is kind for module in model.modules())
+        ours_of_kind = {"LayerNorm": "LayerNorm", "MultiheadAttention": "AttentionOutput"}
+        assert kinds.count(ours_of_kind[kind.__name__]) == count
+
+
+@pytest.mark.parametrize("name", effort.slow_except(QUICK_HELD, AT_EACH_IMAGE))
+def test_they_are_refused_with_complete_lists_if_nothing_may_be_held(name):
+    model = build(name)
     with pytest.raises(UnsupportedError, match="have no rule") as caught:
-        split(model)
-    kinds = {type(module).__name__ for module in model.modules()}
-    listed = {str(node).split("(")[1].split(")")[0] for node in caught.value.nodes}
-    assert REFUSED[family(name)] & listed
-    for kind in ("LayerNorm", "MultiheadAttention"):
-        if kind in kinds:
-            count = sum(type(module).__name__ == kind for module in model.modules())
-            assert sum(f"({kind})" in str(node) for node in caught.value.nodes) == count
+        split(model, images(name)[:1], products="refuse")
+    kinds = [node.path.rpartition("(")[2].rstrip(")") for node in caught.value.nodes]
+    assert HELD[family(name)] <= set(kinds)
+    norms = sum(type(module) is nn.LayerNorm for module in model.modules())
+    assert kinds.count("LayerNorm") == norms
 
 
 @pytest.mark.slow
