@@ -26,8 +26,9 @@ class ConvNeXt(convnext.ConvNeXt):  # type: ignore[misc]
         widths: Channels of each stage; each but the first halves the sides.
         depths: Blocks of each stage, as many as `widths`; at least two together.
         stem: What divides the image's sides by 4: "patches", the original's 4x4 convolution of
-            stride 4, or "overlapping", two 3x3 convolutions of stride 2, with LayerNorm and GELU
-            between them.
+            stride 4 with LayerNorm, or "overlapping", two 3x3 convolutions of stride 2 with
+            BatchNorm, and GELU between them. Of images in [0, 1] LayerNorm leaves features that
+            hardly differ from image to image, and a short training does not begin to learn.
         in_channels: Channels of the image.
         stochastic_depth: Share of images, from 0 to below 1, that skip the last block in training;
             for those below it falls linearly.
@@ -72,11 +73,11 @@ class ConvNeXt(convnext.ConvNeXt):  # type: ignore[misc]
         else:
             half = widths[0] // 2
             self.features[0] = nn.Sequential(
-                nn.Conv2d(in_channels, half, 3, 2, padding=1),
-                convnext.LayerNorm2d(half, eps=1e-6),
+                nn.Conv2d(in_channels, half, 3, 2, padding=1, bias=False),
+                nn.BatchNorm2d(half),
                 nn.GELU(),
-                nn.Conv2d(half, widths[0], 3, 2, padding=1),
-                convnext.LayerNorm2d(widths[0], eps=1e-6),
+                nn.Conv2d(half, widths[0], 3, 2, padding=1, bias=False),
+                nn.BatchNorm2d(widths[0]),
             )
         for module in self.features.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
