@@ -37,13 +37,18 @@ _SAME: dict[str, Callable[..., Any]] = {
         *("avg_pool2d", "avg_pool3d", "max_pool1d", "max_pool2d", "max_pool3d"),
         *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
         *("scaled_dot_product_attention", "pad", "pixel_shuffle", "pixel_unshuffle"),
-        *("channel_shuffle", "dropout", "alpha_dropout"),
+        *("channel_shuffle", "dropout", "alpha_dropout", "adaptive_max_pool1d"),
+        *("adaptive_max_pool2d", "adaptive_max_pool3d"),
     )
 }
 _SAME |= {"log_sigmoid": F.logsigmoid, "im2col": F.unfold, "col2im": F.fold}
+# Operations of several results, written as functions that return the first alone.
+FIRST_ALONE = {f"adaptive_max_pool{n}d" for n in (1, 2, 3)}
+FIRST_ALONE |= {f"max_pool{n}d_with_indices" for n in (1, 2, 3)}
+_SAME |= {f"max_pool{n}d_with_indices": getattr(F, f"max_pool{n}d") for n in (1, 2, 3)}
 _OVERWRITE = {"relu", "relu6", "hardtanh", "silu", "mish", "hardswish", "hardsigmoid", "selu"}
 _OVERWRITE |= {"celu", "elu", "leaky_relu", "dropout", "alpha_dropout"}  # take `inplace`
-_POOLS = {f"{kind}_pool{n}d" for kind in ("avg", "max") for n in (1, 2, 3)}
+_POOLS = {name for name in _SAME if name.startswith(("avg_pool", "max_pool"))}
 _METHODS = {  # names of methods that differ from ATen's, or are functions of torch, too
     "split_with_sizes": "split",
     **{name: name for name in ("split", "chunk", "unbind", "to", "clone", "detach")},
@@ -190,6 +195,10 @@ def _size(rank: int, self: Any, dim: int) -> Written:
     return Written("size", (self, dim), {})
 
 
+def _detach_(rank: int, self: Any) -> Written:
+    return Written("detach", (self,), {})
+
+
 def _embedding(rank: int, weight: Any, indices: Any, **_: Any) -> Written:
     return Written(F.embedding, (indices, weight), {})
 
@@ -229,6 +238,7 @@ _SPECIAL: dict[str, Callable[..., Written]] = {
     "feature_dropout": _dropout_of_channels,
     "einsum": _einsum,
     "sym_size": _size,
+    "detach_": _detach_,
     "embedding": _embedding,
     "to": _to_dtype,
     "_to_copy": _to_dtype,

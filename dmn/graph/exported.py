@@ -13,7 +13,7 @@ from torch._ops import OpOverload
 
 from dmn.errors import UnsupportedError
 from dmn.graph.arguments import find_image_argument
-from dmn.graph.aten import written
+from dmn.graph.aten import FIRST_ALONE, written
 from dmn.graph.attention import without_fast_path
 from dmn.graph.shapes import require
 from dmn.nn.logits import pick_logits
@@ -221,6 +221,9 @@ class _Writer:
         target: Any = node.target
         if getattr(target, "_opname", "") in _CHECKS:
             return
+        if target is operator.getitem and self._is_first_alone(node.args[0]):
+            self._new[node] = self._new[node.args[0]]  # type: ignore[index]
+            return
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._new.__getitem__)
         if isinstance(target, OpOverload):
             first: Any = node.args[0] if node.args else None
@@ -233,6 +236,14 @@ class _Writer:
         op = "call_method" if isinstance(target, str) else "call_function"
         self._new[node] = self._graph.create_node(op, target, args, kwargs)
         self._copy_place(node, self._new[node])
+
+    def _is_first_alone(self, node: Any) -> bool:
+        """Return whether an operation of several results is written as its first."""
+        if getattr(node.target, "_opname", "") not in FIRST_ALONE:
+            return False
+        if any(user.args[1] != 0 for user in node.users):
+            raise UnsupportedError(f"the indices of {node.target} are used")
+        return True
 
     def _copy_place(self, node: fx.Node, new: fx.Node) -> None:
         """Note the path of the module that an operation belongs to."""

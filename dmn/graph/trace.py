@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from dmn.errors import NeedsExampleError, UnsupportedError
-from dmn.graph.attention import return_output_alone
+from dmn.graph.attention import return_output_alone, without_fast_path
 from dmn.graph.hooks import refuse_hooks, remove_backward_hooks
 from dmn.graph.in_place import replace_in_place
 from dmn.graph.nodes import Unsupported, describe, path_of, target_of, unsupported
@@ -95,7 +95,7 @@ def trace(
     copy = _plain_copy(model)
     tracer = Tracer(is_leaf, example)
     try:
-        with tensors_by_type():
+        with tensors_by_type(), without_fast_path():
             graph, returned = tracer.trace(copy), tracer.returned
     except UnsupportedError:
         raise

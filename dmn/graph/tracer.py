@@ -37,7 +37,7 @@ IN_PLACE_OPERATORS = {
 # `torch.fx.wrap` for tracers of their own: their forwards are followed.
 _CONTAINERS = (
     *(nn.Transformer, nn.TransformerEncoder, nn.TransformerEncoderLayer),
-    *(nn.TransformerDecoder, nn.TransformerDecoderLayer),
+    *(nn.TransformerDecoder, nn.TransformerDecoderLayer, nn.ModuleList, nn.ModuleDict),
 )
 _LIBRARIES = ("torchvision.models.", "timm.")
 _JOINING = {torch.cat, torch.concat, torch.concatenate, torch.stack}
@@ -68,7 +68,7 @@ class _Proxy(fx.Proxy):
 
     tracer: Tracer
     _is_param = _is_buffer = False  # what isinstance(..., nn.Parameter) asks a tensor for
-    requires_grad = False  # as in a prediction
+    requires_grad = is_nested = False  # as in a prediction
 
     __iadd__, __isub__, __imul__, __itruediv__ = map(_in_place, IN_PLACE_OPERATORS)
 
