@@ -241,7 +241,7 @@ class _Writer:
         """Return whether an operation of several results is written as its first."""
         if getattr(node.target, "_opname", "") not in FIRST_ALONE:
             return False
-        if any(user.args[1] != 0 for user in node.users):
+        if any(user.args[1] != 0 and user.users for user in node.users):
             raise UnsupportedError(f"the indices of {node.target} are used")
         return True
 

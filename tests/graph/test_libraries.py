@@ -75,7 +75,7 @@ HUGGING_FACE = {  # by name, options of the config
     "ConvNextV2": _STAGES,
     "ResNet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]},
     "MobileViT": {"image_size": 32},
-    "MobileViTV2": {"image_size": 32, "width_multiplier": 0.5},
+    "MobileViTV2": {"image_size": 64, "width_multiplier": 0.5},
     "MobileNetV2": {"image_size": 32, "depth_multiplier": 0.35},
     "PoolFormer": {**_STAGES, "image_size": 32},
     "PvtV2": {"image_size": 32},
@@ -147,4 +147,5 @@ def test_timm(name):
 def test_hugging_face(name):
     transformers = importlib.import_module("transformers")
     config = getattr(transformers, f"{name}Config")(**HUGGING_FACE[name], num_labels=5)
-    check(getattr(transformers, f"{name}ForImageClassification")(config), noise(32))
+    side = HUGGING_FACE[name].get("image_size", 32)
+    check(getattr(transformers, f"{name}ForImageClassification")(config), noise(side))
