@@ -199,7 +199,8 @@ def _aliases(network: fx.GraphModule, node: fx.Node) -> set[fx.Node]:
     while queue:
         current = queue.pop()
         sources = current.all_input_nodes[:1] if _is_view(network, current) else []
-        views = [user for user in current.users if _is_view(network, user)]
+        shown = (user for user in current.users if user.all_input_nodes[0] is current)
+        views = [user for user in shown if _is_view(network, user)]
         queue += [
             alias for alias in (*sources, *views) if alias not in aliases and alias is not node
         ]

@@ -107,6 +107,14 @@ def constant_made_of_the_image(self, y):
     return (y * scale.view(1, -1, 1, 1),)
 
 
+def index_written(self, y):
+    """What is indexed shares no memory with the index."""
+    index = torch.zeros_like(y[0, :, 0, 0]).long()
+    index[1:] = 2
+    index[0] = 3
+    return (self.bias[index][:, None, None] + y, (self.bias * 2)[index][:, None, None] * y)
+
+
 def table_kept(self, y):
     table = self.table.clone()
     table[1] = 0
@@ -116,7 +124,7 @@ def table_kept(self, y):
 WRITES = [
     *(slice_activated, base_activated, overlapping, slice_of_a_slice, item_set, item_added_to),
     *(item_added_to_while_shown, by_mask, by_indices, filled, part_of_a_parameter),
-    *(table_of_regions, constant_made_of_the_image, table_kept),
+    *(table_of_regions, constant_made_of_the_image, table_kept, index_written),
 ]
 
 
