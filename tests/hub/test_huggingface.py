@@ -70,6 +70,7 @@ def test_a_folder_is_a_network_with_its_transform_and_its_classes(kind, tmp_path
     assert torch.equal(x, expected)
     with torch.no_grad():
         assert torch.equal(network.model(x).logits, model(x).logits)
+        assert (network.model(x).logits - network.model(x / 2).logits).abs().min() > 1e-3
     assert (network.classes, network.source) == (CLASSES, "model.safetensors")
     assert network.size is None or network.size == x.shape[1:]
     assert not any(module.training for module in network.model.modules())
@@ -362,3 +363,4 @@ def test_they_are_explained_without_rules(kind, tmp_path, picture):
         maps = explain(x, 1)
         assert maps.shape == (1, 1, *x.shape[2:])
         assert maps.isfinite().all()
+        assert maps.abs().max() > 0
