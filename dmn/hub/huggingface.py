@@ -115,7 +115,7 @@ def _with_classes(folder: Folder, num_classes: int | None) -> dict[str, Any]:
     """Return the configuration, for a number of classes if one is given."""
     values = dict(folder.config)
     named = values.get("id2label")
-    if num_classes is not None and (named is None or len(named) != num_classes):
+    if num_classes is not None and (not isinstance(named, dict) or len(named) != num_classes):
         values["id2label"] = named = {str(index): str(index) for index in range(num_classes)}
         values["label2id"] = {label: int(index) for index, label in named.items()}
         values.pop("num_labels", None)

@@ -50,7 +50,7 @@ KINDS = {  # options of the configuration, name of the processor and its options
 
 
 def make(kind, labels=LABELS, **options):
-    """Return a network with random weights that keep the scale of images, in evaluation mode."""
+    """Return a network with random weights that look at the images, in evaluation mode."""
     own, _, _ = KINDS[kind]
     config = getattr(transformers, f"{kind}Config")(**{**own, **labels, **options})
     torch.manual_seed(4)
@@ -58,7 +58,7 @@ def make(kind, labels=LABELS, **options):
     made = model._from_config(config, attn_implementation="eager").eval()
     for weight in made.parameters():
         if weight.ndim > 1:
-            torch.nn.init.normal_(weight, std=weight[0].numel() ** -0.5)
+            torch.nn.init.normal_(weight, std=(2 / weight[0].numel()) ** 0.5)
     return made
 
 
