@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torchvision.ops import stochastic_depth
 
 from dmn.rules.base import Absolute, Activation, Move, Rule
+from dmn.rules.bicubic import BICUBIC
 from dmn.rules.call import Call, Slot
 from dmn.rules.linear import ChannelAffine, Linear
 from dmn.rules.local import (
@@ -337,11 +338,11 @@ def _zero_pad(call: Call, s: Tensor) -> Tensor:
     return F.pad(s, list(sizes))
 
 
-def interpolate(operation: Operation) -> Rule | str:
-    """Allow modes that repeat or average."""
+def interpolate(operation: Operation) -> Rule:
+    """Distinguish modes that repeat or average from bicubic, which has negative weights, too."""
     mode = operation.option("mode", 3, "nearest")
     if mode == "bicubic":
-        return "bicubic interpolation has negative weights: use bilinear"
+        return BICUBIC
     return MOVE if mode.startswith("nearest") else SAME
 
 
