@@ -76,6 +76,8 @@ def _reason(moves: Moves, use: Use, shifted: bool) -> str:
     goes = f"its output goes to {describe(moves.network, use.node)}"
     if moves.is_move(use.node) and shape_of(use.source) is None:
         return f"{goes}; pass `example`, to follow its channels there"
+    if moves.is_move(use.node):
+        return f"{goes}, which mixes channels or, for some sizes of images, adds other numbers"
     if not _is_linear(moves, use, target):
         return f"{goes}, which is not linear"
     if isinstance(target, nn.Module) and is_read(moves.network, use.node):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.fx.passes.shape_prop import ShapeProp
 
@@ -86,7 +87,7 @@ class Moves:
             None if it does more than move or average numbers, mixes channels, has other tensors as
             inputs, or needs sizes that are not known without an example.
         """
-        if not self.is_move(node):
+        if not self.is_move(node) or _may_pad(node):
             return None
         moves = isinstance(self._rules[node], Move)
         try:
@@ -118,3 +119,8 @@ class Moves:
         else:
             result = target(*args, **kwargs)
         return result  # type: ignore[no-any-return]
+
+
+def _may_pad(node: fx.Node) -> bool:
+    """Return whether a node pads by sizes that depend on the image, and may be 0 for this one."""
+    return node.target is F.pad and len(node.all_input_nodes) > 1
