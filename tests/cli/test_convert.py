@@ -75,6 +75,23 @@ def test_each_form_is_saved_and_comes_back(form, capsys):
         assert str(loaded.model.certified) in out
 
 
+def test_logits_that_are_all_zero_do_not_differ(capsys, monkeypatch):
+    """As those of torchvision's ViT with random weights."""
+    monkeypatch.syspath_prepend(".")
+    Path("zero_head.py").write_text(
+        "from torch import nn\n\n\n"
+        "def make():\n"
+        "    net = nn.Sequential(nn.Flatten(), nn.LayerNorm(12), nn.Linear(12, 2))\n"
+        "    nn.init.zeros_(net[2].weight), nn.init.zeros_(net[2].bias)\n"
+        "    return net\n",
+        encoding="utf-8",
+    )
+    run("zero_head:make", "--form", "canonized", "--size", "3", "2", "2")
+    out = capsys.readouterr().out
+    assert "canonized: largest relative |f - original| 0 in float64" in out
+    assert "folded into linear operations: LayerNorm x 1" in out
+
+
 def test_options_reach_the_network(capsys):
     photograph("a.jpg"), photograph("b.png")
     run(
