@@ -271,9 +271,7 @@ def test_a_file_of_an_earlier_version_says_what_to_do(tmp_path):
         about = json.loads(file.metadata()["about"])
     del about["example"]
     safetensors.torch.save_file(weights, path, {"format": FORMAT, "about": json.dumps(about)})
-    with pytest.raises(
-        CheckpointError, match=r"earlier version of dmn.*convert the original"
-    ):
+    with pytest.raises(CheckpointError, match=r"earlier version of dmn.*convert the original"):
         load(path, model=small_convnext())
 
 
