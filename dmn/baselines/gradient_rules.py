@@ -172,14 +172,10 @@ class GammaRule(nn.Module):
 
         assert weight is not None, "linear operations have weights"
         output = apply(x, weight, bias)
-        above, below = x.clamp(min=0), x.clamp(max=0)
-        zero = None if bias is None else torch.zeros_like(bias)
-        of_bias = [None, None] if bias is None else [bias.clamp(min=0), bias.clamp(max=0)]
-        positive = apply(above, weight.clamp(min=0), of_bias[0])
-        positive = positive + apply(below, weight.clamp(max=0), zero)
-        negative = apply(above, weight.clamp(max=0), of_bias[1])
-        negative = negative + apply(below, weight.clamp(min=0), zero)
-        favoured = output + self.gamma * torch.where(output > 0, positive, negative)
+        above, below = (None, None) if bias is None else (bias.clamp(min=0), 0 * bias)
+        positive = apply(x.clamp(min=0), weight.clamp(min=0), above)
+        positive = positive + apply(x.clamp(max=0), weight.clamp(max=0), below)
+        favoured = output + self.gamma * torch.where(output > 0, positive, output - positive)
         with torch.no_grad():
             ratio = torch.where(favoured == 0, 0, output / torch.where(favoured == 0, 1, favoured))
         return with_gradient(output.detach(), favoured * ratio)
