@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -13,7 +12,14 @@ from torch.nn.modules.conv import _ConvNd
 
 from dmn.graph import Unsupported, describe, rename, target_of, trace, unsupported
 from dmn.graph.tracer import is_query
-from dmn.nn.attention import attention_weights, from_heads, module_mask, projection, to_heads
+from dmn.nn.attention import (
+    AttentionOutput,
+    attention_weights,
+    from_heads,
+    module_mask,
+    projection,
+    to_heads,
+)
 from dmn.rules import is_known
 from dmn.rules.names import all_spellings
 
@@ -141,7 +147,6 @@ def _write_attention_out(network: fx.GraphModule) -> list[Unsupported]:
         write = next((w for kind, w in _WRITERS.items() if is_call(network, node, (kind,))), None)
         if write is None:
             continue
-        _take_output(node)
         with network.graph.inserting_before(node):
             written = write(network, node)
         if isinstance(written, str):
@@ -151,15 +156,6 @@ def _write_attention_out(network: fx.GraphModule) -> list[Unsupported]:
         node.replace_all_uses_with(written)
         network.graph.erase_node(node)
     return refused
-
-
-def _take_output(node: fx.Node) -> None:
-    """Let a module of attention return its output alone, without the weights."""
-    for user in list(node.users):
-        if user.target is operator.getitem and user.args[1] == 0:
-            user.replace_all_uses_with(node)
-        if user.target is operator.getitem and not user.users:
-            node.graph.erase_node(user)
 
 
 def _write_module(network: fx.GraphModule, node: fx.Node) -> fx.Node | str:
@@ -216,6 +212,6 @@ def _write_function(network: fx.GraphModule, node: fx.Node) -> fx.Node | str:
 
 
 _WRITERS: dict[Any, Callable[[fx.GraphModule, fx.Node], fx.Node | str]] = {
-    nn.MultiheadAttention: _write_module,
+    AttentionOutput: _write_module,
     F.scaled_dot_product_attention: _write_function,
 }
