@@ -64,12 +64,13 @@ class GridFinder:
     An output with channels and places on axes of their own holds an image if the axes of places
     have the image's aspect, or if nothing speaks for another reading. (B, C, h, w) is preferred to
     (B, h, w, C). Tokens, (B, prefix + h w, C) or (B, C, prefix + h w), hold an image if h and w are
-    the sides of an earlier output, or of the last one divided by an integer. Windows (B n, ...),
-    heads and weights of attention, and pooled tokens are no images.
+    the sides of an earlier output, or of the last one divided by an integer. Where the channels
+    are last, a grid grows only back to one that was there before. Windows (B n, ...), also padded
+    ones, heads and weights of attention, and pooled tokens are no images.
 
     Shapes do not tell: which of two axes has the channels if both fit; that tokens are in another
-    order than the image's rows, or were rolled or padded; which tokens were dropped. Signals and
-    volumes have no tokens here.
+    order than the image's rows, were rolled, or were padded to windows as large as an earlier grid;
+    which tokens were dropped. Signals and volumes have no tokens here.
 
     Args:
         shape: Of the images, (B, C, H, W). B > 1 tells outputs apart that are the same for all
@@ -88,7 +89,8 @@ class GridFinder:
     def __init__(self, shape: Sequence[int]) -> None:
         self._batch, self._image = shape[0], tuple(shape[2:])
         self._previous = Grid(self._image)
-        self._seen: list[Sides] = []  # sides of earlier outputs, the last ones last
+        # sides of earlier outputs, the last ones last, with their numbers of channels
+        self._seen: dict[Sides, set[int]] = {}
 
     def find(self, shape: Sequence[int], features: int | None = None) -> Grid | None:
         """Return how the next output holds an image; None if it holds none.
@@ -102,12 +104,17 @@ class GridFinder:
         if batch != self._batch:
             return None
         grid = self._find(tuple(others), features)
-        if grid is not None and prod(grid.sides) > 1:
-            self._previous = grid
-            if grid.sides in self._seen:
-                self._seen.remove(grid.sides)
-            if grid.sides != self._image:
-                self._seen.append(grid.sides)
+        if grid is None or prod(grid.sides) == 1:
+            return grid
+        channels = others[0 if grid.channels == 1 else -1]
+        known = self._seen.get(grid.sides, set())
+        grows = prod(grid.sides) > prod(self._previous.sides)
+        if grows and grid.channels == -1 and channels not in known:
+            return None  # a window, or padded for windows
+        self._previous = grid
+        if grid.sides != self._image:
+            self._seen.pop(grid.sides, None)
+            self._seen[grid.sides] = known | {channels}
         return grid
 
     def _find(self, shape: Sides, features: int | None) -> Grid | None:
@@ -143,7 +150,7 @@ class GridFinder:
             return True
         if has_aspect:  # attention has a weight for each pair of places
             return shape[0] * shape[1] != places and sides != (places, places)
-        return places not in (shape[0], shape[0] * shape[1], *sides)
+        return places not in (shape[0], shape[0] * shape[1], *sides, prod(sides))
 
     def _has_aspect(self, sides: Sides) -> bool:
         (rows, columns), (height, width) = sides, self._image
@@ -156,18 +163,19 @@ class GridFinder:
         yield from self._of_known(count, -1, range(USUAL_PREFIX + 1))
         yield from self._of_known(features, 1, earlier)
         yield from self._of_known(count, -1, range(LONGEST_PREFIX + 1))
-        of = self._seen[-1] if self._seen else self._image
+        last = self._previous.sides
         usual = earlier if self._seen else [*range(USUAL_PREFIX + 1)]
         orders = ((-1, count, usual), (1, features, earlier))
         for exact, (axis, length, prefixes) in product((True, False), orders):
-            for prefix, sides in product(prefixes, _divided(of, exact)):
+            for prefix, sides in product(prefixes, _divided(last, exact)):
                 if prod(sides) == length - prefix > 1 and self._has_aspect(sides):
                     yield Grid(sides, axis, True, prefix)
 
     def _of_known(self, length: int, channels: int, prefixes: Iterable[int]) -> Iterator[Grid]:
         """Yield the grids of earlier outputs that an axis of this length may have."""
+        known = [*reversed(self._seen), self._image] if channels == -1 else [self._previous.sides]
         for prefix in prefixes:
-            for sides in (*reversed(self._seen), self._image):
+            for sides in known:
                 if prod(sides) == length - prefix:
                     yield Grid(sides, channels, True, prefix)
 

@@ -57,9 +57,9 @@ def find_cam_layer(
 ) -> str:
     """Return the layer that SplitCAM reads by default.
 
-    It is the last one whose sides are at least a quarter of the image's. If there are tokens, and
-    no grid of them is as large, it is the last one with the largest grid of tokens. Of layers of
-    tokens, those count to which the predicted logit of x is sensitive.
+    It is the last one whose sides are at least a quarter of the image's. In a network with tokens
+    to the end, none of which has such a grid, it is the last one with the largest grid of tokens.
+    Of tokens there, those count to which the predicted logit of x is sensitive.
 
     Args:
         pair: The split network.
@@ -80,7 +80,12 @@ def find_cam_layer(
     ]
     tokens = {layer: grid.sides for layer, grid in grids.items() if grid.flat and grid.channels < 0}
     usual = last(large)
-    if not tokens or (usual not in tokens and not tokens.keys().isdisjoint(large)):
+    if not tokens:
+        return usual
+    end = last([layer for layer, grid in grids.items() if prod(grid.sides) > 1])
+    if not grids[end].flat:
+        return usual
+    if usual not in tokens and not tokens.keys().isdisjoint(large):
         return usual
     sides = tokens.get(usual) or max(tokens.values(), key=prod)
     candidates = [

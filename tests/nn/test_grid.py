@@ -80,13 +80,29 @@ def test_windows_are_no_image(start):
     windows = [(64, 49, 64), (49, 64, 64), (64, 49, 192), (8, 7, 8, 7, 64)]
     found = grids((224, 224), *start, *windows, (64, 28, 28))
     assert found[len(start) :] == [None] * len(windows) + [Grid((28, 28))]
+    assert grids((64, 64), (96, 8, 8), (96, 16, 4)) == [Grid((8, 8)), None]
     finder = GridFinder((2, 3, 224, 224))
     assert finder.find((128, 49, 64)) is finder.find((1, 14, 14)) is None
 
 
-def test_windows_padded_on_one_side_are_no_image():
+@pytest.mark.parametrize("window", [7, 8])  # as large as an earlier grid, or not
+@pytest.mark.parametrize("features", [32, 64])  # as many as tokens in a window, or not
+def test_padded_windows_are_no_image(window, features):
+    inside = [(window, window, features), (window**2, features), (window**2, 3 * features)]
+    earlier, merged = [(16, 8, 8), (8, 8, 16)], (4, 4, features)
+    found = grids((64, 64), *earlier, merged, *inside, merged)
+    assert found[2:] == [Grid((4, 4), -1), None, None, None, Grid((4, 4), -1)]
     found = grids((64, 96), (16, 4, 6), (4, 6, 16), (4, 8, 16))
     assert found == [APART, LAST, None]
+
+
+def test_tokens_may_be_pooled_and_come_back():
+    """As keys and values in a PVT; the tokens that come back have the features of those before."""
+    pooled = [(16, 2, 3), (6, 16), (6, 32)]
+    found = grids((32, 48), (16, 4, 6), (24, 16), *pooled, (24, 16), (24, 64), (4, 6, 16))
+    whole = tokens((4, 6))
+    expected = [Grid((2, 3)), tokens((2, 3)), tokens((2, 3))]
+    assert found == [APART, whole, *expected, whole, whole, LAST]
 
 
 @pytest.mark.parametrize(
