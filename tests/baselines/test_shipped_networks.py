@@ -9,14 +9,18 @@ from torch import nn
 import dmn
 from dmn.baselines.rewrite import BothReLUs
 from dmn.canonize import canonize
+from dmn.errors import UnsupportedError
 from dmn.io.resources import checkpoint_names
 from dmn.nn import ConvexConcave, MaxMinPool2d
 
 TARGET = torch.tensor([1, 7])
 QUICK = {"mnist_paired", "mnist_front", "scenes_resnet18", "scenes_vgg16"}  # one of each kind
 
+MODERN = {"scenes_vit", "scenes_convnext"}  # with layer norm and GELU
+NO_RULE = {"DeepLift", "ExcitationBackprop"}  # for these; nor have LRP's composites
 
-@pytest.fixture(params=effort.slow_except(QUICK, checkpoint_names()))
+
+@pytest.fixture(params=effort.slow_except(QUICK, sorted({*checkpoint_names()} - MODERN)))
 def network(request):
     return dmn.load(request.param)
 
@@ -34,6 +38,20 @@ def test_all_that_need_no_layer_explain_it(network):
             assert maps.isfinite().all(), name
             # others may be zero on noise: of few draws, or of rules of positive contributions alone
             assert maps.any() or name not in ("Gradient", "LRPEpsilon", "LRPGamma", "DeepLift")
+
+
+@pytest.mark.parametrize("name", sorted(MODERN))
+def test_modern_networks_are_explained_or_what_has_no_rule_is_named(name):
+    network = dmn.load(name)
+    x = images(network)
+    for title, method in POST_HOC.items():
+        if title in NO_RULE or title.startswith("LRP"):
+            with pytest.raises(UnsupportedError, match="LayerNorm"):
+                method(network.model)(x, TARGET)
+        elif "CAM" not in title and "Rollout" not in title:
+            maps = method(network.model, **OPTIONS.get(title, {}))(x, TARGET)
+            assert maps.isfinite().all(), title
+            assert maps.any(), title
 
 
 def test_deep_lift_is_complete(network):
