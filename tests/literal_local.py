@@ -11,8 +11,7 @@ from torch import nn
 
 def normalised(u, v, axes, eps, centred=True):
     mean = u.mean(axes, keepdim=True) if centred else 0 * u.mean(axes, keepdim=True)
-    sigma = ((u - mean) ** 2).mean(axes, keepdim=True).add(eps).sqrt()
-    return (v - (v.mean(axes, keepdim=True) if centred else 0)) / sigma
+    return v / ((u - mean) ** 2).mean(axes, keepdim=True).add(eps).sqrt()
 
 
 def weigh(v, weight):
@@ -52,31 +51,30 @@ def glu(u, v, dim=-1):
 
 
 def of_module(module):
-    """Return the function of a module, and its bias as it is added to the output."""
+    """Return the function of a module; None if it holds nothing."""
     if isinstance(module, nn.LayerNorm):
-        return lambda u, v: layer_norm(
-            u, v, module.normalized_shape, module.weight, eps=module.eps
-        ), module.bias
+        shape = module.normalized_shape
+        return lambda u, v: layer_norm(u, v, shape, module.weight, eps=module.eps)
     if isinstance(module, nn.RMSNorm):
-        return lambda u, v: rms_norm(u, v, module.normalized_shape, module.weight, module.eps), None
+        shape = module.normalized_shape
+        return lambda u, v: rms_norm(u, v, shape, module.weight, module.eps)
     if isinstance(module, nn.GroupNorm):
-        return lambda u, v: group_norm(
-            u, v, module.num_groups, module.weight, eps=module.eps
-        ), module.bias
+        groups = module.num_groups
+        return lambda u, v: group_norm(u, v, groups, module.weight, eps=module.eps)
     if isinstance(module, (nn.InstanceNorm1d, nn.InstanceNorm2d)):
-        return lambda u, v: instance_norm(u, v, weight=module.weight, eps=module.eps), module.bias
+        return lambda u, v: instance_norm(u, v, weight=module.weight, eps=module.eps)
     if isinstance(module, nn.GLU):
-        return lambda u, v: glu(u, v, module.dim), None
+        return lambda u, v: glu(u, v, module.dim)
     return None
 
 
 FUNCTIONS = {
-    "layer_norm": (layer_norm, 2),
-    "rms_norm": (rms_norm, None),
-    "group_norm": (group_norm, 2),
-    "instance_norm": (instance_norm, 3),
-    "normalize": (normalize, None),
-    "glu": (glu, None),
+    "layer_norm": layer_norm,
+    "rms_norm": rms_norm,
+    "group_norm": group_norm,
+    "instance_norm": instance_norm,
+    "normalize": normalize,
+    "glu": glu,
 }
 
 

@@ -101,6 +101,7 @@ class Literal:
         self.pool, self.alpha, self.theta, self.threshold = pool, alpha, theta, threshold
         self.traced = trace(model)
         self.streams, self.steps, self.nonlinear, self.nodes = {}, {}, set(), []
+        self.norms = set()
         # At kinks, and in windows with equal entries, rounding in p - n would choose another side.
         self.original = Recorder(self.traced.network).values_of(x)
         self.with_streams = {node.name for node in find_rules(self.traced.network, local=True)}
@@ -146,8 +147,9 @@ class Literal:
                 p, n = self.attention(target, args, *inputs[0])
                 z = p, n
             elif (local := literal_local.of_module(target)) is not None:
-                p, n = self.normalisation(*local, inputs[0], sources[0], node)
+                p, n = self.normalisation(local, inputs[0], sources[0], node)
                 nonlinear = not isinstance(target, nn.GLU)
+                self.norms |= {node} if nonlinear else set()
                 z = p, n
             elif name in ("pow", "square"):
                 p, n = self.power(args[1] if name == "pow" else 2, inputs[0], sources[0])
@@ -155,6 +157,7 @@ class Literal:
             elif name in literal_local.FUNCTIONS:
                 p, n = self.normalising_function(name, args, kwargs, inputs[0], sources[0], node)
                 nonlinear = name != "glu"
+                self.norms |= {node} if nonlinear else set()
                 z = p, n
             elif name in ("matmul", "mul", "einsum", "bmm") and len(operands) == 2:
                 p, n = self.bilinear(target, args, operands, node)
@@ -223,32 +226,20 @@ class Literal:
         ]
         return tuple(map(torch.stack, zip(*rows, strict=True)))
 
-    def normalisation(self, function, bias, streams, source, node):
+    def normalisation(self, function, streams, source, node):
+        """Run what is affine once its statistics are held: what is missing in u is the constant."""
         u, out = self.original[source], self.original[node]
-
-        def of_one(image, v):
-            return function(u[image : image + 1], v)
-
-        weights = literal_local.matrix(of_one, u, -1)
-        if bias is not None and not isinstance(target_of(self.traced.network, node), nn.LayerNorm):
-            bias = shaped(bias, out)
-        return literal_local.through([weights], [streams], out.shape, bias)
+        weights = literal_local.matrix(lambda image, v: function(u[image : image + 1], v), u, -1)
+        constant = out - (weights @ u.flatten(1).unsqueeze(-1)).view(out.shape)
+        return literal_local.through([weights], [streams], out.shape, constant)
 
     def normalising_function(self, name, args, kwargs, streams, source, node):
-        literal, bias_at = literal_local.FUNCTIONS[name]
-        u, out, rest = self.original[source], self.original[node], args[1:]
         kwargs = {key: value for key, value in kwargs.items() if key != "input"}
 
-        def of_one(image, v):
-            return literal(u[image : image + 1], v, *rest, **kwargs)
+        def function(u, v):
+            return literal_local.FUNCTIONS[name](u, v, *args[1:], **kwargs)
 
-        bias = kwargs.get("bias")
-        if bias is None and bias_at is not None and len(args) > bias_at + 1:
-            bias = args[bias_at + 1]
-        if bias is not None and name != "layer_norm":
-            bias = shaped(bias, out)
-        weights = literal_local.matrix(of_one, u, -1)
-        return literal_local.through([weights], [streams], out.shape, bias)
+        return self.normalisation(function, streams, source, node)
 
     def power(self, exponent, streams, source):
         (p, n), factor = streams, self.original[source]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dmn.errors import DmnError, NotEqualError
 from dmn.graph.attention import without_fast_path
 from dmn.graph.wrappers import is_compiled
-from dmn.nn import eval_mode, misfits_explained, network_name, pick_logits
+from dmn.nn import eval_mode, frozen, misfits_explained, network_name, pick_logits
 
 
 def require_equal(
@@ -46,6 +46,7 @@ def require_equal(
         eager,
         without_fast_path(),
         eval_mode(original),
+        frozen(original),
     ):
         x = x.detach().clone()  # x may come from inference mode
         with misfits_explained(original, x):

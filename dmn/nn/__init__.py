@@ -16,7 +16,7 @@ from dmn.nn.layers import (
 )
 from dmn.nn.logits import check_images, check_numbers, logits_matrix, pick_logits, predict_logits
 from dmn.nn.misfit import check_rank, misfits_explained, network_name
-from dmn.nn.modes import eval_mode
+from dmn.nn.modes import eval_mode, frozen
 from dmn.nn.nonnegative import (
     Constraint,
     Monotone,
@@ -90,6 +90,7 @@ __all__ = [
     "contrast_outputs",
     "effective_rank",
     "eval_mode",
+    "frozen",
     "is_pair",
     "logits_matrix",
     "misfits_explained",

@@ -1,4 +1,4 @@
-"""Eval mode for the length of a block."""
+"""Eval mode, and frozen parameters, for the length of a block."""
 
 from __future__ import annotations
 
@@ -33,3 +33,23 @@ def eval_mode(model: nn.Module | Pair) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Let no parameter of a model require a gradient, and restore this afterwards.
+
+    torch rounds linear layers of tokens otherwise if their weights require a gradient, also under
+    `torch.no_grad`. Networks can only be compared bit for bit if both are frozen.
+
+    Args:
+        model: Any network.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)

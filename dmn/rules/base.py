@@ -36,6 +36,7 @@ class Rule:
         moves: Whether each output is one of the inputs, or one plus a constant, so that its
             gradient conserves relevance.
         reduces: Whether it leaves out or joins positions of the image, as pooling.
+        normalises: Whether it divides by statistics of its input.
         local: Whether coefficients are held at the image; see `dmn.rules.local`.
 
     Examples:
@@ -54,6 +55,7 @@ class Rule:
     is_relu = False
     moves = False
     reduces = False
+    normalises = False
     local = False
 
     def for_pool(self, pool: Pool) -> Rule:

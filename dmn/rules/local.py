@@ -105,11 +105,26 @@ class Groups(NamedTuple):
     eps: float
 
 
-class Normalisation(Local):
-    """Normalisation by statistics of the image; 1 / sigma is held.
+class Statistics(NamedTuple):
+    """The statistics of an image that normalise its activations.
 
-    Of n numbers, u becomes weight (u - mean u) / sigma + bias. Its matrix is that of centring,
-    I - 1/n, whose absolute values are (1 - 2/n) I + 1/n.
+    Attributes:
+        groups: What they are computed of.
+        scale: 1 / sigma, in the shape of the groups with their axes 1.
+        mean: In the same shape; None if it is not subtracted.
+    """
+
+    groups: Groups
+    scale: Tensor
+    mean: Tensor | None
+
+
+class Normalisation(Local):
+    """Normalisation by statistics of the image; the mean and 1 / sigma are held.
+
+    u becomes weight (u - mean) / sigma + bias. As the mean is held, too, each output comes from one
+    input, as by the identity rule of AttnLRP: the matrix of centring would spread relevance over
+    all of them.
 
     Args:
         groups: Which numbers are normalised together, given the call and activations.
@@ -117,55 +132,49 @@ class Normalisation(Local):
     """
 
     nonlinear = True
-    holds = "1 / sigma"
+    normalises = True
     refusal = "divides by statistics of the image: not monotone in the streams"
 
     def __init__(self, groups: Callable[[Call, Tensor], Groups], centred: bool = True) -> None:
         self.groups, self.centred = groups, centred
+        self.holds = "mean and 1 / sigma" if centred else "1 / sigma"
 
-    def hold(self, call: Call) -> tuple[Groups, Tensor]:
+    def hold(self, call: Call) -> Statistics:
         (u,) = call.u
         groups = self.groups(call, u)
-        grouped = u.reshape(groups.shape)
+        grouped, mean = u.reshape(groups.shape), None
         if self.centred:
-            grouped = grouped - grouped.mean(groups.axes, keepdim=True)
+            mean = grouped.mean(groups.axes, keepdim=True)
+            grouped = grouped - mean
         variance = grouped.square().mean(groups.axes, keepdim=True)
-        return groups, torch.rsqrt(variance + groups.eps)
+        return Statistics(groups, torch.rsqrt(variance + groups.eps), mean)
 
-    def linear(self, call: Call, held: tuple[Groups, Tensor], *streams: Tensor) -> Tensor:
-        return _weighted(held, self._centre(held, streams[0], -1.0))
+    def linear(self, call: Call, held: Statistics, *streams: Tensor) -> Tensor:
+        return _scaled(streams[0], held, held.groups.weight)
 
-    def bound(self, call: Call, held: tuple[Groups, Tensor], *sums: Tensor) -> Tensor:
-        return _weighted(held, self._centre(held, sums[0], 1.0), magnitude=True)
+    def bound(self, call: Call, held: Statistics, *sums: Tensor) -> Tensor:
+        weight = held.groups.weight
+        return _scaled(sums[0], held, None if weight is None else weight.abs())
 
-    def constant(self, call: Call, held: tuple[Groups, Tensor]) -> Tensor | None:
-        return held[0].bias
+    def constant(self, call: Call, held: Statistics) -> Tensor | None:
+        groups = held.groups
+        if held.mean is None:
+            return groups.bias
+        mean = held.mean.expand(groups.shape).reshape(call.shapes[0])
+        shift = -_scaled(mean, held, groups.weight)
+        return shift if groups.bias is None else shift + groups.bias
 
     def difference_back(self, call: Call, q: Tensor) -> list[Tensor]:
-        held = self.coefficients(call)
-        return [self._centre(held, _weighted(held, q), -1.0)]
+        return [self.linear(call, self.coefficients(call), q)]
 
     def sum_back(self, call: Call, a: Tensor) -> list[Tensor]:
-        held = self.coefficients(call)
-        return [self._centre(held, _weighted(held, a, magnitude=True), 1.0)]
-
-    def _centre(self, held: tuple[Groups, Tensor], x: Tensor, sign: float) -> Tensor:
-        """Apply the symmetric matrix I - 1/n for sign -1, and its absolute values for 1."""
-        groups, scale = held
-        grouped = x.reshape(groups.shape) * scale
-        if not self.centred:
-            return grouped.reshape(x.shape)
-        mean = grouped.mean(groups.axes, keepdim=True)
-        count = grouped.numel() // mean.numel()
-        own = 1.0 if sign < 0 else 1.0 - 2.0 / count
-        return torch.add(mean * sign, grouped, alpha=own).reshape(x.shape)
+        return [self.bound(call, self.coefficients(call), a)]
 
 
-def _weighted(held: tuple[Groups, Tensor], x: Tensor, magnitude: bool = False) -> Tensor:
-    weight = held[0].weight
-    if weight is None:
-        return x
-    return x * (weight.abs() if magnitude else weight)
+def _scaled(x: Tensor, held: Statistics, weight: Tensor | None) -> Tensor:
+    """Divide by sigma, and multiply by a weight."""
+    result = (x.reshape(held.groups.shape) * held.scale).reshape(x.shape)
+    return result if weight is None else result * weight
 
 
 def last_axes(weight: int, bias: int | None, eps: int) -> Callable[[Call, Tensor], Groups]:
@@ -211,6 +220,7 @@ class UnitLength(Local):
     """`F.normalize`: division by a norm, which is held."""
 
     nonlinear = True
+    normalises = True
     holds = "the norm"
     refusal = Normalisation.refusal
 

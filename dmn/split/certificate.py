@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dmn.nn import BackwardConfig, Reading, eval_mode, predict_logits
+from dmn.graph.attention import without_fast_path
+from dmn.nn import BackwardConfig, Reading, eval_mode, frozen, predict_logits
 from dmn.rules.linear import bounds
 from dmn.rules.scaled import Scaled, aligned, magnitude
 from dmn.split.held import counted
@@ -222,7 +223,7 @@ def _format_difference(value: float | None) -> str:
 
 
 def _largest_difference(model: Splittable, original: nn.Module, x: Tensor) -> float:
-    with torch.no_grad(), eval_mode(original):
+    with torch.no_grad(), eval_mode(original), frozen(original), without_fast_path():
         output = model(x) if model.head is None else model.head(model(x))
         return magnitude(output - predict_logits(original, x))
 

@@ -15,7 +15,7 @@ from dmn.rules.call import Call
 from dmn.rules.local import Local, hold
 from dmn.rules.scaled import Scaled, aligned, is_narrower, power, recentred
 from dmn.split.relevance import automatic_shift, relu_share
-from dmn.split.shift import Chains, Resolution, shift_at
+from dmn.split.shift import NORM_ALPHA, Chains, Resolution, shift_at
 
 
 class Values(NamedTuple):
@@ -146,7 +146,8 @@ class ForwardPlan:
         last = self.config.head_alpha
         if not self.relevance:
             last = alpha[1] if isinstance(alpha, tuple) else alpha
-        return shift_at(Chains(self.nodes, self.rules, self.output), alpha, last)
+        norms = NORM_ALPHA if self.relevance else None
+        return shift_at(Chains(self.nodes, self.rules, self.output), alpha, last, norms)
 
     def _plan_sums(self) -> tuple[set[fx.Node], set[fx.Node]]:
         """Find the nodes whose sum stream is needed before, and after recentring."""
