@@ -186,7 +186,7 @@ class UnsupportedError(DmnError, ValueError):
         >>> from dmn.errors import UnsupportedError
         >>> from dmn.split import split
         >>> try:
-        ...     split(nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.GLU()))
+        ...     split(nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.LSTM(4, 4)))
         ... except UnsupportedError as error:
         ...     print(error)
         cannot split Sequential: 1 of its operations have no rule

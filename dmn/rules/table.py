@@ -17,10 +17,11 @@ from dmn.graph.tracer import is_query
 from dmn.graph.unpack import piece
 from dmn.nn import Add, ConvexConcave
 from dmn.nn.attention import AttentionOutput
+from dmn.rules import attention, norms
 from dmn.rules import operations as of
 from dmn.rules.base import Rule
 from dmn.rules.linear import Matrix
-from dmn.rules.local import Local, hold
+from dmn.rules.local import GatedHalf, Local, hold
 from dmn.rules.names import spellings
 from dmn.rules.operations import Operation, RuleEntry
 from dmn.rules.pools import adaptive_max_pool, max_pool
@@ -82,14 +83,14 @@ _ROWS: tuple[tuple[RuleEntry, str], ...] = (
     (of.SAME, "Fold fold"),
     (of.MOVE, "ChannelShuffle channel_shuffle PixelShuffle pixel_shuffle"),
     (of.MOVE, "PixelUnshuffle pixel_unshuffle"),
-    (of.attention, "MultiheadAttention"),
-    (of.attention_function, "scaled_dot_product_attention"),
-    (of.LAYER_NORM, "LayerNorm layer_norm"),
-    (of.RMS_NORM, "RMSNorm rms_norm"),
-    (of.GROUP_NORM, "GroupNorm group_norm"),
-    (of.instance_norm, "InstanceNorm1d InstanceNorm2d InstanceNorm3d instance_norm"),
-    (of.UNIT_LENGTH, "normalize"),
-    (of.GATED_HALF, "GLU glu"),
+    (attention.attention, "MultiheadAttention"),
+    (attention.attention_function, "scaled_dot_product_attention"),
+    (norms.LAYER_NORM, "LayerNorm layer_norm"),
+    (norms.RMS_NORM, "RMSNorm rms_norm"),
+    (norms.GROUP_NORM, "GroupNorm group_norm"),
+    (norms.instance_norm, "InstanceNorm1d InstanceNorm2d InstanceNorm3d instance_norm"),
+    (norms.UNIT_LENGTH, "normalize"),
+    (GatedHalf(), "GLU glu"),
     (_SOFTMAX, "Softmax softmax LogSoftmax log_softmax Softmax2d"),
 )
 
@@ -109,7 +110,7 @@ RULES: dict[Any, RuleEntry] = {
     for target in spellings(name)
 }
 RULES[Add] = of.SUM
-RULES[AttentionOutput] = of.attention
+RULES[AttentionOutput] = attention.attention
 RULES[ConvexConcave] = of.BOUNDED  # slopes in [0, 1]
 RULES[piece] = of.MOVE
 RULES[assigned] = of.assign
