@@ -190,7 +190,7 @@ class UnsupportedError(DmnError, ValueError):
         ... except UnsupportedError as error:
         ...     print(error)
         cannot split Sequential: 1 of its operations have no rule
-          2 (GLU): no rule; if it is monotone or linear, add one by dmn.rules.add_rule
+          2 (LSTM): no rule; if it is monotone or linear, add one by dmn.rules.add_rule
     """
 
     nodes: tuple[Any, ...] = ()
