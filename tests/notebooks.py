@@ -43,6 +43,7 @@ def execute(path, folder):
         "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]),
         "OMP_NUM_THREADS": "1",
         "WANDB_MODE": "disabled",
+        "PYTHONWARNINGS": "ignore:IProgress not found",  # transformers asks for a widget
     }
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
