@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import fx, nn
 
 from dmn.errors import UnsupportedError
+from dmn.nn.attention import AttentionOutput
 
 
 class Unsupported(NamedTuple):
@@ -51,7 +52,8 @@ def target_of(network: fx.GraphModule, node: fx.Node) -> Any:
 def describe(network: fx.GraphModule, node: fx.Node) -> str:
     """Describe a node for messages: its module path, and what it calls."""
     target = target_of(network, node)
-    operation = type(target).__name__ if isinstance(target, nn.Module) else name_of(target)
+    kind = nn.MultiheadAttention if type(target) is AttentionOutput else type(target)
+    operation = kind.__name__ if isinstance(target, nn.Module) else name_of(target)
     return f"{path_of(node) or type(network).__name__} ({operation})"
 
 

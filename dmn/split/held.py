@@ -24,7 +24,8 @@ def held_operations(traced: Traced, rules: Mapping[str, Rule]) -> dict[str, str]
         rules: The rule of each node with streams, by the node's name.
     """
     found = {}
-    for layer, node in traced.layers.items():
+    layers = {node: layer for layer, node in reversed(traced.layers.items())}  # one of each node
+    for node, layer in reversed(layers.items()):
         rule = rules.get(node.name)
         marks = [source for source in node.all_input_nodes if source.target is hold]
         if isinstance(rule, Local):

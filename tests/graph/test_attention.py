@@ -74,7 +74,7 @@ def test_attention_is_one_node_of_one_tensor(make, call):
 def test_weights_that_are_read_are_reported():
     model = Tokens(attention(), lambda block, x: block(x, x, x)[1] @ x).eval()
     (refused,) = trace(model, example=images()).unsupported
-    assert str(refused).startswith("block (AttentionOutput): its weights are read")
+    assert str(refused).startswith("block (MultiheadAttention): its weights are read")
 
 
 def encoder_layer(**options):
