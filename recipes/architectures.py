@@ -1,17 +1,18 @@
 """Try the split and every method on all classifiers of torchvision, for docs/architectures.md.
 
     python recipes/architectures.py --page docs/architectures.md    # writes its tables anew
-    python recipes/architectures.py --families resnet squeezenet    # prints them
+    python recipes/architectures.py --families resnet squeezenet    # prints theirs
     python recipes/architectures.py --smallest 1                    # of each family
 
-Weights are random, those of BatchNorm too, and images are noise of 64 pixels (96 for Inception).
-Methods run on one network of each kind, with few steps. Nothing is loaded from elsewhere. All of it
-takes some four minutes on two cores, and 4 GiB of memory.
+Weights are random, those of BatchNorm too. Images are two of noise of 64 pixels (70 for vit_h_14,
+96 for Inception, one of 224 for MaxViT). Methods run on one network of each kind, with few steps.
+Nothing is loaded from elsewhere. In a page, rows of families that are not measured stay. All of it
+takes long, and memory for several copies of the largest network, one in float64; --smallest limits
+it.
 """
 
 import argparse
 import math
-import re
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import dmn.baselines  # noqa: F401 - registers the post-hoc methods
-from dmn.errors import DmnError, UnsupportedError
+from dmn.errors import DmnError
 from dmn.explain import list_methods
 from dmn.explain.layers import last_stage
 from dmn.explain.registry import MethodSpec
@@ -35,15 +36,18 @@ FAMILIES = (
     *("mnasnet", "mobilenet_v2", "mobilenet_v3", "regnet_x", "regnet_y", "resnet", "resnext"),
     *("shufflenet_v2", "squeezenet", "swin", "vgg", "vit", "wide_resnet"),
 )
-SIDES = {"inception": 96}  # the others: 64
+SIDES = {"inception_v3": 96, "maxvit_t": 224, "vit_h_14": 70}  # the others: 64
 BUILT_WITH: dict[str, dict[str, Any]] = {
     "googlenet": {"init_weights": False},
     "inception": {"init_weights": False},
-    "vit": {"image_size": 64},
 }
 TRIED = ("resnet18", "mobilenet_v3_small", "convnext_tiny", "swin_t", "vit_b_16")  # by methods
 FEW = {"steps": 4, "samples": 2, "window": 0.25, "stride": 1.0, "cells": 4}  # options of methods
 SPLIT_HEAD = ("family", "networks", "predictions", "least weight", "claimed", "largest p + n")
+HELD_HEAD = (
+    *("family", "networks", "predictions", "held", "F and the gradient"),
+    *("least weight", "claimed at an image", "largest p + n"),
+)
 MAPS_HEAD = (
     *("family", "g and h, alpha 0", "g and h, alpha 0.4", "classes, alpha 0"),
     *("classes, alpha auto", "classes at the last image, alpha auto"),
@@ -51,20 +55,22 @@ MAPS_HEAD = (
 
 
 class Measured(NamedTuple):
-    """What the certificate of a network says, or what is in the way of one.
+    """What the certificate of a network says.
 
     Attributes:
-        in_the_way: Kinds of operations without a rule; without any, the others are measured.
+        held: Kinds of operations whose coefficients are held at each image.
+        gradient_cosine: Of F and the network's gradient; 1 if nothing is held.
         prediction: Largest difference of a logit from the original's.
         least_weight: Least of the weights of g and h.
         of_g_and_h: Cosines of their maps, with alpha 0 and 0.4.
         of_classes: Cosines of the relevance of classes: at the image with alpha 0 and "auto", and
             at the last layer that is an image with "auto".
-        claimed: What holds for g and h in the literal form.
+        claimed: What holds for g and h in the literal form, with what is held as it is.
         growth: Largest p + n of a logit in the literal form, as its binary logarithm.
     """
 
-    in_the_way: tuple[str, ...] = ()
+    held: tuple[str, ...] = ()
+    gradient_cosine: float = 1.0
     prediction: float = 0.0
     least_weight: float = 0.0
     of_g_and_h: tuple[float, ...] = ()
@@ -93,7 +99,9 @@ def parameters(name: str) -> int:
 def build(name: str) -> nn.Module:
     """Return a network with random weights and random statistics of BatchNorm."""
     torch.manual_seed(0)
-    options = BUILT_WITH.get(family(name), {})
+    options = dict(BUILT_WITH.get(family(name), {}))
+    if family(name) == "vit":
+        options["image_size"] = SIDES.get(name, 64)
     model: nn.Module = torchvision.models.get_model(name, **options).eval().requires_grad_(False)
     for layer in model.modules():
         if isinstance(layer, _BatchNorm) and layer.running_mean is not None:
@@ -101,44 +109,35 @@ def build(name: str) -> nn.Module:
             layer.running_var.uniform_(0.5, 2.0)  # type: ignore[union-attr]
             layer.weight.uniform_(0.3, 1.5)
             layer.bias.normal_(0.0, 0.5)
+    if family(name) == "vit":  # whose logits start at 0
+        model.get_submodule("heads.head").weight.normal_(0.0, 0.02)  # type: ignore[operator]
     return model
 
 
 def noise(name: str) -> Tensor:
-    """Return two images of noise."""
-    side = SIDES.get(family(name), 64)
-    return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
-
-
-def in_the_way(name: str) -> tuple[str, ...]:
-    """Return the kinds of operations without a rule; no weights are made where none are needed."""
-    try:
-        with torch.device("meta"):
-            model = torchvision.models.get_model(name)
-    except NotImplementedError:  # built from the values of tensors
-        model = build(name)
-    try:
-        split(model)
-    except UnsupportedError as error:
-        kinds = [re.findall(r"\((\w+)\)", node.path)[-1] for node in error.nodes]
-        return tuple(dict.fromkeys(kinds))
-    return ()
+    """Return two images of noise, or one if they are large."""
+    side = SIDES.get(name, 64)
+    return torch.randn(
+        1 if side > 100 else 2, 3, side, side, generator=torch.Generator().manual_seed(1)
+    )
 
 
 def measure(name: str) -> Measured:
     """Split a network, and measure what its certificate says."""
-    if kinds := in_the_way(name):
-        return Measured(kinds)
     model, x = build(name), noise(name)
     ours = split(model, x)
     certificate = ours.certificate(x)
     at_zero, auto = (certificate.class_cosines[alpha] for alpha in ("0", "auto"))
     *_, last = auto.values()
+    kinds = sorted({each.rpartition("(")[2].rstrip(")") for each in certificate.held})
+    cosine = certificate.gradient_cosine
     del ours
     literal = split(model, x, pool="convex", theta=1.0)
     monotone, convex = literal.claims(x)
     *_, logits = literal.magnitudes(x).values()
     return Measured(
+        held=tuple(kinds),
+        gradient_cosine=1.0 if cosine is None else cosine,
         prediction=math.inf if certificate.prediction is None else certificate.prediction,
         least_weight=certificate.least_weight,
         of_g_and_h=tuple(certificate.cosines.values()),
@@ -161,12 +160,21 @@ def counted(kind: str, measured: Sequence[Measured]) -> str:
 
 
 def split_row(kind: str, measured: Sequence[Measured]) -> list[str]:
-    """Return what holds for a family that can be split."""
+    """Return what holds for a family that is split everywhere."""
+    family_, networks, predictions, _, _, *others = held_row(kind, measured)
+    return [family_, networks, predictions, *others]
+
+
+def held_row(kind: str, measured: Sequence[Measured]) -> list[str]:
+    """Return what holds for a family that is split at each image."""
     worst = max(each.prediction for each in measured)
+    kinds = sorted({each for one in measured for each in one.held})
     return [
         kind,
         counted(kind, measured),
         "equal" if worst == 0 else f"differ by {worst:g}",
+        ", ".join(f"`{each}`" for each in kinds),
+        spread((each.gradient_cosine for each in measured), ".3f"),
         f"{min(each.least_weight for each in measured):g}",
         ", ".join(sorted({each.claimed for each in measured})),
         f"2^{spread((each.growth for each in measured), '.0f')}",
@@ -174,15 +182,9 @@ def split_row(kind: str, measured: Sequence[Measured]) -> list[str]:
 
 
 def maps_row(kind: str, measured: Sequence[Measured]) -> list[str]:
-    """Return how much alike the maps of a family that can be split are."""
+    """Return how much alike the maps of a family are."""
     cosines = zip(*(each.of_g_and_h + each.of_classes for each in measured), strict=True)
     return [kind, *(spread(values, ".3f") for values in cosines)]
-
-
-def refused_row(kind: str, measured: Sequence[Measured]) -> list[str]:
-    """Return the row of a family that is refused."""
-    kinds = dict.fromkeys(each for one in measured for each in one.in_the_way)
-    return [kind, counted(kind, measured), ", ".join(f"`{each}`" for each in kinds)]
 
 
 def runs(spec: MethodSpec, name: str) -> bool:
@@ -216,22 +218,22 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def tables(families: Sequence[str], smallest: int | None, tried: Sequence[str]) -> dict[str, str]:
     """Measure the networks of some families, and try methods; returns tables by name."""
-    split_rows, maps_rows, refused_rows = [], [], []
+    split_rows, held_rows, maps_rows = [], [], []
     for kind in families:
         measured = []
         for name in members(kind)[:smallest]:
             measured.append(measure(name))
             print(f"{name}: {measured[-1]}", flush=True)
-        if any(each.in_the_way for each in measured):
-            refused_rows.append(refused_row(kind, measured))
+        if any(each.held for each in measured):
+            held_rows.append(held_row(kind, measured))
         else:
             split_rows.append(split_row(kind, measured))
-            maps_rows.append(maps_row(kind, measured))
+        maps_rows.append(maps_row(kind, measured))
     methods = [method_row(spec, tried) for spec in list_methods("split", "post-hoc")]
     return {
         "split": markdown(SPLIT_HEAD, split_rows),
+        "held": markdown(HELD_HEAD, held_rows),
         "maps": markdown(MAPS_HEAD, maps_rows),
-        "refused": markdown(("family", "networks", "operations without a rule"), refused_rows),
         "methods": markdown(("method", *tried), methods),
     }
 
@@ -243,8 +245,17 @@ def written(page: str, made: dict[str, str]) -> str:
         before, found, rest = page.partition(begin)
         if not found or end not in rest:
             raise SystemExit(f"the page has no comments for the table {name}")
-        page = before + begin + table + end + rest.partition(end)[2]
+        old, _, after = rest.partition(end)
+        new = table if name == "methods" else merged(old, table)
+        page = before + begin + new + end + after
     return page
+
+
+def merged(old: str, table: str) -> str:
+    """Return a table of families with the rows of an old one for families that are not in it."""
+    head, line, *rows = table.splitlines()
+    by_family = {row.split("|")[1].strip(): row for row in [*old.splitlines(), *rows]}
+    return "\n".join([head, line, *(by_family[each] for each in FAMILIES if each in by_family)])
 
 
 def main(args: Sequence[str] | None = None) -> None:
