@@ -100,9 +100,9 @@ class GridFinder:
             features: Size of the last axis by the weights of the layer, if known. It tells where
                 the channels are in signals and volumes, whose sides tell too little.
         """
-        batch, *others = shape
-        if batch != self._batch:
+        if not shape or shape[0] != self._batch:
             return None
+        others = shape[1:]
         grid = self._find(tuple(others), features)
         if grid is None or prod(grid.sides) == 1:
             return grid

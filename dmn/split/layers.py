@@ -18,6 +18,7 @@ class _Shapes(fx.Interpreter):
 
     def __init__(self, network: fx.GraphModule, nodes: Mapping[str, str]) -> None:
         super().__init__(network)
+        self.extra_traceback = False  # errors of guards are told as they are
         self.noted = set(nodes.values())
         self.shapes: dict[str, torch.Size] = {}
 
@@ -93,6 +94,8 @@ def find_cam_layer(
         for layer, own in tokens.items()
         if own == sides and not _projects(network, nodes[layer])
     ]
+    if not candidates:
+        return usual
     with torch.no_grad():
         target = predict_logits(pair, x[:1]).argmax(dim=1)
     streams: tuple[Stream, ...] = ("g-h",)

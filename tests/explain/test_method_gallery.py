@@ -11,6 +11,8 @@ from dmn.explain import list_methods
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "methods.md").read_text(encoding="utf-8")
 NAMES = [spec.name for spec in list_methods()]
+FOR_TRANSFORMERS = {"AttentionRollout", "GradientAttentionRollout", "AttnLRP"}
+SHARED = set(NAMES) - FOR_TRANSFORMERS
 METRICS = ("FaithfulnessCorrelation", "RelevanceRankAccuracy", "RandomLogit", "MaxSensitivity")
 
 
@@ -46,7 +48,16 @@ def test_every_method_has_one_row_with_its_picture_and_one_with_its_scores():
 )
 def test_scores_are_those_of_the_reports(report, network, place):
     scores = reported(report)
-    for name, *cells in (row for row in rows(PAGE) if len(row) == 6 and row[0] in NAMES):
+    for name, *cells in (row for row in rows(PAGE) if len(row) == 6 and row[0] in SHARED):
         entry = f"{name} as it comes" if name == "SplitLRP" else name
         for metric, cell in zip(METRICS, cells, strict=False):
             assert cell.split(", ")[place] == scores[f"{entry} ({network})", metric], name
+
+
+def test_scores_of_methods_for_transformers_are_those_of_the_vit():
+    scores = reported("scenes_modern.md")
+    found = [row for row in rows(PAGE) if len(row) == 6 and row[0] in FOR_TRANSFORMERS]
+    assert len(found) == len(FOR_TRANSFORMERS)
+    for name, *cells in found:
+        for metric, cell in zip(METRICS, cells, strict=False):
+            assert cell == scores[f"{name} (ViT)", metric], name
