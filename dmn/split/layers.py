@@ -40,7 +40,8 @@ def find_grids(network: fx.GraphModule, nodes: Mapping[str, str], x: Tensor) -> 
     Returns:
         By the layers' names, in the order of `nodes`; see `dmn.nn.GridFinder`.
     """
-    runner, x = _Shapes(network, nodes), two_images(x)
+    runner = _Shapes(network, nodes)
+    x = x if len(x) > 1 else two_images(x)  # the forward may branch on how many there are
     with torch.no_grad():
         runner.run(x)
     finder = GridFinder(x.shape)
