@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-BLOCK = 2**15
+BLOCK = 2**16
 
 
 class Scaled(NamedTuple):
