@@ -358,7 +358,7 @@ class Literal:
             parts = [self.as_streams(part) for part in args[0]]
             return tuple(torch.cat(side, *args[1:], **kwargs) for side in zip(*parts, strict=True))
         if name == "addcmul":
-            added, factor = self.as_streams(args[0]), args[1]
+            added, factor = self.as_streams(args[0]), args[1] * kwargs.get("value", 1)
             p, n = self.streams[args[2]]
             plus, minus = positive(factor), positive(-factor)
             return plus * p + minus * n + added[0], plus * n + minus * p + added[1]

@@ -51,10 +51,14 @@ def target_of(network: fx.GraphModule, node: fx.Node) -> Any:
 
 def describe(network: fx.GraphModule, node: fx.Node) -> str:
     """Describe a node for messages: its module path, and what it calls."""
+    return f"{path_of(node) or type(network).__name__} ({operation_name(network, node)})"
+
+
+def operation_name(network: fx.GraphModule, node: fx.Node) -> str:
+    """Return the name of what a node calls: of a class, a function or a method."""
     target = target_of(network, node)
     kind = nn.MultiheadAttention if type(target) is AttentionOutput else type(target)
-    operation = kind.__name__ if isinstance(target, nn.Module) else name_of(target)
-    return f"{path_of(node) or type(network).__name__} ({operation})"
+    return kind.__name__ if isinstance(target, nn.Module) else name_of(target)
 
 
 def path_of(node: fx.Node) -> str:

@@ -92,7 +92,6 @@ def attention(operation: Operation) -> Rule | str:
 
 def attention_function(operation: Operation) -> Rule | str:
     """Take queries, keys and masks as constants: weights are nonnegative, and those of values."""
-    named = {**dict(zip(("query", "key", "value"), operation.args, strict=False))}
-    named |= {"attn_mask": operation.option("attn_mask", 3)} | operation.kwargs
-    others = (argument for name, argument in named.items() if name != "value")
+    named = (argument for name, argument in operation.kwargs.items() if name != "value")
+    others = (*operation.args[:2], *operation.args[3:], *named)
     return Attention.refusal if any(map(operation.is_stream, others)) else SAME

@@ -37,7 +37,6 @@ class Rule:
             gradient conserves relevance.
         reduces: Whether it leaves out or joins positions of the image, as pooling.
         normalises: Whether it divides by statistics of its input.
-        local: Whether coefficients are held at the image; see `dmn.rules.local`.
 
     Examples:
         >>> class Mirrored(nn.Module):  # only moves numbers: it does the same to s as to u
@@ -56,7 +55,6 @@ class Rule:
     moves = False
     reduces = False
     normalises = False
-    local = False
 
     def for_pool(self, pool: Pool) -> Rule:
         """Return the rule for one of the forms of max pooling."""

@@ -170,7 +170,8 @@ def _cut_off(
 
 
 def _magnitude(argument: Any) -> Any:
-    return argument.abs() if isinstance(argument, Tensor) else argument
+    number = isinstance(argument, (Tensor, int, float)) and not isinstance(argument, bool)
+    return abs(argument) if number else argument
 
 
 def _method(name: str) -> Callable[..., Any]:

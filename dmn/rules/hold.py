@@ -15,7 +15,7 @@ from torch import fx, nn
 from dmn.graph.trace import target_of
 from dmn.nn.attention import AttentionOutput
 from dmn.rules.base import Rule
-from dmn.rules.local import hold
+from dmn.rules.local import Local, hold
 from dmn.rules.names import all_spellings
 from dmn.rules.operations import Operation
 from dmn.rules.table import find_rule, takes_streams
@@ -28,7 +28,7 @@ _QUOTIENTS = all_spellings("div divide true_divide truediv")
 _GATES = all_spellings("Sigmoid sigmoid Hardsigmoid hardsigmoid Tanh tanh ReLU6 relu6") | (
     all_spellings("Hardtanh hardtanh clamp")
 )
-_VALUES = {2, "value", "input"}  # the arguments of attention that are not held
+_VALUES = {2, "value"}  # the arguments of attention that are not held
 
 
 def hold_coefficients(network: fx.GraphModule) -> None:
@@ -100,7 +100,7 @@ class _Marker:
         while self._key(node) not in _GATES:
             inputs = self.streams.intersection(node.all_input_nodes)
             rule = self._rule(node) if len(inputs) == 1 and node.op != "placeholder" else ""
-            if isinstance(rule, str) or rule.weighted or rule.nonlinear or rule.local:
+            if isinstance(rule, (str, Local)) or rule.weighted or rule.nonlinear:
                 return False
             (node,) = inputs
         return True

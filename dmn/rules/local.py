@@ -33,7 +33,6 @@ class Local(Rule):
     """
 
     symmetric = False
-    local = True
     holds: str
     refusal: str
 
@@ -73,9 +72,6 @@ class Local(Rule):
     def sum_back(self, call: Call, a: Tensor) -> list[Tensor]:
         held = self.coefficients(call)
         return call.transposed(lambda *s: self.bound(call, held, *s), a)
-
-    def needs_recording(self, call: Call) -> bool:
-        return False
 
     def coefficients(self, call: Call) -> Any:
         """Return the coefficients of a call, computed once."""

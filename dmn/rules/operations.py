@@ -116,10 +116,6 @@ def _constant(call: Call) -> Any:
     return constants[0] if constants else call.kwargs["other"]
 
 
-def _magnitude(constant: Any) -> Any:
-    return constant.abs() if isinstance(constant, Tensor) else abs(constant)
-
-
 def _broadcast_sum(call: Call, s: Tensor) -> Tensor:
     constant = _constant(call)
     return s + torch.zeros_like(constant) if isinstance(constant, Tensor) else s
@@ -145,11 +141,9 @@ def _with_magnitudes(call: Call, s: Tensor) -> Tensor:
 
 
 SHIFT = Absolute(_broadcast_sum, constant=True, moves=True)
-SCALE = Absolute(lambda call, s: s * _magnitude(_constant(call)))
-MIX = Absolute(_with_magnitudes)
+SCALED = Absolute(_with_magnitudes)  # multiplied by constants, or divided
 AFFINE = Absolute(_without_constant_term, constant=True)
 PRODUCT, POWER = Bilinear(), Power()
-DIVIDE = Absolute(lambda call, s: s / _magnitude(_constant(call)))
 NEGATE = Absolute(lambda call, s: s)
 JOINED = Absolute(_join_streams, constant=True, moves=True)
 NORMALIZE = Absolute(lambda call, s: s / _standard_deviations(call, s), constant=True)
@@ -184,17 +178,12 @@ def sum_or_shift(operation: Operation) -> Rule | str:
     return SUM if name == "add" else DIFFERENCE
 
 
-def product(with_constant: Rule) -> Callable[[Operation], Rule | str]:
-    """Return the entry of products, by the rule for a stream and a constant."""
-
-    def entry(operation: Operation) -> Rule | str:
-        arguments = (*operation.args, *operation.kwargs.values())
-        count = sum(map(operation.is_stream, arguments))
-        if count > 2 or not count:
-            return "a product of more than two activations, or of a list: write it as several"
-        return PRODUCT if count == 2 else with_constant
-
-    return entry
+def product(operation: Operation) -> Rule | str:
+    """Distinguish the product of two streams from that of a stream and a constant."""
+    count = sum(map(operation.is_stream, (*operation.args, *operation.kwargs.values())))
+    if count > 2 or not count:
+        return "a product of more than two activations, or of a list: write it as several"
+    return PRODUCT if count == 2 else SCALED
 
 
 def power(operation: Operation) -> Rule | str:
@@ -217,7 +206,7 @@ def divide(operation: Operation) -> Rule | str:
     """Allow division by constants."""
     if operation.kwargs.get("rounding_mode") or any(_operands(operation)[1:]):
         return "a division by an activation, or a rounded one, is not monotone in the streams"
-    return DIVIDE
+    return SCALED
 
 
 # -- activations ---------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What is held at the image in a split network, and the network that this leaves."""
+"""What is held at the image in a split network."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 
-from torch import fx, nn
+from torch import nn
 
-from dmn.graph.trace import Traced, describe
+from dmn.graph.nodes import operation_name
+from dmn.graph.trace import Traced
 from dmn.rules.base import Rule
 from dmn.rules.local import Local, hold
 
@@ -29,20 +30,22 @@ def held_operations(traced: Traced, rules: Mapping[str, Rule]) -> dict[str, str]
         rule = rules.get(node.name)
         marks = [source for source in node.all_input_nodes if source.target is hold]
         if isinstance(rule, Local):
-            found[f"{layer} ({_kind(traced, node)})"] = rule.holds
+            found[f"{layer} ({operation_name(traced.network, node)})"] = rule.holds
         elif rule is not None and marks:
-            sources = (_kind(traced, source) for mark in marks for source in mark.all_input_nodes)
-            found[f"{layer} ({_kind(traced, node)})"] = ", ".join(dict.fromkeys(sources))
+            sources = (
+                operation_name(traced.network, source)
+                for mark in marks
+                for source in mark.all_input_nodes
+            )
+            found[f"{layer} ({operation_name(traced.network, node)})"] = ", ".join(
+                dict.fromkeys(sources)
+            )
     return found
 
 
 def counted(held: Mapping[str, str]) -> dict[tuple[str, str], int]:
     """Count what is held, by the kind of the operation and by what is held."""
     return Counter((name.rpartition("(")[2].rstrip(")"), what) for name, what in held.items())
-
-
-def _kind(traced: Traced, node: fx.Node) -> str:
-    return describe(traced.network, node).rpartition("(")[2].rstrip(")")
 
 
 def tell_once(name: str, held: Mapping[str, str], head: nn.Module | None) -> None:

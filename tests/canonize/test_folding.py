@@ -23,13 +23,7 @@ SLOW = sorted(set(models.list_models(models, include=FAMILIES)) - set(NETWORKS))
 UNINITIALISED = ("vgg", "googlenet", "inception")
 
 
-@pytest.fixture(autouse=True)
-def _double():
-    """Compute in float64, and without gradients unless a test asks for them."""
-    torch.set_default_dtype(torch.float64)
-    with torch.no_grad():
-        yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("_double")
 
 
 def drawn(model):

@@ -18,12 +18,7 @@ from dmn.canonize import canonize, folding_report
 TOKENS, CHANNELS, BATCH = 5, 6, 2
 
 
-@pytest.fixture(autouse=True)
-def _double():
-    torch.set_default_dtype(torch.float64)
-    with torch.no_grad():
-        yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("_double")
 
 
 def drawn(model, seed=0):

@@ -14,12 +14,7 @@ from dmn.nn.attention import AttentionOutput
 TOKENS, CHANNELS, BATCH = 5, 6, 2
 
 
-@pytest.fixture(autouse=True)
-def _double():
-    torch.set_default_dtype(torch.float64)
-    with torch.no_grad():
-        yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("_double")
 
 
 def difference(model, other, x):

@@ -175,6 +175,9 @@ NETWORKS = {
     ),
     "unit_length": lambda: Around(Function(lambda x: F.normalize(x, dim=1))),
     "response_norm": lambda: Around(ChannelsLast(GlobalResponseNorm())),
+    "added_product": lambda: Around(
+        Function(lambda x, b, w: torch.addcmul(b, w, x, value=-0.5), b=(4, 1, 1), w=(4, 1, 1))
+    ),
     "sigmoid_gate": lambda: Around(SqueezeExcite(nn.Sigmoid())),
     "hardsigmoid_gate": lambda: Around(SqueezeExcite(nn.Hardsigmoid())),
     "tanh_gate": lambda: Around(Two(lambda a, b: torch.tanh(a) * b)),
