@@ -247,13 +247,12 @@ def _read_together(
             request = passes.setdefault((id(explainer.pair), config), _Pass({}, {}))
             request.layers[explainer.layer] = None
             request.streams.update(dict.fromkeys(streams))
-    classes = {key: resolve_target(pair, x, target) for key, pair in pairs.items()}
     readings = {}
     for (key, config), (layers, wanted) in passes.items():
-        with misfits_explained(pairs[key], x):
-            readings[key, config] = pairs[key].read(
-                x, classes[key], tuple(layers), config, tuple(wanted)
-            )
+        pair = pairs[key]
+        classes = None if target is None else resolve_target(pair, x, target)
+        with misfits_explained(pair, x):
+            readings[key, config] = pair.read(x, classes, tuple(layers), config, tuple(wanted))
     return lambda pair, config: readings[id(pair), config]
 
 

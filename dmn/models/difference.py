@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dmn.errors import OptionError, UnknownNameError
 from dmn.explain.methods import explain
 from dmn.explain.read import eval_mode_with_grad, read_layers
-from dmn.explain.target import Target
+from dmn.explain.target import Target, resolve_target
 from dmn.nn import (
     GRADIENT,
     BackwardConfig,
@@ -114,7 +114,7 @@ class DifferenceOfMonotone(nn.Module):
     def read(
         self,
         x: Tensor,
-        target: Tensor,
+        target: Tensor | None,
         layers: Sequence[str],
         config: BackwardConfig = GRADIENT,
         streams: Collection[Stream] = ("g", "h"),
@@ -138,6 +138,7 @@ class DifferenceOfMonotone(nn.Module):
                 f"{', '.join(unsupported)}: for split networks only; a trained pair has no shift, "
                 "recentring or form of pooling to choose"
             )
+        target = resolve_target(self, x, None) if target is None else target
         order: tuple[Stream, ...] = ("g", "h")
         sides = [side for side in order if side in streams or "g-h" in streams]
         with eval_mode_with_grad(self):

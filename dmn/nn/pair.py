@@ -131,7 +131,7 @@ class Pair(Protocol):
     def read(
         self,
         x: Tensor,
-        target: Tensor,
+        target: Tensor | None,
         layers: Sequence[str],
         config: BackwardConfig = GRADIENT,
         streams: Collection[Stream] = ("g", "h"),
@@ -140,7 +140,7 @@ class Pair(Protocol):
 
         Args:
             x: Images (B, C, H, W).
-            target: Class indices (B,).
+            target: Class indices (B,); None for the predicted classes.
             layers: Names, some of `layers`.
             config: The options of the pass back.
             streams: Which sides to read. "g-h" is their difference if one pass can give it,

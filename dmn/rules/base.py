@@ -36,7 +36,6 @@ class Rule:
         moves: Whether each output is one of the inputs, or one plus a constant, so that its
             gradient conserves relevance.
         reduces: Whether it leaves out or joins positions of the image, as pooling.
-        normalises: Whether it divides by statistics of its input.
 
     Examples:
         >>> class Mirrored(nn.Module):  # only moves numbers: it does the same to s as to u
@@ -54,7 +53,6 @@ class Rule:
     is_relu = False
     moves = False
     reduces = False
-    normalises = False
 
     def for_pool(self, pool: Pool) -> Rule:
         """Return the rule for one of the forms of max pooling."""
@@ -198,6 +196,9 @@ class Activation(Rule):
         if isinstance(factor, float) and not torch.is_grad_enabled():
             return [pulled.add_(a, alpha=factor)], [scale_by(a, low + high)]
         return [add_scaled(pulled, factor, a)], [scale_by(a, low + high)]
+
+    def needs_recording(self, call: Call) -> bool:
+        return False  # the secant is divided out
 
     def bounds(self, call: Call) -> tuple[Slope, Slope]:
         return self.slopes(call) if callable(self.slopes) else self.slopes

@@ -31,8 +31,8 @@ class Call:
         dtypes: Their types.
         u: The original activations, the inputs; set only where relevance is rebalanced, and where
             coefficients are held.
-        out: The original activation, the output; set only where relevance is rebalanced.
-        s: The sum stream of the output, before recentring; set only where relevance is rebalanced.
+        out: The original activation, the output; set where `keep_whole` needs it.
+        s: The sum stream of the output, before recentring; set where `keep_whole` needs it.
         s_in: The sum streams of the inputs; likewise.
         affine: Scale and shift of each channel, once they are computed.
         held: The coefficients that are held at the image, once they are computed.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +47,30 @@ class Statistics(NamedTuple):
     mean: Tensor | None
 
 
-class Normalisation(Local):
+class Scaling(Local):
+    """An operation that divides by statistics of its input: each output comes from one input."""
+
+    nonlinear = True
+    refusal = "divides by statistics of the image: not monotone in the streams"
+
+    def factor(self, call: Call, held: Any) -> Tensor:
+        """Return what each number is multiplied by, in the shape of the input."""
+        raise NotImplementedError
+
+    def linear(self, call: Call, held: Any, *streams: Tensor) -> Tensor:
+        return streams[0] * self.factor(call, held)
+
+    def bound(self, call: Call, held: Any, *sums: Tensor) -> Tensor:
+        return sums[0] * self.factor(call, held).abs()
+
+    def difference_back(self, call: Call, q: Tensor) -> list[Tensor]:
+        return [self.linear(call, self.coefficients(call), q)]
+
+    def sum_back(self, call: Call, a: Tensor) -> list[Tensor]:
+        return [self.bound(call, self.coefficients(call), a)]
+
+
+class Normalisation(Scaling):
     """Normalisation by statistics of the image; the mean and 1 / sigma are held.
 
     u becomes weight (u - mean) / sigma + bias. As the mean is held, too, each output comes from one
@@ -58,10 +81,6 @@ class Normalisation(Local):
         groups: Which numbers are normalised together, given the call and activations.
         centred: Whether the mean is subtracted.
     """
-
-    nonlinear = True
-    normalises = True
-    refusal = "divides by statistics of the image: not monotone in the streams"
 
     def __init__(self, groups: Callable[[Call, Tensor], Groups], centred: bool = True) -> None:
         self.groups, self.centred = groups, centred
@@ -77,32 +96,18 @@ class Normalisation(Local):
         variance = grouped.square().mean(groups.axes, keepdim=True)
         return Statistics(groups, torch.rsqrt(variance + groups.eps), mean)
 
-    def linear(self, call: Call, held: Statistics, *streams: Tensor) -> Tensor:
-        return _scaled(streams[0], held, held.groups.weight)
-
-    def bound(self, call: Call, held: Statistics, *sums: Tensor) -> Tensor:
-        weight = held.groups.weight
-        return _scaled(sums[0], held, None if weight is None else weight.abs())
+    def factor(self, call: Call, held: Statistics) -> Tensor:
+        groups = held.groups
+        scale = held.scale.expand(groups.shape).reshape(call.shapes[0])
+        return scale if groups.weight is None else scale * groups.weight
 
     def constant(self, call: Call, held: Statistics) -> Tensor | None:
         groups = held.groups
         if held.mean is None:
             return groups.bias
         mean = held.mean.expand(groups.shape).reshape(call.shapes[0])
-        shift = -_scaled(mean, held, groups.weight)
+        shift = -mean * self.factor(call, held)
         return shift if groups.bias is None else shift + groups.bias
-
-    def difference_back(self, call: Call, q: Tensor) -> list[Tensor]:
-        return [self.linear(call, self.coefficients(call), q)]
-
-    def sum_back(self, call: Call, a: Tensor) -> list[Tensor]:
-        return [self.bound(call, self.coefficients(call), a)]
-
-
-def _scaled(x: Tensor, held: Statistics, weight: Tensor | None) -> Tensor:
-    """Divide by sigma, and multiply by a weight."""
-    result = (x.reshape(held.groups.shape) * held.scale).reshape(x.shape)
-    return result if weight is None else result * weight
 
 
 def last_axes(weight: int, bias: int | None, eps: int) -> Callable[[Call, Tensor], Groups]:
@@ -144,13 +149,10 @@ def _eps(call: Call, position: int, u: Tensor) -> float:
     return float(torch.finfo(u.dtype).eps if eps is None else eps)
 
 
-class UnitLength(Local):
+class UnitLength(Scaling):
     """`F.normalize`: division by a norm, which is held."""
 
-    nonlinear = True
-    normalises = True
     holds = "the norm"
-    refusal = Normalisation.refusal
 
     def hold(self, call: Call) -> Tensor:
         order, dim = call.option("p", 1, 2.0), call.option("dim", 2, 1)
@@ -158,10 +160,8 @@ class UnitLength(Local):
         scale: Tensor = norm.clamp_min(call.option("eps", 3, 1e-12)).reciprocal()
         return scale
 
-    def linear(self, call: Call, held: Tensor, *streams: Tensor) -> Tensor:
-        return streams[0] * held
-
-    bound = linear
+    def factor(self, call: Call, held: Tensor) -> Tensor:
+        return held.expand(call.shapes[0])
 
 
 LAYER_NORM = Normalisation(last_axes(weight=2, bias=3, eps=4))

@@ -11,9 +11,10 @@ from torch import Tensor, fx
 from dmn.nn import OutputSelector, Reading, Stream, logits_matrix, select_output
 from dmn.rules.base import Activation, Signals, Slope
 from dmn.rules.call import Call
+from dmn.rules.norms import Scaling
 from dmn.rules.scaled import Scaled, halves, power, recentred, settle
 from dmn.split.forward import ForwardPlan, Values
-from dmn.split.relevance import keep_whole, rebalance, through_activation
+from dmn.split.relevance import keep_whole, rebalance, through_activation, through_scaling
 from dmn.split.signal import P_ONLY, StreamGradient
 
 
@@ -145,6 +146,8 @@ def _step_nonlinear(
     a = torch.zeros_like(call.out) if written.a is None else written.a
     if isinstance(rule, Activation):
         q, a = through_activation(rule, call, q, a, plan.recentring, plan.config.epsilon)
+    elif isinstance(rule, Scaling):
+        q, a = through_scaling(rule, call, q, a, plan.recentring, plan.config.epsilon)
     else:
         q, a = keep_whole(call, q, a, plan.recentring)
         pulled, spread = rule.back(call, q, a)

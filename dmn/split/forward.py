@@ -10,9 +10,10 @@ from torch import Tensor, fx
 
 from dmn.graph.trace import target_of
 from dmn.nn import BackwardConfig
-from dmn.rules.base import Rule
+from dmn.rules.base import Activation, Rule
 from dmn.rules.call import Call
 from dmn.rules.local import Local, hold
+from dmn.rules.norms import Scaling
 from dmn.rules.scaled import Scaled, aligned, is_narrower, power, recentred
 from dmn.split.relevance import automatic_shift, relu_share
 from dmn.split.shift import NORM_ALPHA, Chains, Resolution, shift_at
@@ -157,7 +158,7 @@ class ForwardPlan:
             after |= self.read
         for node in self.shifted:
             plain = self.is_plain_relu(node)
-            if not plain:
+            if not isinstance(self.rules[node], Activation | Scaling):
                 before.add(node)
             if not plain or self.shift(node) != 0.5:
                 after.update(self._sources(node))
@@ -221,8 +222,6 @@ class ForwardPlan:
 
     def _is_recorded(self, node: fx.Node, call: Call) -> bool:
         """Return whether autograd goes back through an operation."""
-        if node in self.shifted:
-            return not self.is_plain_relu(node)
         return node in self.active and (
             not self.relevance or self.rules[node].needs_recording(call)
         )
@@ -246,7 +245,9 @@ class ForwardPlan:
             sums = s[source] if call.k else None
             call.share = relu_share(u, out, sums, call.k, self.config.epsilon)
         else:
-            call.u, call.out, call.s, call.s_in = [u], out, s[node], s[source]
+            call.u, call.out, call.s_in = [u], out, s[source]
+            if node in self.before:
+                call.s = s[node]
 
     def _constant(self, node: fx.Node, env: dict[fx.Node, Any], x: Tensor) -> Any:
         """Evaluate a node without a rule: the input, a parameter, a size, or a number."""

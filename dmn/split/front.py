@@ -7,7 +7,7 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
-from dmn.explain.target import class_names
+from dmn.explain.target import class_names, resolve_target
 from dmn.models import DifferenceOfMonotone
 from dmn.nn import GRADIENT, BackwardConfig, Pair, Reading, Stream, is_pair
 from dmn.split.build import split
@@ -72,12 +72,13 @@ class FrontAdapter:
     def read(
         self,
         x: Tensor,
-        target: Tensor,
+        target: Tensor | None,
         layers: Sequence[str],
         config: BackwardConfig = GRADIENT,
         streams: Collection[Stream] = ("g", "h"),
     ) -> dict[str, dict[Stream, Reading]]:
         """Read layers of g and h; see `dmn.nn.Pair`."""
+        target = resolve_target(self._model, x, None) if target is None else target
         above = [layer for layer in layers if layer != "input"]
         read = self._model.read(x, target, above, config, streams) if above else {}
         if "input" in layers:

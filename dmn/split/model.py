@@ -218,7 +218,7 @@ class SplitModel(nn.Module):
     def read(
         self,
         x: Tensor,
-        target: Tensor,
+        target: Tensor | None,
         layers: Sequence[str],
         config: BackwardConfig = GRADIENT,
         streams: Collection[Stream] = ("g", "h"),
@@ -230,6 +230,8 @@ class SplitModel(nn.Module):
         """
         plan = self._plan(config, layers)
         values = self._forward(plan, x)
+        if target is None:
+            target = logits_matrix(values.u[plan.output], self.name, len(x)).argmax(dim=1)
         with self._mode():
             readings = backward(plan, values, target.clone(), streams)
         nodes, grids, read = self._nodes_by_name(), self._find_grids(x), {}

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dmn.rules.base import Activation
 from dmn.rules.call import Call
+from dmn.rules.norms import Scaling
 from dmn.rules.scaled import Scaled, add_scaled, blockwise, power, recentred
 
 Signal = tuple[Tensor, Tensor]  # q and a
@@ -91,15 +92,15 @@ def rebalancing(like: Tensor, s: Scaled, k: float, epsilon: float) -> Callable[.
     unit, floor = s.unit, _stabiliser(epsilon, s.exponent, like)
 
     def piece(q: Tensor, a: Tensor, u: Tensor, s: Tensor) -> Signal:
-        sign, size = u.sign().add_(_is_zero(u)), u.abs()
+        sign, size = _sign(u), u.abs()
         size = size if unit == 1 else size.mul_(unit)
         larger, smaller = (s + size).clamp_(min=0), (s - size).clamp_(min=0)  # doubled streams
         q = q * sign
         own, other = (a + q).mul_(larger), (a - q).mul_(smaller)
-        own = own.add_(other * (1 - k)).div_((s * k).add_(size).add_(floor))
-        other = other.mul_(k).div_(smaller + floor)
-        q = (own - other).mul_(sign).mul_(0.5)
-        return q, own.mul_(k).add_(other).mul_(0.5)
+        own = own.add_(other * (1 - k)).div_((s * k).add_(size).add_(floor).mul_(2))
+        other = other.mul_(k / 2).div_(smaller.add_(floor))
+        q = (own - other).mul_(sign)
+        return q, own.mul_(k).add_(other)
 
     return piece
 
@@ -108,8 +109,7 @@ def keep_whole(call: Call, q: Tensor, a: Tensor, recentring: Recentring) -> Sign
     """Propagate relevance back through recentring, which does not change it."""
 
     def piece(q: Tensor, a: Tensor, s: Tensor, u: Tensor) -> Signal:
-        p, n = _undo_recentring(q, a, Scaled(s, call.s.exponent), u, recentring)
-        return (p - n).mul_(0.5), p.add_(n).mul_(0.5)
+        return _undo_recentring(q, a, Scaled(s, call.s.exponent), u, recentring)
 
     q, a = blockwise(piece, q, a, call.s.tensor, call.out)
     return q, a
@@ -126,18 +126,41 @@ def through_activation(
     """Propagate relevance back through recentring and, by the secant, an activation; shift it."""
     low, high = rule.bounds(call)
     at_zero = rule.value_at_zero(call, call.out) if rule.at_zero else 0.0
-    shifted = rebalancing(q, call.s_in, call.k, epsilon)
+    shifted, tiny = rebalancing(q, call.s_in, call.k, epsilon), torch.finfo(q.dtype).tiny
 
-    def piece(q: Tensor, a: Tensor, s: Tensor, u: Tensor, out: Tensor, s_in: Tensor) -> Signal:
-        p, n = _undo_recentring(q, a, Scaled(s, call.s.exponent), out, recentring)
+    def piece(q: Tensor, a: Tensor, u: Tensor, out: Tensor, s_in: Tensor) -> Signal:
+        s = rule.sums(call, [u], out, [s_in], call.s_in.unit)
+        q, a = _undo_recentring(q, a, Scaled(s, call.s_in.exponent), out, recentring)
         rise = out - at_zero if rule.at_zero else out
-        slope = rise / (u + _is_zero(u))  # 0 at 0
-        a = n.add_(p).mul_(0.5)
-        return shifted(p.mul_(slope) + (low - high) * a, a * (low + high), u, s_in)
+        slope = rise / _sign(u).mul_(u.abs().clamp_(min=tiny))  # 0 at 0
+        q = (q + a).mul_(slope)  # p's
+        return shifted(add_scaled(q, low - high, a), a * (low + high), u, s_in)
 
-    streams = q, a, call.s.tensor, call.u[0], call.out, call.s_in.tensor
+    streams = q, a, call.u[0], call.out, call.s_in.tensor
     by_channel = any(isinstance(value, Tensor) and value.dim() for value in (low, high, at_zero))
     q, a = piece(*streams) if by_channel else blockwise(piece, *streams)  # else it cannot be cut
+    return q, a
+
+
+def through_scaling(
+    rule: Scaling,
+    call: Call,
+    q: Tensor,
+    a: Tensor,
+    recentring: Recentring,
+    epsilon: float,
+) -> Signal:
+    """Propagate relevance back through recentring and an elementwise affine map; shift it."""
+    unit, shifted = call.s_in.unit, rebalancing(q, call.s_in, call.k, epsilon)
+    factors = rule.factor(call, rule.coefficients(call))
+
+    def piece(q: Tensor, a: Tensor, u: Tensor, out: Tensor, s_in: Tensor, factor: Tensor) -> Signal:
+        size, constant = factor.abs(), torch.addcmul(out, factor, u, value=-1).abs_()
+        s = add_scaled(size * s_in, unit, constant)
+        q, a = _undo_recentring(q, a, Scaled(s, call.s_in.exponent), out, recentring)
+        return shifted(q * factor, a * size, u, s_in)
+
+    q, a = blockwise(piece, q, a, call.u[0], call.out, call.s_in.tensor, factors)
     return q, a
 
 
@@ -147,32 +170,32 @@ def _stabiliser(epsilon: float, exponent: int, signal: Tensor) -> float:
 
 
 def _undo_recentring(q: Tensor, a: Tensor, s: Scaled, u: Tensor, recentring: Recentring) -> Signal:
-    """Return relevance divided by activation, of p and of n before recentring."""
+    """Return the signal before recentring."""
     if recentring == (0.0, 0.0):
         return _undo_least(q, a, s, u)
-    p, n = a + q, a - q
     recentred_s = recentred(s, u, *recentring)
     if recentred_s is s:
-        return p, n
+        return q, a
+    p, n = a + q, a - q
     new_p, new_n = _doubled_streams(recentred_s.tensor, u, recentred_s.exponent)
     old_p, old_n = _doubled_streams(s.tensor, u, s.exponent)
     unit = power(recentred_s.exponent - s.exponent)
-    return p.mul_(_share(new_p, old_p, unit)), n.mul_(_share(new_n, old_n, unit))
+    p, n = p.mul_(_share(new_p, old_p, unit)), n.mul_(_share(new_n, old_n, unit))
+    return (p - n).mul_(0.5), p.add_(n).mul_(0.5)
 
 
 def _undo_least(q: Tensor, a: Tensor, s: Scaled, u: Tensor) -> Signal:
     """Do this where one stream is left, |u|; it gets the other's share of relevance, too."""
-    size, unit = u.abs(), s.unit
-    before = (s.tensor + (size if unit == 1 else size * unit)).clamp_(min=0)
-    sign = u.sign()
-    left = (a + q * sign).mul_(_share(size.mul_(2), before, unit))
-    p = left * sign.clamp_(min=0)
-    return p, left - p
+    size, unit, sign = u.abs(), s.unit, u.sign()
+    size = size if unit == 1 else size.mul_(unit)
+    share = size.div_((s.tensor + size).clamp_(min=torch.finfo(u.dtype).tiny))
+    a = torch.addcmul(a, q, sign).mul_(share)
+    return a * sign, a
 
 
-def _is_zero(u: Tensor) -> Tensor:
-    """Return 1 where u is 0, otherwise 0; `torch.where` takes ten times as long."""
-    return 1 - u.sign().abs_()
+def _sign(u: Tensor) -> Tensor:
+    """Return the sign, 1 at 0; `torch.where` takes ten times as long."""
+    return u.sign().add_(0.5).sign_()
 
 
 def _share(after: Tensor, before: Tensor, unit: float) -> Tensor:

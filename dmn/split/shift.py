@@ -15,6 +15,7 @@ from torch import Tensor, fx
 from dmn.graph.depth import path_counts
 from dmn.nn import GridFinder
 from dmn.rules.base import Rule
+from dmn.rules.norms import Scaling
 
 
 class Chains:
@@ -39,7 +40,7 @@ class Chains:
         self, nodes: Sequence[fx.Node], rules: Mapping[fx.Node, Rule], output: fx.Node
     ) -> None:
         ends = [node for node in nodes if node in rules and rules[node].nonlinear]
-        self.norms = {node for node in ends if rules[node].normalises}
+        self.norms = {node for node in ends if isinstance(rules[node], Scaling)}
         chain: dict[fx.Node, dict[fx.Node, None]] = {}  # weights, up to each node
         self.weighted: dict[fx.Node, list[fx.Node]] = {}
         for node in nodes:
