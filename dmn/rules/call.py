@@ -31,9 +31,9 @@ class Call:
         dtypes: Their types.
         u: The original activations, the inputs; set only where relevance is rebalanced, and where
             coefficients are held.
-        out: The original activation, the output; set where `keep_whole` needs it.
-        s: The sum stream of the output, before recentring; set where `keep_whole` needs it.
-        s_in: The sum streams of the inputs; likewise.
+        out: The original activation, the output; set where max pooling needs it.
+        s: The sum stream of the output, before recentring; likewise.
+        s_in: The sum stream of the input; set only where relevance is rebalanced.
         affine: Scale and shift of each channel, once they are computed.
         held: The coefficients that are held at the image, once they are computed.
         share: What relevance is multiplied by at a ReLU; see `dmn.split.relevance.relu_share`.

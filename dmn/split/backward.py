@@ -142,8 +142,10 @@ def _step_nonlinear(
         assert p.q is not None, "the sensitivity to p is in q"
         return [p.q * call.share], None, k
     written = gradient.written_out()
-    q = torch.zeros_like(call.out) if written.q is None else written.q
-    a = torch.zeros_like(call.out) if written.a is None else written.a
+    q, a = (
+        call.u[0].new_zeros(call.out_shape) if signal is None else signal
+        for signal in (written.q, written.a)
+    )
     if isinstance(rule, Activation):
         q, a = through_activation(rule, call, q, a, plan.recentring, plan.config.epsilon)
     elif isinstance(rule, Scaling):

@@ -245,9 +245,9 @@ class ForwardPlan:
             sums = s[source] if call.k else None
             call.share = relu_share(u, out, sums, call.k, self.config.epsilon)
         else:
-            call.u, call.out, call.s_in = [u], out, s[source]
+            call.u, call.s_in = [u], s[source]
             if node in self.before:
-                call.s = s[node]
+                call.out, call.s = out, s[node]
 
     def _constant(self, node: fx.Node, env: dict[fx.Node, Any], x: Tensor) -> Any:
         """Evaluate a node without a rule: the input, a parameter, a size, or a number."""

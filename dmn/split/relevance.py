@@ -81,7 +81,7 @@ def rebalance(q: Tensor, a: Tensor, u: Tensor, s: Scaled, k: float, epsilon: flo
 
 
 def rebalancing(like: Tensor, s: Scaled, k: float, epsilon: float) -> Callable[..., Signal]:
-    """Return `rebalance` for pieces of q, a, u and s, in whose memory it works.
+    """Return `rebalance` for pieces of q, a, u and s.
 
     Args:
         like: A tensor of the type of q.
@@ -98,7 +98,7 @@ def rebalancing(like: Tensor, s: Scaled, k: float, epsilon: float) -> Callable[.
         q = q * sign
         own, other = (a + q).mul_(larger), (a - q).mul_(smaller)
         own = own.add_(other * (1 - k)).div_((s * k).add_(size).add_(floor).mul_(2))
-        other = other.mul_(k / 2).div_(smaller.add_(floor))
+        other = other.mul_(k / 2).div_(smaller + floor)
         q = (own - other).mul_(sign)
         return q, own.mul_(k).add_(other)
 
@@ -125,10 +125,11 @@ def through_activation(
 ) -> Signal:
     """Propagate relevance back through recentring and, by the secant, an activation; shift it."""
     low, high = rule.bounds(call)
-    at_zero = rule.value_at_zero(call, call.out) if rule.at_zero else 0.0
+    at_zero = rule.value_at_zero(call, call.u[0]) if rule.at_zero else 0.0
     shifted, tiny = rebalancing(q, call.s_in, call.k, epsilon), torch.finfo(q.dtype).tiny
 
-    def piece(q: Tensor, a: Tensor, u: Tensor, out: Tensor, s_in: Tensor) -> Signal:
+    def piece(q: Tensor, a: Tensor, u: Tensor, s_in: Tensor) -> Signal:
+        out = call(u)  # again: to keep it takes a third more memory
         s = rule.sums(call, [u], out, [s_in], call.s_in.unit)
         q, a = _undo_recentring(q, a, Scaled(s, call.s_in.exponent), out, recentring)
         rise = out - at_zero if rule.at_zero else out
@@ -136,7 +137,7 @@ def through_activation(
         q = (q + a).mul_(slope)  # p's
         return shifted(add_scaled(q, low - high, a), a * (low + high), u, s_in)
 
-    streams = q, a, call.u[0], call.out, call.s_in.tensor
+    streams = q, a, call.u[0], call.s_in.tensor
     by_channel = any(isinstance(value, Tensor) and value.dim() for value in (low, high, at_zero))
     q, a = piece(*streams) if by_channel else blockwise(piece, *streams)  # else it cannot be cut
     return q, a
@@ -160,7 +161,7 @@ def through_scaling(
         q, a = _undo_recentring(q, a, Scaled(s, call.s_in.exponent), out, recentring)
         return shifted(q * factor, a * size, u, s_in)
 
-    q, a = blockwise(piece, q, a, call.u[0], call.out, call.s_in.tensor, factors)
+    q, a = blockwise(piece, q, a, call.u[0], call(*call.u), call.s_in.tensor, factors)
     return q, a
 
 
