@@ -18,23 +18,7 @@ _SOFTMAX = {
 }
 
 
-def find_softmax_head(traced: Traced) -> nn.Module | None:
-    """Return the softmax or log-softmax over classes at the end of a network, if there is one.
-
-    Args:
-        traced: A network whose output is (B, K).
-    """
-    head = traced.network.graph.output_node().args[0]
-    if not isinstance(head, fx.Node):
-        return None
-    target = target_of(traced.network, head)
-    if not _is_over_classes(head, target):
-        return None
-    name = target if isinstance(target, str) else getattr(target, "__name__", type(target).__name__)
-    return nn.LogSoftmax(1) if "log" in name.lower() else nn.Softmax(1)
-
-
-def drop_softmax_head(traced: Traced) -> Traced:
+def drop_softmax_head(traced: Traced) -> tuple[Traced, nn.Module | None]:
     """Let a network that ends in softmax or log-softmax over classes return its logits.
 
     Args:
@@ -42,17 +26,18 @@ def drop_softmax_head(traced: Traced) -> Traced:
 
     Returns:
         The trace without the softmax, in which the modules that returned it are named by the
-        logits; or the trace itself, if the network ends otherwise.
+        logits, and the softmax; or the trace itself and None, if the network ends otherwise.
 
     Examples:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.Softmax(dim=1))
         >>> traced = trace(net)
-        >>> headless = drop_softmax_head(traced)
-        >>> headless is traced, list(headless.layers)
-        (False, ['input', '0', '1'])
+        >>> headless, softmax = drop_softmax_head(traced)
+        >>> softmax, list(headless.layers)
+        (Softmax(dim=1), ['input', '0', '1'])
     """
-    if find_softmax_head(traced) is None:
-        return traced
+    softmax = _find_softmax_head(traced)
+    if softmax is None:
+        return traced, None
     network = traced.network
     output = network.graph.output_node()
     (head,) = output.all_input_nodes
@@ -67,7 +52,19 @@ def drop_softmax_head(traced: Traced) -> Traced:
     network.graph.eliminate_dead_code()
     network.delete_all_unused_submodules()
     network.recompile()
-    return traced._replace(layers=nodes_by_name(network))
+    return traced._replace(layers=nodes_by_name(network)), softmax
+
+
+def _find_softmax_head(traced: Traced) -> nn.Module | None:
+    """Return the softmax or log-softmax over classes at the end of a network, if there is one."""
+    head = traced.network.graph.output_node().args[0]
+    if not isinstance(head, fx.Node):
+        return None
+    target = target_of(traced.network, head)
+    if not _is_over_classes(head, target):
+        return None
+    name = target if isinstance(target, str) else getattr(target, "__name__", type(target).__name__)
+    return nn.LogSoftmax(1) if "log" in name.lower() else nn.Softmax(1)
 
 
 def _is_over_classes(node: fx.Node, target: Any) -> bool:

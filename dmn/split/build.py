@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dmn.explain.target import class_names
 from dmn.graph.equal import require_equal
-from dmn.graph.head import drop_softmax_head, find_softmax_head
+from dmn.graph.head import drop_softmax_head
 from dmn.graph.trace import Traced, Unsupported, describe, trace, unsupported
 from dmn.graph.wrappers import unwrap
 from dmn.nn import Pool, check_numbers
@@ -67,8 +67,7 @@ def split(
     model = unwrap(model)
     traced = trace(model, is_known, example)
     check_products(products)
-    head = find_softmax_head(traced)
-    traced = drop_softmax_head(traced)
+    traced, head = drop_softmax_head(traced)
     if products == "held":
         hold_coefficients(traced.network)
     rules = _find_rules(traced, products == "held")

@@ -33,8 +33,8 @@ def test_the_logits_are_returned(name):
     model, x = Ending(ENDS[name]).eval(), torch.randn(2, 1, 2, 2)
     traced = trace(model)
     assert torch.equal(traced.network(x), model(x))
-    headless = drop_softmax_head(traced)
-    assert headless is not traced
+    headless, softmax = drop_softmax_head(traced)
+    assert torch.equal(softmax(headless.network(x)), model(x))
     assert torch.equal(headless.network(x), model.fc(x.flatten(1)))
     assert list(headless.layers) == ["input", "body", "fc"]
     assert list(trace(headless.network).layers) == list(headless.layers)
@@ -42,7 +42,7 @@ def test_the_logits_are_returned(name):
 
 def test_modules_that_returned_the_softmax_are_named_by_the_logits():
     head = nn.Sequential(nn.Linear(4, 3), nn.Softmax(dim=1))
-    headless = drop_softmax_head(trace(nn.Sequential(nn.Flatten(), head)))
+    headless, _ = drop_softmax_head(trace(nn.Sequential(nn.Flatten(), head)))
     assert list(headless.layers) == ["input", "0", "1.0", "1"]
     assert headless.layers["1"] is headless.layers["1.0"]
     assert [type(each).__name__ for each in headless.network.modules()][1:] == [
@@ -63,14 +63,16 @@ OTHER_ENDS = {
 def test_other_ends_stay(name):
     traced = trace(Ending(OTHER_ENDS[name]).eval())
     code = traced.network.code
-    assert drop_softmax_head(traced) is traced
+    headless, softmax = drop_softmax_head(traced)
+    assert headless is traced
+    assert softmax is None
     assert traced.network.code == code
 
 
 def test_a_softmax_that_is_also_read_elsewhere_stays_there():
     model = Ending(lambda self, x: F.softmax(x + self.softmax(x), 1)).eval()
     x = torch.randn(2, 1, 2, 2)
-    headless = drop_softmax_head(trace(model))
+    headless, _ = drop_softmax_head(trace(model))
     logits = model.fc(x.flatten(1))
     assert torch.equal(headless.network(x), logits + logits.softmax(1))
     assert "softmax" in headless.layers
