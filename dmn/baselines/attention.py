@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from dmn.graph import Unsupported, describe, rename, target_of, trace, unsupported
+from dmn.graph import Unsupported, describe, is_call, rename, target_of, trace, unsupported
 from dmn.graph.tracer import is_query
 from dmn.nn.attention import (
     AttentionOutput,
@@ -124,16 +124,6 @@ def find_activations(network: fx.GraphModule) -> set[fx.Node]:
         if not is_query(node) and not found.isdisjoint(node.all_input_nodes):
             found.add(node)
     return found
-
-
-def is_call(network: fx.GraphModule, node: fx.Node, targets: Iterable[Any]) -> bool:
-    """Return whether a node calls one of some functions, methods, or classes of modules."""
-    if not node.op.startswith("call"):
-        return False
-    target = target_of(network, node)
-    if isinstance(target, nn.Module):
-        return isinstance(target, tuple(kind for kind in targets if isinstance(kind, type)))
-    return target in targets
 
 
 def _is_product(network: fx.GraphModule, node: fx.Node) -> bool:

@@ -16,7 +16,6 @@ from dmn.baselines.attention import (
     SOFTMAX,
     find_activations,
     find_attention,
-    is_call,
 )
 from dmn.baselines.gradient_rules import (
     GammaRule,
@@ -27,7 +26,7 @@ from dmn.baselines.gradient_rules import (
     rms_norm_rule,
     uniform_rule,
 )
-from dmn.graph import Unsupported, describe, target_of, unsupported
+from dmn.graph import Unsupported, describe, is_call, target_of, unsupported
 from dmn.nn.attention import attention_weights, module_mask
 from dmn.rules import Activation, find_rules
 from dmn.rules.names import all_spellings

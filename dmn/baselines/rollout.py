@@ -15,7 +15,6 @@ from dmn.baselines.attention import (
     CONVOLUTIONS,
     find_activations,
     find_attention,
-    is_call,
     nearest,
     trace_attention,
 )
@@ -23,6 +22,7 @@ from dmn.baselines.base import Baseline
 from dmn.errors import OptionError, UnsupportedError
 from dmn.explain.registry import register
 from dmn.explain.resize import resize
+from dmn.graph import is_call
 
 HeadFusion = Literal["mean", "max", "min"]
 _OTHERS = "explain it by AttnLRP, GradCAM, IntegratedGradients or Occlusion"

@@ -2,7 +2,7 @@
 
 from dmn.graph.equal import require_equal
 from dmn.graph.head import drop_softmax_head
-from dmn.graph.nodes import Unsupported, describe, target_of, unsupported
+from dmn.graph.nodes import Unsupported, describe, is_call, target_of, unsupported
 from dmn.graph.trace import Traced, rename, trace
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Unsupported",
     "describe",
     "drop_softmax_head",
+    "is_call",
     "rename",
     "require_equal",
     "target_of",

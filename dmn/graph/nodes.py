@@ -49,6 +49,16 @@ def target_of(network: fx.GraphModule, node: fx.Node) -> Any:
     return network.get_submodule(str(node.target)) if node.op == "call_module" else node.target
 
 
+def is_call(network: fx.GraphModule, node: fx.Node, targets: Iterable[Any]) -> bool:
+    """Return whether a node calls one of some functions, methods, or classes of modules."""
+    if not node.op.startswith("call"):
+        return False
+    target = target_of(network, node)
+    if isinstance(target, nn.Module):
+        return isinstance(target, tuple(kind for kind in targets if isinstance(kind, type)))
+    return target in targets
+
+
 def describe(network: fx.GraphModule, node: fx.Node) -> str:
     """Describe a node for messages: its module path, and what it calls."""
     return f"{path_of(node) or type(network).__name__} ({operation_name(network, node)})"

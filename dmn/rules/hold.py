@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from torch import fx, nn
+from torch import fx
 
-from dmn.graph.trace import target_of
+from dmn.graph.nodes import is_call, target_of
 from dmn.nn.attention import AttentionOutput
 from dmn.rules.base import Rule
 from dmn.rules.local import Local, hold
@@ -83,12 +83,11 @@ class _Marker:
             for place, argument in arguments.items()
             if isinstance(argument, fx.Node) and argument in self.streams
         ]
-        key = self._key(node)
-        if key in _ATTENTION:
+        if self._calls(node, _ATTENTION):
             yield from (place for place in places if place not in _VALUES)
-        elif key in _QUOTIENTS and len(places) == 2:
+        elif self._calls(node, _QUOTIENTS) and len(places) == 2:
             yield places[1]
-        elif key in _PRODUCTS and len(places) == 2:
+        elif self._calls(node, _PRODUCTS) and len(places) == 2:
             chosen = [place for place in places if self._is_coefficient(arguments[place])]
             yield from chosen if len(chosen) == 1 else ()
 
@@ -97,7 +96,7 @@ class _Marker:
         if factor in self.without_rule:
             return True
         node = factor
-        while self._key(node) not in _GATES:
+        while not self._calls(node, _GATES):
             inputs = self.streams.intersection(node.all_input_nodes)
             rule = self._rule(node) if len(inputs) == 1 and node.op != "placeholder" else ""
             if isinstance(rule, (str, Local)) or rule.weighted or rule.nonlinear:
@@ -119,9 +118,5 @@ class _Marker:
         streams = frozenset(self.streams)
         return find_rule(Operation(target, node.args, node.kwargs, streams), local=True)
 
-    def _key(self, node: fx.Node) -> Any:
-        """Return what tables name an operation by."""
-        if not node.op.startswith("call"):
-            return None
-        target = target_of(self.network, node)
-        return type(target) if isinstance(target, nn.Module) else target
+    def _calls(self, node: fx.Node, targets: frozenset[Any]) -> bool:
+        return is_call(self.network, node, targets)
