@@ -205,7 +205,7 @@ def _place(network: fx.GraphModule, affine: Affine) -> str:
     norms = (node for node in affine.nodes if _is_norm(target_of(network, node)))
     if norm := next(norms, None):
         return describe(network, norm)
-    return f"{describe(network, affine.node).rpartition(' (')[0]} (scale)"
+    return describe(network, affine.node, "scale")
 
 
 def _is_norm(target: Any) -> bool:

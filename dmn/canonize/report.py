@@ -9,7 +9,7 @@ from torch import fx
 
 from dmn.canonize.affine import shape_of
 from dmn.errors import UnsupportedError
-from dmn.graph.trace import Unsupported
+from dmn.graph.nodes import Unsupported, place_and_kind
 
 _REPORT = "canonized"  # key in a network's meta
 
@@ -48,7 +48,7 @@ class FoldingReport(NamedTuple):
 
 
 def _count(paths: tuple[str, ...]) -> str:
-    kinds = Counter(path.rpartition(" (")[2].removesuffix(")") for path in paths)
+    kinds = Counter(place_and_kind(path)[1] for path in paths)
     return ", ".join(f"{kind} x {number}" for kind, number in kinds.items())
 
 

@@ -67,8 +67,7 @@ def grouped(nodes: Iterable[Any]) -> list[str]:
     """
     places: dict[tuple[str, str], list[str]] = {}
     for node in nodes:
-        place, _, kind = node.path.rpartition(" (")
-        places.setdefault((kind.removesuffix(")"), node.needs), []).append(place)
+        places.setdefault((node.kind, node.needs), []).append(node.place)
     lines = []
     for (kind, needs), found in places.items():
         more = ", ..." if len(found) > PLACES else ""

@@ -19,12 +19,25 @@ class Unsupported(NamedTuple):
         needs: The reason, and what would help.
 
     Examples:
-        >>> print(Unsupported("block.softmax (softmax)", "leave it out, and explain the logits"))
+        >>> node = Unsupported("block.softmax (softmax)", "leave it out, and explain the logits")
+        >>> print(node)
         block.softmax (softmax): leave it out, and explain the logits
+        >>> node.place, node.kind
+        ('block.softmax', 'softmax')
     """
 
     path: str
     needs: str
+
+    @property
+    def place(self) -> str:
+        """The module path alone."""
+        return place_and_kind(self.path)[0]
+
+    @property
+    def kind(self) -> str:
+        """The name alone."""
+        return place_and_kind(self.path)[1]
 
     def __str__(self) -> str:
         return f"{self.path}: {self.needs}"
@@ -59,9 +72,15 @@ def is_call(network: fx.GraphModule, node: fx.Node, targets: Iterable[Any]) -> b
     return target in targets
 
 
-def describe(network: fx.GraphModule, node: fx.Node) -> str:
-    """Describe a node for messages: its module path, and what it calls."""
-    return f"{path_of(node) or type(network).__name__} ({operation_name(network, node)})"
+def describe(network: fx.GraphModule, node: fx.Node, kind: str = "") -> str:
+    """Describe a node for messages: its module path, and what it calls, or another name."""
+    return f"{path_of(node) or type(network).__name__} ({kind or operation_name(network, node)})"
+
+
+def place_and_kind(description: str) -> tuple[str, str]:
+    """Return the module path and the name in a description."""
+    place, _, kind = description.rpartition(" (")
+    return place, kind.removesuffix(")")
 
 
 def operation_name(network: fx.GraphModule, node: fx.Node) -> str:
