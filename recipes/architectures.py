@@ -28,6 +28,7 @@ from dmn.errors import DmnError
 from dmn.explain import list_methods
 from dmn.explain.layers import last_stage
 from dmn.explain.registry import MethodSpec
+from dmn.graph.nodes import place_and_kind
 from dmn.io.writing import write_whole
 from dmn.split import split
 
@@ -129,7 +130,7 @@ def measure(name: str) -> Measured:
     certificate = ours.certificate(x)
     at_zero, auto = (certificate.class_cosines[alpha] for alpha in ("0", "auto"))
     *_, last = auto.values()
-    kinds = sorted({each.rpartition("(")[2].rstrip(")") for each in certificate.held})
+    kinds = sorted({place_and_kind(each)[1] for each in certificate.held})
     cosine = certificate.gradient_cosine
     del ours
     literal = split(model, x, pool="convex", theta=1.0)

@@ -56,7 +56,7 @@ def test_a_family_that_is_split_at_each_image(tmp_path):
     assert rows(written, "split") == {"vgg": ["of before"]}
     held = rows(written, "held")
     assert held["vgg"] == ["of before"]
-    assert held["mobilenet_v3"][:3] == ["1 of 2", "equal", "`mul`"]
+    assert held["mobilenet_v3"][:3] == ["1 of 2", "equal", "`SqueezeExcitation`"]
     assert [*rows(written, "maps")] == ["mobilenet_v3", "vgg"]
     methods = rows(written, "methods")
     assert "vgg" not in methods

@@ -246,8 +246,9 @@ class _Writer:
         return True
 
     def _copy_place(self, node: fx.Node, new: fx.Node) -> None:
-        """Note the path of the module that an operation belongs to."""
-        stack = [str(entry[0]) for entry in node.meta.get("nn_module_stack", {}).values()]
-        places = [path.partition("@")[0] for path in stack if path.startswith(_ROOT)]
-        own = places[-1].removeprefix(_ROOT).removeprefix(".") if places else ""
-        new.meta["nn_module_stack"] = {own: (own, "")}
+        """Note the path and the class of the module that an operation belongs to."""
+        stack = node.meta.get("nn_module_stack", {}).values()
+        places = [(path, kind) for path, kind in stack if path.startswith(_ROOT)]
+        path, kind = places[-1] if places else ("", "")
+        own = path.partition("@")[0].removeprefix(_ROOT).removeprefix(".")
+        new.meta["nn_module_stack"] = {own: (own, kind)}

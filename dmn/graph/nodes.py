@@ -90,6 +90,18 @@ def operation_name(network: fx.GraphModule, node: fx.Node) -> str:
     return kind.__name__ if isinstance(target, nn.Module) else name_of(target)
 
 
+def owner_of(network: fx.GraphModule, node: fx.Node) -> tuple[str, str]:
+    """Return the path and the class of the module that an operation is part of.
+
+    A module that is called is its own owner. The path of the network itself is empty.
+    """
+    if node.op == "call_module":
+        return str(node.target), operation_name(network, node)
+    path, kind = [("", type(network)), *node.meta.get("nn_module_stack", {}).values()][-1]
+    name = kind.__name__ if isinstance(kind, type) else kind.rpartition(".")[2]  # of an export
+    return (path, name) if path else ("", type(network).__name__)
+
+
 def path_of(node: fx.Node) -> str:
     """Return the module path of a node; for an operation, that of its module and its name."""
     stack = list(node.meta.get("nn_module_stack", {}).values())

@@ -12,8 +12,9 @@ from typing import Any
 
 from torch import fx
 
-from dmn.graph.nodes import is_call, target_of
+from dmn.graph.nodes import is_call, operation_name, target_of
 from dmn.nn.attention import AttentionOutput
+from dmn.rules.attention import Attention
 from dmn.rules.base import Rule
 from dmn.rules.local import Local, hold
 from dmn.rules.names import all_spellings
@@ -21,6 +22,7 @@ from dmn.rules.operations import Operation
 from dmn.rules.table import find_rule, takes_streams
 
 Place = int | str  # of an argument: its position or its name
+HELD = "held"  # key in a mark's meta: the name of the coefficient
 
 _ATTENTION = all_spellings("MultiheadAttention scaled_dot_product_attention") | {AttentionOutput}
 _PRODUCTS = all_spellings("mul multiply matmul bmm einsum")
@@ -65,8 +67,8 @@ class _Marker:
             self.streams.add(node)
         if not takes_streams(node, self.streams):
             return
-        for place in list(self._coefficients(node)):
-            self._mark(node, place)
+        for place, what in list(self._coefficients(node)):
+            self._mark(node, place, what)
         inputs = self.streams.intersection(node.all_input_nodes)
         if not inputs:
             return
@@ -74,8 +76,8 @@ class _Marker:
             self.without_rule.add(node)
         self.streams.add(node)
 
-    def _coefficients(self, node: fx.Node) -> Iterator[Place]:
-        """Yield the places of the arguments with streams that are coefficients."""
+    def _coefficients(self, node: fx.Node) -> Iterator[tuple[Place, str]]:
+        """Yield the places of the arguments with streams that are coefficients, and their names."""
         arguments: dict[Place, Any] = dict(enumerate(node.args))
         arguments.update(node.kwargs)
         places = [
@@ -84,30 +86,40 @@ class _Marker:
             if isinstance(argument, fx.Node) and argument in self.streams
         ]
         if self._calls(node, _ATTENTION):
-            yield from (place for place in places if place not in _VALUES)
+            yield from ((place, Attention.holds) for place in places if place not in _VALUES)
         elif self._calls(node, _QUOTIENTS) and len(places) == 2:
-            yield places[1]
+            yield places[1], "the denominator"
         elif self._calls(node, _PRODUCTS) and len(places) == 2:
-            chosen = [place for place in places if self._is_coefficient(arguments[place])]
-            yield from chosen if len(chosen) == 1 else ()
+            sources = {place: self._source(arguments[place]) for place in places}
+            found = [(place, source) for place, source in sources.items() if source is not None]
+            if len(found) == 1:
+                ((place, source),) = found
+                yield place, operation_name(self.network, source)
 
-    def _is_coefficient(self, factor: fx.Node) -> bool:
-        """Return whether a factor has no rule, or comes from a gate by moves, sums and scaling."""
-        if factor in self.without_rule:
-            return True
+    def _source(self, factor: fx.Node) -> fx.Node | None:
+        """Return what makes a factor a coefficient; None if it is none.
+
+        This is an operation without a rule, or a gate that the factor comes from by moves, sums and
+        scaling.
+        """
         node = factor
+        if factor in self.without_rule:
+            while not isinstance(self._rule(node), str):
+                node = next(each for each in node.all_input_nodes if each in self.without_rule)
+            return node
         while not self._calls(node, _GATES):
             inputs = self.streams.intersection(node.all_input_nodes)
             rule = self._rule(node) if len(inputs) == 1 and node.op != "placeholder" else ""
             if isinstance(rule, (str, Local)) or rule.weighted or rule.nonlinear:
-                return False
+                return None
             (node,) = inputs
-        return True
+        return node
 
-    def _mark(self, node: fx.Node, place: Place) -> None:
+    def _mark(self, node: fx.Node, place: Place, what: str) -> None:
         source: Any = node.args[place] if isinstance(place, int) else node.kwargs[place]
         with self.network.graph.inserting_before(node):
             held = self.network.graph.call_function(hold, (source,))
+        held.meta[HELD] = what
         if isinstance(place, int):
             node.update_arg(place, held)
         else:

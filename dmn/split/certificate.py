@@ -90,8 +90,10 @@ class Certificate:
         convex: Whether g and h are convex in the streams, likewise.
         cosines: The cosine of the SplitGrad maps of g and h at the input, by alpha.
         magnitudes: The binary logarithm of the largest s, by layer.
-        held: What is held at the image, by operation; all others are exact and monotone everywhere.
-            If any is held, g and h are monotone and convex for the streams of that image only.
+        held: What is held at the image, by the path and the class of the module that has it as a
+            coefficient, as in {"block.se (SqueezeExcitation)": "Sigmoid"}. All else is exact and
+            monotone everywhere. If anything is held, g and h are monotone and convex for the
+            streams of that image only.
         gradient_cosine: The mean cosine between F and the gradient of the network itself; None if
             nothing is held, as they are the same.
         class_cosines: The mean absolute cosine between the relevance in g for different classes, by

@@ -51,7 +51,8 @@ class SplitModel(nn.Module):
         name: Name of the original's class.
         classes: Names of the classes, if the original has an attribute `classes`.
         options: The network's own form of max pooling, theta and threshold.
-        held: What is held at the image, by operation; empty if g and h are monotone everywhere.
+        held: What is held at the image, by the module that has it as a coefficient; empty if g and
+            h are monotone everywhere.
         head: The softmax at the end of the original that was left out; None if there is none.
         certified: The last certificate; None before `certificate`.
         cam_layer: The layer that SplitCAM reads by default: the last whose sides are at least a

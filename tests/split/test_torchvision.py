@@ -1,5 +1,7 @@
 """Every classifier of torchvision is split bit for bit, many of them at each image."""
 
+from collections import Counter
+
 import effort
 import pytest
 import torch
@@ -9,18 +11,29 @@ from torch import nn
 
 from dmn.canonize import canonize
 from dmn.errors import UnsupportedError
+from dmn.graph.nodes import place_and_kind
 from dmn.nn import BackwardConfig
 from dmn.split import split
 
 NAMES = torchvision.models.list_models(module=torchvision.models)
 # What is no difference of monotone functions of the streams, and is held at each image.
-HELD = {
+NOT_MONOTONE = {
     "convnext": {"LayerNorm", "layer_norm"},
     "efficientnet": {"mul"},
     "maxvit": {"LayerNorm", "einsum", "mul"},
     "mobilenet_v3": {"mul"},
     "regnet_y": {"mul"},
     "swin": {"LayerNorm", "matmul"},
+    "vit": {"LayerNorm", "MultiheadAttention"},
+}
+HELD = {  # the modules that have it
+    "convnext": {"LayerNorm", "LayerNorm2d"},
+    "efficientnet": {"SqueezeExcitation"},
+    "maxvit": {"LayerNorm", "RelativePositionalMultiHeadAttention", "SqueezeExcitation"},
+    "mobilenet_v3": {"SqueezeExcitation"},
+    "regnet_y": {"SqueezeExcitation"},
+    "swin": {"LayerNorm", "ShiftedWindowAttention"},
+    "swin_v2": {"LayerNorm", "ShiftedWindowAttentionV2"},
     "vit": {"LayerNorm", "MultiheadAttention"},
 }
 QUICK = {  # a family each, at its smallest
@@ -35,7 +48,7 @@ TARGET = torch.tensor([3, 5])
 
 
 def family(name):
-    return next((family for family in HELD if name.startswith(family)), None)
+    return next((family for family in NOT_MONOTONE if name.startswith(family)), None)
 
 
 EVERYWHERE = [name for name in NAMES if not family(name)]
@@ -100,11 +113,10 @@ def test_the_others_are_split_at_each_image(name):
         if how.backward == "gradient":
             plain, local = readings["g-h"].delta_p, ours.local_gradient(x, target)
             assert float((plain - local).abs().max()) <= 1e-3 * float(local.abs().max())
-    kinds = [held.rpartition("(")[2].rstrip(")") for held in ours.held]
-    assert HELD[family(name)] <= set(kinds)
-    for kind in (nn.LayerNorm, nn.MultiheadAttention):
-        count = sum(type(module) is kind for module in model.modules())
-        assert kinds.count(kind.__name__) == count
+    kinds = Counter(place_and_kind(each)[1] for each in ours.held)
+    assert set(kinds) == HELD.get(name.rpartition("_")[0], HELD[family(name)])
+    modules = Counter(type(module).__name__ for module in model.modules())
+    assert kinds == {kind: modules[kind] for kind in kinds}
 
 
 @pytest.mark.parametrize("name", effort.slow_except(QUICK_HELD, AT_EACH_IMAGE))
@@ -113,7 +125,7 @@ def test_they_are_refused_with_complete_lists_if_nothing_may_be_held(name):
     with pytest.raises(UnsupportedError, match="have no rule") as caught:
         split(model, images(name)[:1], products="refuse")
     kinds = [node.kind for node in caught.value.nodes]
-    assert HELD[family(name)] <= set(kinds)
+    assert NOT_MONOTONE[family(name)] <= set(kinds)
     norms = sum(type(module) is nn.LayerNorm for module in model.modules())
     assert kinds.count("LayerNorm") == norms
 
