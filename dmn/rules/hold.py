@@ -19,7 +19,7 @@ from dmn.rules.base import Rule
 from dmn.rules.local import Local, hold
 from dmn.rules.names import all_spellings
 from dmn.rules.operations import Operation
-from dmn.rules.table import find_rule, takes_streams
+from dmn.rules.table import find_rule, streams_read, takes_streams
 
 Place = int | str  # of an argument: its position or its name
 HELD = "held"  # key in a mark's meta: the name of the coefficient
@@ -108,7 +108,7 @@ class _Marker:
                 node = next(each for each in node.all_input_nodes if each in self.without_rule)
             return node
         while not self._calls(node, _GATES):
-            inputs = self.streams.intersection(node.all_input_nodes)
+            inputs = streams_read(node, self.streams)
             rule = self._rule(node) if len(inputs) == 1 and node.op != "placeholder" else ""
             if isinstance(rule, (str, Local)) or rule.weighted or rule.nonlinear:
                 return None

@@ -176,9 +176,15 @@ def find_rules(network: fx.GraphModule, local: bool = False) -> dict[fx.Node, Ru
 
 def takes_streams(node: fx.Node, streams: Set[fx.Node]) -> bool:
     """Return whether an operation makes streams of others."""
-    if node.op == "output" or node.target is hold or streams.isdisjoint(node.all_input_nodes):
+    if node.op == "output" or node.target is hold or node.target in _LIKE or is_query(node):
         return False
-    return not is_query(node) and not _is_constant(node, streams)
+    return bool(streams_read(node, streams))
+
+
+def streams_read(node: fx.Node, streams: Set[fx.Node]) -> set[fx.Node]:
+    """Return the streams whose values an operation reads, not only their shape or type."""
+    read = node.all_input_nodes
+    return {each for each in read[: 1 if node.target in _AS else None] if each in streams}
 
 
 def _nodes_that_reach_the_output(network: fx.GraphModule) -> set[fx.Node]:
@@ -196,11 +202,6 @@ _LIKE = {
     *("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"),
 }
 _AS = {"expand_as", "view_as", "reshape_as", "type_as", "to"}
-
-
-def _is_constant(node: fx.Node, streams: Set[fx.Node]) -> bool:
-    """Return whether an operation reads only shapes and types of activations."""
-    return node.target in _LIKE or (node.target in _AS and node.args[0] not in streams)
 
 
 def find_rule(operation: Operation, local: bool = False) -> Rule | str:

@@ -81,12 +81,18 @@ def called(self, q, k, v):
     return F.scaled_dot_product_attention(q, k, v)
 
 
+def expanded(x):
+    """Efficient channel attention of timm: the gate takes the shape of what it multiplies."""
+    return x * x.mean((2, 3), keepdim=True).sigmoid().expand_as(x)
+
+
 NETWORKS = {
     "gate": (lambda: Excite(nn.Sigmoid()), {"1 (Excite)": "Sigmoid"}),
     "moved gate": (
         lambda: Excite(nn.Sequential(nn.Hardsigmoid(), nn.Identity(), nn.Dropout())),
         {"1 (Excite)": "Hardsigmoid"},
     ),
+    "expanded gate": (lambda: Function(expanded), {"1 (Function)": "sigmoid"}),
     "attention written out": (lambda: Attention(written_out), {"1 (Attention)": "softmax"}),
     "attention": (lambda: Attention(called), {"1 (Attention)": "the attention weights"}),
     "norm": (lambda: Norm(4), {"1 (Norm)": "mean and 1 / sigma"}),

@@ -181,6 +181,9 @@ NETWORKS = {
     "sigmoid_gate": lambda: Around(SqueezeExcite(nn.Sigmoid())),
     "hardsigmoid_gate": lambda: Around(SqueezeExcite(nn.Hardsigmoid())),
     "tanh_gate": lambda: Around(Two(lambda a, b: torch.tanh(a) * b)),
+    "expanded_gate": lambda: Around(
+        Two(lambda a, b: a * torch.sigmoid(b.mean((2, 3), keepdim=True)).expand_as(a))
+    ),
     "written_out_gate": lambda: Around(Two(lambda a, b: a * (F.relu6(b + 3) / 6))),
     "glu": lambda: Around(nn.GLU(1), 2),
     "glu_function": lambda: Around(Function(lambda x: F.glu(x, dim=1)), 2),
