@@ -62,7 +62,7 @@ class SplitExplainer:
         stream: "g" for evidence, "h" for counter-evidence, "g-h" for their difference.
         part: "p", "n", "p+n" or "p-n". The streams of a split network are p and n. At a paired
             input, p is the image (ink) and n is its complement (blank). All other layers of a
-            trained pair have p only.
+            trained pair have p only. None is "p" for SplitGrad and "p+n" for the others.
         contrast: Remove what speaks for all classes. "mean" starts from the logit minus the mean.
             True does so, too; for relevance it subtracts the map of the mean, both divided by their
             L1 norms. "clrp" and "sglrp" are for relevance; see `dmn.nn.output_relevance`. None is
@@ -92,13 +92,14 @@ class SplitExplainer:
 
     backward: ClassVar[Backward] = "gradient"
     at_cam_layer: ClassVar[bool] = False  # whether it reads the pair's `cam_layer` by default
+    usual_part: ClassVar[StreamPart] = "p+n"
 
     def __init__(
         self,
         pair: Pair,
         layer: str | None = None,
         stream: Stream = "g-h",
-        part: StreamPart = "p+n",
+        part: StreamPart | None = None,
         *,
         contrast: Contrast | None = None,
         absolute: bool = False,
@@ -119,7 +120,7 @@ class SplitExplainer:
         usual = getattr(pair, "cam_layer", "input") if self.at_cam_layer else "input"
         self.layer: str = layer or usual
         check_layers([self.layer], pair.layers, pair.layers)
-        self.pair, self.stream, self.part = pair, stream, part
+        self.pair, self.stream, self.part = pair, stream, part or self.usual_part
         self.contrast, self.absolute = contrast, absolute
         config = BackwardConfig(
             self.backward,
@@ -146,8 +147,7 @@ class SplitExplainer:
 
         Positive values speak for the target in the streams g and g-h, and against it in h.
         """
-        (maps,) = explain_together([self], x, target)
-        return maps
+        return explain_together([self], x, target)[0]
 
     def streams(self, x: Tensor, target: Target = None) -> StreamMaps:
         """Return the maps of both sides and of their difference.
@@ -185,9 +185,8 @@ class SplitExplainer:
     def _reduced(self, reading: Reading) -> Tensor:
         p, n, delta_p, delta_n = reading
         if self.part == "n" and not n.shape[1]:
-            raise OptionError(
-                f"layer {self.layer!r} has no part n; only paired inputs and split networks have"
-            )
+            has = "only paired inputs and split networks have"
+            raise OptionError(f"layer {self.layer!r} has no part n; {has}")
         sign = -1 if self.part == "p-n" else 1
         values, sensitivities = {"p": (p, delta_p), "n": (n, delta_n)}.get(self.part) or (
             torch.cat([p, n], 1),
@@ -317,6 +316,8 @@ class SplitGrad(SplitExplainer):
         >>> bool((evidence(torch.rand(2, 1, 28, 28)) >= 0).all())  # no weight of g is negative
         True
     """
+
+    usual_part = "p"
 
     def reduce(self, values: Tensor, sensitivities: Tensor) -> Tensor:
         """Average the sensitivities over the channels."""

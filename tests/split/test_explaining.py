@@ -65,6 +65,7 @@ def test_maps_are_made_of_streams_and_sensitivities(model, images, layer):
             assert close(SplitCAM(model, part=part, **options)(images, TARGET), up(value, images))
         grad = SplitGrad(model, part="p", **options)(images, TARGET)
         assert close(grad, up(delta_p, images) / delta_p.shape[1])
+        assert torch.equal(grad, SplitGrad(model, **options)(images, TARGET))  # of p by default
         magnitude = SplitCAM(model, part="p", absolute=True, **options)(images, TARGET)
         assert magnitude.min() >= 0
     g_h = SplitCAM(model, layer, "g-h", alpha=0.2)(images, TARGET)
