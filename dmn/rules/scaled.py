@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-BLOCK = 2**16
+BLOCK = 2**16  # numbers for each thread, so that a few tensors stay in its cache
 
 
 class Scaled(NamedTuple):
@@ -94,15 +94,16 @@ def magnitude(tensor: Tensor) -> float:
 
 
 def blockwise(
-    function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor, size: int = BLOCK
+    function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor, size: int | None = None
 ) -> tuple[Tensor, ...]:
     """Apply elementwise operations piece by piece, so that each piece stays in the cache.
 
     Args:
         function: Takes and returns tensors of one shape.
         *tensors: Of one shape.
-        size: Numbers per piece.
+        size: Numbers per piece; by default `BLOCK` for each thread.
     """
+    size = size or BLOCK * torch.get_num_threads()
     in_one_piece = tensors[0].device.type != "cpu" or tensors[0].numel() <= size
     if in_one_piece or any(tensor.requires_grad for tensor in tensors):
         return function(*tensors)
