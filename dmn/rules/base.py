@@ -180,12 +180,8 @@ class Activation(Rule):
     def sums(
         self, call: Call, u: Sequence[Tensor], out: Tensor, s: Sequence[Tensor], unit: float
     ) -> Tensor:
-        low, high = self.bounds(call)
-        total = add_scaled(out, low - high, u[0])
-        total = add_scaled(scale_by(s[0], low + high), unit, total)
-        if self.at_zero:  # keep p, n >= 0
-            total = total + 2 * unit * (-self.value_at_zero(call, out)).clamp(min=0)
-        return total
+        at_zero = self.value_at_zero(call, out) if self.at_zero else 0.0
+        return activation_sum(u[0], out, s[0], *self.bounds(call), at_zero, unit)
 
     def back(self, call: Call, q: Tensor | None, a: Tensor | None) -> tuple[Signals, Signals]:
         if a is None:
@@ -206,6 +202,27 @@ class Activation(Rule):
     @staticmethod
     def value_at_zero(call: Call, output: Tensor) -> Tensor:
         return call(output.new_zeros(()))
+
+
+def activation_sum(
+    u: Tensor, out: Tensor, s: Tensor, low: Slope, high: Slope, at_zero: Slope, unit: float
+) -> Tensor:
+    """Return the sum stream of an activation's output.
+
+    Args:
+        u: Its input.
+        out: Its output.
+        s: Sum stream of the input, in units of a power of two.
+        low: Slopes are in [-low, high].
+        high: Likewise.
+        at_zero: Value of the activation at 0; 0.0 where it is 0 by rule.
+        unit: The number 1 in these units.
+    """
+    total = add_scaled(out, low - high, u)
+    total = add_scaled(scale_by(s, low + high), unit, total)
+    if isinstance(at_zero, Tensor):  # keep p, n >= 0
+        total = total + 2 * unit * (-at_zero).clamp(min=0)
+    return total
 
 
 def scale_by(x: Tensor, factor: Slope) -> Tensor:

@@ -129,9 +129,13 @@ def recentred(s: Scaled, u: Tensor, theta: float, threshold: float) -> Scaled:
         return s
     if theta == 0 and threshold == 0:
         return Scaled(u.abs())
-    smallest = u.abs() * s.unit
-    reduced = torch.lerp(smallest, s.tensor, theta)
-    return Scaled(torch.where(s.tensor > threshold * s.unit, reduced, s.tensor), s.exponent)
+    return Scaled(recentred_sum(s.tensor, u, s.unit, theta, threshold), s.exponent)
+
+
+def recentred_sum(s: Tensor, u: Tensor, unit: float, theta: float, threshold: float) -> Tensor:
+    """Return what `recentred` makes of a sum stream, in its own unit."""
+    reduced = torch.lerp(u.abs() * unit, s, theta)
+    return torch.where(s > threshold * unit, reduced, s)
 
 
 def is_narrower(dtype: torch.dtype, other: torch.dtype) -> bool:

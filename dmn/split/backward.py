@@ -147,9 +147,9 @@ def _step_nonlinear(
         for signal in (written.q, written.a)
     )
     if isinstance(rule, Activation):
-        q, a = through_activation(rule, call, q, a, plan.recentring, plan.config.epsilon)
+        q, a = through_activation(rule, call, q, a, plan.elementwise)
     elif isinstance(rule, Scaling):
-        q, a = through_scaling(rule, call, q, a, plan.recentring, plan.config.epsilon)
+        q, a = through_scaling(rule, call, q, a, plan.elementwise)
     else:
         q, a = keep_whole(call, q, a, plan.recentring)
         pulled, spread = rule.back(call, q, a)

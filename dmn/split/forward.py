@@ -15,7 +15,7 @@ from dmn.rules.call import Call
 from dmn.rules.local import Local, hold
 from dmn.rules.norms import Scaling
 from dmn.rules.scaled import Scaled, aligned, is_narrower, power, recentred
-from dmn.split.relevance import automatic_shift, relu_share
+from dmn.split.relevance import Elementwise, automatic_shift, relu_share
 from dmn.split.shift import NORM_ALPHA, Chains, Resolution, shift_at
 
 
@@ -44,6 +44,7 @@ class ForwardPlan:
         config: The backward pass; theta, threshold and pool must not be None.
         read: Nodes to be read in the backward pass.
         sums: Further nodes whose sum stream is needed.
+        compile: Whether elementwise operations of relevance are fused by `torch.compile`.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class ForwardPlan:
         config: BackwardConfig,
         read: Collection[fx.Node] = (),
         sums: Collection[fx.Node] = (),
+        compile: bool = False,
     ) -> None:
         self.network, self.config, self.read, self.sums = network, config, set(read), set(sums)
         self.nodes = [node for node in network.graph.nodes if node.op != "output"]
@@ -67,6 +69,7 @@ class ForwardPlan:
         for node in self.rules:
             if any(source in self.active or source in self.read for source in node.all_input_nodes):
                 self.active.add(node)
+        self.elementwise = Elementwise(self.recentring, config.epsilon, compile)
         self.without_n = self._find_without_n()
         self.shift = self._find_shift()
         self.shifted = {

@@ -33,6 +33,7 @@ from dmn.rules.linear import SLACK, Linear, bounds
 from dmn.rules.scaled import Scaled, halves
 from dmn.split.backward import backward
 from dmn.split.certificate import Certificate, certify
+from dmn.split.elementwise import check_compiler
 from dmn.split.forward import ForwardPlan, Values
 from dmn.split.held import held_operations
 from dmn.split.layers import find_cam_layer, find_grids, read_images
@@ -98,6 +99,7 @@ class SplitModel(nn.Module):
         self.classes: tuple[str, ...] = ()
         self.head: nn.Module | None = None
         self.certified: Certificate | None = None
+        self._compiled: bool = False
         self.options = BackwardConfig(pool=pool, theta=theta, threshold=threshold)
         complete(self.options, self.options)
         self.eval()
@@ -109,6 +111,18 @@ class SplitModel(nn.Module):
     def train(self, mode: bool = True) -> SplitModel:
         """Stay in eval mode, the only mode that is split."""
         return super().train(False)
+
+    def compile(self) -> None:
+        """Let `torch.compile` fuse the elementwise operations of SplitLRP.
+
+        It pays where activations are not ReLU, as in ConvNeXts. Predictions stay as they are, bit
+        for bit, and maps differ by rounding. The first map takes about a minute more.
+
+        Raises:
+            UnsupportedError: if there is no compiler.
+        """
+        check_compiler()
+        self._compiled = True
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -262,7 +276,7 @@ class SplitModel(nn.Module):
         (output,) = nodes["output"].all_input_nodes
         sum_nodes = [output if name == "output" else nodes[self._nodes[name]] for name in sums]
         config = self._by_node(complete(config, self.options))
-        return ForwardPlan(self.network, self._rules, config, read, sum_nodes)
+        return ForwardPlan(self.network, self._rules, config, read, sum_nodes, self._compiled)
 
     def _by_node(self, config: BackwardConfig) -> BackwardConfig:
         """Return shifts that are given by layer by the names of nodes."""
