@@ -48,8 +48,9 @@ def check_compiler() -> None:
     try:
         compiled(rebalanced)(*torch.ones(4, 8), divisor=Divisor(0.5, 1e-6, 1.0))
     except Exception as error:  # whatever its backend raises
+        reason = str(error).splitlines()[0]
         raise UnsupportedError(
-            f"torch.compile fails: {str(error).splitlines()[0]}; it needs a C++ compiler or, for a GPU, "
+            f"torch.compile fails: {reason}; it needs a C++ compiler or, for a GPU, "
             "Triton. Without it SplitLRP computes the same maps in more time"
         ) from error
 
