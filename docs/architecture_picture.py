@@ -29,6 +29,7 @@ PLACES = {
     "split": (0, 4, "a trained network", "as g - h"),
     "canonize": (1, 5, "the same function", "without BatchNorm"),
     "models": (2, 5, "networks", "to train"),
+    "certify": (2, 6, "bounds over boxes", "of images"),
     "rules": (1, 6, "what an operation", "does to streams"),
     "explain": (3, 6, "SplitCAM, SplitLRP,", "the registry"),
     "io": (4, 6, "files and names", "from outside"),

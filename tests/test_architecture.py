@@ -20,13 +20,14 @@ MAY_IMPORT = {
     "nn": set(),
     "viz": set(),
     "explain": {"nn"},
-    "models": {"nn", "explain", "io"},
+    "models": {"nn", "explain", "io", "certify", "graph"},
     "graph": {"nn"},
+    "certify": {"nn", "graph"},
     "rules": {"nn", "graph"},
     "canonize": {"nn", "graph", "rules"},
-    "split": {"nn", "explain", "models", "graph", "rules", "canonize"},
+    "split": {"nn", "explain", "models", "graph", "rules", "canonize", "certify"},
     "baselines": {"nn", "explain", "graph", "rules", "canonize"},
-    "evaluate": {"nn", "explain"},
+    "evaluate": {"nn", "explain", "graph", "certify"},
     "data": {"io"},
     "hub": {"io", "nn", "explain", "models", "graph", "rules", "canonize", "split"},
     "tracking": {"io"},
@@ -41,6 +42,8 @@ MAY_IMPORT = {
         "data",
         "hub",
         "tracking",
+        "certify",
+        "graph",
     },
     "compare": {
         *("io", "nn", "explain", "viz", "models", "split", "baselines", "evaluate", "data", "hub"),
@@ -48,7 +51,7 @@ MAY_IMPORT = {
     },
     "cli": {
         *("io", "nn", "explain", "viz", "canonize", "split", "baselines", "data", "hub"),
-        *("tracking", "train", "compare"),
+        *("tracking", "train", "compare", "certify"),
     },
 }
 ONLY_IN = {

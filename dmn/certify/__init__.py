@@ -1,0 +1,22 @@
+"""What a network guarantees: bounds of its logits over boxes of images, and certain classes.
+
+`bounds` gives the range of each logit, `worst_logits` how far each can exceed a class's, and
+`certain` says for which images the class cannot change.
+"""
+
+from dmn.certify.bounds import Bounds, bounds, certain, worst_logits
+from dmn.certify.box import Box, box
+from dmn.certify.interval import Interval
+from dmn.certify.rules import FUNCTIONS, MODULES
+
+__all__ = [
+    "FUNCTIONS",
+    "MODULES",
+    "Bounds",
+    "Box",
+    "Interval",
+    "bounds",
+    "box",
+    "certain",
+    "worst_logits",
+]
