@@ -1,13 +1,16 @@
 """What a network guarantees: bounds of its logits over boxes of images, and certain classes.
 
 `bounds` gives the range of each logit, `worst_logits` how far each can exceed a class's, and
-`certain` says for which images the class cannot change.
+`certain` says for which images the class cannot change. `least_change` and `certified_map` say
+which regions of an image that depends on.
 """
 
 from dmn.certify.bounds import Bounds, bounds, certain, worst_logits
 from dmn.certify.box import Box, box
 from dmn.certify.interval import Interval
+from dmn.certify.region import certified_map, guaranteed_margin, least_change
 from dmn.certify.rules import FUNCTIONS, MODULES
+from dmn.certify.tightness import looseness
 
 __all__ = [
     "FUNCTIONS",
@@ -18,5 +21,9 @@ __all__ = [
     "bounds",
     "box",
     "certain",
+    "certified_map",
+    "guaranteed_margin",
+    "least_change",
+    "looseness",
     "worst_logits",
 ]

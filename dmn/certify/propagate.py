@@ -50,6 +50,8 @@ def propagate(net: nn.Module, low: Tensor, high: Tensor, eps: float = 0.0) -> li
         UnsupportedError: lists all operations without a rule.
     """
     net = unwrap(net)
+    operations = getattr(net, "network", None)  # of a split network
+    net = operations if isinstance(operations, fx.GraphModule) else net
     traced = trace(net, lambda module: rule_of(module) is not None)
     graph = _Graph(net, traced.network, eps)
     graph.check(traced.unsupported)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dmn.certify import Bounds, bounds
 from dmn.errors import OptionError, UnknownNameError
 from dmn.explain.methods import explain
 from dmn.explain.read import eval_mode_with_grad, read_layers
@@ -167,6 +168,17 @@ class DifferenceOfMonotone(nn.Module):
             Maps (B, 1, H, W).
         """
         return explain(self, x, target, method, **options)
+
+    def bounds(self, low: Tensor, high: Tensor) -> Bounds:
+        """Return bounds of each logit for all images between two; see `dmn.certify.bounds`.
+
+        They are exact with inputs "inverted" and no front. Otherwise they hold, and can be loose.
+
+        Args:
+            low: Lower ends of the box (B, C, H, W).
+            high: Upper ends, of the same shape.
+        """
+        return bounds(self, low, high)
 
     @torch.no_grad()
     def _start(self, features: Tensor, target: Tensor, config: BackwardConfig) -> Tensor | None:

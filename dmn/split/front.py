@@ -7,6 +7,7 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
+from dmn.certify import Bounds
 from dmn.explain.target import class_names, resolve_target
 from dmn.models import DifferenceOfMonotone
 from dmn.nn import GRADIENT, BackwardConfig, Pair, Reading, Stream, is_pair
@@ -68,6 +69,10 @@ class FrontAdapter:
         """Return the logits, (B, K)."""
         logits: Tensor = self._model(x)
         return logits
+
+    def bounds(self, low: Tensor, high: Tensor) -> Bounds:
+        """Return bounds of each logit for all images between two; see `dmn.certify.bounds`."""
+        return self._model.bounds(low, high)
 
     def read(
         self,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from dmn.certify import Bounds
 from dmn.errors import UnknownNameError
 from dmn.explain.methods import explain
 from dmn.explain.target import Target
@@ -32,6 +33,7 @@ from dmn.rules.base import Rule
 from dmn.rules.linear import SLACK, Linear, bounds
 from dmn.rules.scaled import Scaled, halves
 from dmn.split.backward import backward
+from dmn.split.bounds import stream_bounds
 from dmn.split.certificate import Certificate, certify
 from dmn.split.elementwise import check_compiler
 from dmn.split.forward import ForwardPlan, Values
@@ -202,6 +204,21 @@ class SplitModel(nn.Module):
         s = values.s[plan.output]
         g, h = halves(s, values.u[plan.output])
         return Scaled(g, s.exponent), Scaled(h, s.exponent)
+
+    def bounds(self, low: Tensor, high: Tensor) -> Bounds:
+        """Return g(low) - h(high) and g(high) - h(low), of the streams over a box of images.
+
+        They hold up to the network's rounding, and are looser than those of `dmn.certify.bounds`,
+        but need no rules beyond those of the split.
+
+        Args:
+            low: Lower ends of the box (B, C, H, W).
+            high: Upper ends, of the same shape.
+
+        Raises:
+            UnsupportedError: if g and h are not monotone in the streams; says why.
+        """
+        return stream_bounds(self, low, high)
 
     def local_gradient(self, x: Tensor, target: Tensor) -> Tensor:
         """Return autograd's gradient of the network with its coefficients held at the images.

@@ -15,7 +15,7 @@ BOXES = 20
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_no_point_leaves_the_bounds(name):
-    """10,000 points in make test-all; the margins hold too, and are tighter than of single bounds."""
+    """10,000 points in make test-all; margins hold too, and are tighter than single bounds."""
     net = NETWORKS[name]()
     low, high = random_box(image_shape(name), BOXES)
     found = bounds(net, low, high)
