@@ -82,7 +82,7 @@ def bounds(net: nn.Module, low: Tensor, high: Tensor) -> Bounds:
         >>> net = dmn.load("mnist_inverted").model
         >>> x = torch.rand(1, 1, 28, 28)
         >>> found = bounds(net, box(x, 0.1).low, box(x, 0.1).high)
-        >>> found.exact, torch.allclose(found.upper.float(), net((x + 0.1).clamp(max=1)), atol=1e-3)
+        >>> found.exact, torch.allclose(found.upper.float(), net((x + 0.1).clamp(max=1)), rtol=1e-3)
         (True, True)
     """
     terms, eps = _rounded_outward(net, low, high)

@@ -21,6 +21,10 @@ class Interval(NamedTuple):
         direction: 1 if all values are nondecreasing in every input, -1 if all are nonincreasing, 0
             if they are constant, None otherwise. Unless it is None, both ends are attained, at the
             corners of the box of inputs.
+
+    Examples:
+        >>> Interval(torch.tensor([-1.0]), torch.tensor([0.5])).magnitude
+        tensor([1.])
     """
 
     low: Tensor
@@ -60,7 +64,6 @@ def affine(
     bias: Tensor | None,
     terms: int,
     eps: float,
-    offset: Tensor | float = 0.0,
 ) -> Interval:
     """Return the interval of `multiply(x, weight) + bias` for x in a box.
 
@@ -71,24 +74,17 @@ def affine(
         bias: Added to the product; None for none.
         terms: Number of terms of each sum.
         eps: Machine epsilon of the network's numbers, for outward rounding; 0 for none.
-        offset: Added to |x| for rounding, where the network subtracts it from x first.
     """
     centre, radius = (box.high + box.low) / 2, (box.high - box.low) / 2
-    middle, spread = multiply(centre, weight), multiply(radius, weight.abs())
-    if bias is not None:
-        middle = middle + bias
-    out = Interval(middle - spread, middle + spread, _direction_after(box.direction, weight))
-    if eps:
-        size = multiply(box.magnitude + offset, weight.abs())
-        size = size if bias is None else size + bias.abs()
-        out = out.widened((terms + SPARE) * eps * size)
-    return out
-
-
-def _direction_after(direction: Direction, weight: Tensor) -> Direction:
-    if not direction or not weight.numel():
-        return direction
     least, largest = weight.detach().aminmax()
-    if least >= 0:
-        return direction
-    return flipped(direction) if largest <= 0 else None
+    size = weight.abs()
+    middle, spread = multiply(centre, weight), multiply(radius, size)
+    rounding: Tensor | float = 0.0
+    if eps:
+        nonnegative = least >= 0 and bool((box.low >= 0).all())
+        whole = middle + spread if nonnegative else multiply(box.magnitude, size)
+        rounding = (terms + SPARE) * eps * (whole if bias is None else whole + bias.abs())
+    middle = middle if bias is None else middle + bias
+    direction = box.direction if least >= 0 else flipped(box.direction) if largest <= 0 else None
+    out = Interval(middle - spread, middle + spread, direction if box.direction else box.direction)
+    return out.widened(rounding)

@@ -43,16 +43,10 @@ def _batch_norm(module: _BatchNorm, eps: float, box: Interval) -> Interval:
     mean, variance = cast(module.running_mean, box), cast(module.running_var, box)
     scale = (variance + module.eps).rsqrt()
     scale = scale if module.weight is None else scale * cast(module.weight, box)
-    bias = -mean * scale if module.bias is None else cast(module.bias, box) - mean * scale
-    return affine(
-        box,
-        torch.mul,
-        scale.reshape(shape),
-        bias.reshape(shape),
-        2 * SPARE,
-        eps,
-        offset=mean.abs().reshape(shape),
-    )
+    shift = -mean * scale if module.bias is None else cast(module.bias, box) - mean * scale
+    scale, shift, mean = (each.reshape(shape) for each in (scale, shift, mean))
+    out = affine(box, torch.mul, scale, shift, 2 * SPARE, eps)
+    return out.widened(2 * SPARE * eps * (scale * mean).abs()) if eps else out  # x - mean
 
 
 def _average(module: nn.Module, eps: float, box: Interval) -> Interval:

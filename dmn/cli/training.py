@@ -23,6 +23,7 @@ from dmn.train import (
     ClassificationTask,
     EpochCheckpoint,
     HeatmapLogger,
+    LogCertifiedAccuracy,
     ParameterSummary,
     ProjectNonnegative,
     QuantusLogger,
@@ -87,7 +88,9 @@ CHECKPOINT = {
 }
 LEAST: dict[str, float] = {  # of options whose own code would take less, and go wrong
     **dict.fromkeys(("heatmaps.images", "quantus.images", "rank.images"), 1),
-    **dict.fromkeys([f"{name}.every_n_epochs" for name in ("heatmaps", "quantus", "rank")], 0),
+    **dict.fromkeys(
+        [f"{name}.every_n_epochs" for name in ("heatmaps", "quantus", "rank", "certified")], 0
+    ),
     **dict.fromkeys(("unfreeze.head_epochs", "unfreeze.layers_per_epoch"), 0),
     **dict.fromkeys(("trainer.max_epochs", "trainer.max_steps"), -1),
     "trainer.accumulate_grad_batches": 1,
@@ -214,12 +217,13 @@ class DmnCLI(LightningCLI):
         return {self._args[0]: SKIPPED[self._args[0]]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add `--run`, `--checkpoint`, `--heatmaps`, `--quantus`, `--rank`, `--unfreeze`."""
+        """Add `--run`, `--checkpoint`, `--heatmaps`, `--quantus`, `--certified`..."""
         parser.add_class_arguments(Run, "run")
         parser.add_lightning_class_args(EpochCheckpoint, "checkpoint")
         parser.add_lightning_class_args(HeatmapLogger, "heatmaps")
         parser.add_lightning_class_args(QuantusLogger, "quantus")
         parser.add_lightning_class_args(RankLogger, "rank")
+        parser.add_lightning_class_args(LogCertifiedAccuracy, "certified")
         parser.add_lightning_class_args(Unfreeze, "unfreeze")
         parser.set_defaults(CHECKPOINT)
 

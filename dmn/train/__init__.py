@@ -6,6 +6,7 @@ network monotone. Other callbacks draw heatmaps, score explanations and write ch
 own loop you need none of this: see `dmn.nn.project`.
 """
 
+from dmn.train.certified import LogCertifiedAccuracy
 from dmn.train.checkpoint import CheckpointFiles, EpochCheckpoint
 from dmn.train.constraint import ParameterSummary, ProjectNonnegative, parameter_table
 from dmn.train.finite import StopAtNonFinite
@@ -33,6 +34,7 @@ __all__ = [
     "ExplanationPenalty",
     "HeatmapLogger",
     "LoadReport",
+    "LogCertifiedAccuracy",
     "OneCycle",
     "ParameterSummary",
     "ProbeCallback",

@@ -25,7 +25,7 @@ from dmn.explain.target import resolve_target
 from dmn.io.text import plain
 from dmn.io.writing import write_whole
 from dmn.tracking.failures import Failures
-from dmn.train.probe_images import ProbeImages
+from dmn.train.probe_images import ProbeImages, is_due
 from dmn.viz.panels import overlay, panel, png
 from dmn.viz.typeface import class_label
 
@@ -75,7 +75,7 @@ class ProbeCallback(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         """Keep the first images."""
-        if self._is_due(trainer):
+        if is_due(trainer, self.every_n_epochs):
             self._probe.collect(batch)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -111,14 +111,6 @@ class ProbeCallback(pl.Callback):
             batch: The images, with their classes and masks.
         """
         raise NotImplementedError
-
-    def _is_due(self, trainer: pl.Trainer) -> bool:
-        if trainer.sanity_checking or not self.every_n_epochs:
-            return False
-        if trainer.state.fn == "validate":  # alone, of no epoch
-            return True
-        epoch = trainer.current_epoch + 1
-        return epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs
 
 
 class HeatmapLogger(ProbeCallback):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytorch_lightning as pl
+
 from dmn.data import ImageBatch, as_batch, concatenate
 
 
@@ -34,3 +36,18 @@ class ProbeImages:
 
     def __bool__(self) -> bool:
         return bool(self._batches)
+
+
+def is_due(trainer: pl.Trainer, every_n_epochs: int) -> bool:
+    """Return whether a callback is to evaluate this validation: each n-th epoch, and the last one.
+
+    Args:
+        trainer: The trainer.
+        every_n_epochs: 0 for never.
+    """
+    if trainer.sanity_checking or not every_n_epochs:
+        return False
+    if trainer.state.fn == "validate":  # alone, of no epoch
+        return True
+    epoch = trainer.current_epoch + 1
+    return epoch % every_n_epochs == 0 or epoch == trainer.max_epochs
