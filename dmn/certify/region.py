@@ -98,14 +98,14 @@ def certified_map(
         net: As for `bounds`.
         x: Images (B, C, H, W) in [0, 1].
         target: Class indices (B,).
-        eps: Largest change of a pixel, in (0, 1]; at 1 pixels can be anything.
+        eps: Largest change of a pixel, in [0, 1]; at 1 pixels can be anything.
         cell: Side of the cells in pixels.
 
     Returns:
         (B, 1, H, W), at least 0, the same for all pixels of a cell.
 
     Raises:
-        OptionError: if eps or the side of the cells is not positive.
+        OptionError: if eps is negative, or the side of the cells is not positive.
 
     Examples:
         >>> net = dmn.load("mnist_inverted").model
@@ -113,8 +113,8 @@ def certified_map(
         >>> certified_map(net, x, net(x).argmax(1), cell=14).shape
         torch.Size([2, 1, 28, 28])
     """
-    if not eps > 0 or cell < 1:
-        raise OptionError(f"eps is {eps} and cell {cell}; give numbers above 0")
+    if not eps >= 0 or cell < 1:
+        raise OptionError(f"eps is {eps} and cell {cell}; give at least 0 and at least 1")
     height, width = x.shape[-2:]
     rows, columns = math.ceil(height / cell), math.ceil(width / cell)
     numbers = torch.arange(rows * columns, device=x.device).reshape(rows, columns)

@@ -181,9 +181,9 @@ def explain(
     if maps is not None:
         require_output("--maps", maps, ".npz", [*images, model, weights, out])
     specs = [find_method(name, "split", "post-hoc") for name in method or FEATURED]
-    pictures = [_read(file, invert) for file in images]
+    pictures = [read(file, invert) for file in images]
     network = load(model, weights, **described)
-    chosen = None if target is None else _class(network, target)
+    chosen = None if target is None else find_target(network, target)
     if network.source == "random":
         print(plain(f"{model} has random weights, and knows nothing; give it some by --weights"))
     inputs = [network.check(network.transform(picture)[None]) for picture in pictures]
@@ -211,7 +211,8 @@ def explain(
     print(plain(f"{done} {out}: {', '.join(explainers)}"))
 
 
-def _read(file: str, invert: bool) -> Picture:
+def read(file: str, invert: bool) -> Picture:
+    """Return a picture, its colours turned over if `invert`."""
     picture = read_picture(file)
     return picture.point(lambda value: 255 - value) if invert else picture
 
@@ -237,7 +238,7 @@ def _npz(arrays: dict[str, list[Tensor]], targets: list[int]) -> bytes:
     return content.getvalue()
 
 
-def _class(network: Network, target: str) -> int:
+def find_target(network: Network, target: str) -> int:
     """Find a class by name or, failing that, by index."""
     named = target.lower() in map(str.lower, network.classes)
     if target.isdecimal() and not named and int(target) < (len(network.classes) or MOST_CLASSES):

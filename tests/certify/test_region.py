@@ -63,7 +63,7 @@ def test_the_map_says_how_far_margins_fall_for_each_cell(problem, cell):
             assert (fallen <= expected + 1e-9).all()
 
 
-@pytest.mark.parametrize("options", [{"eps": 0.0}, {"cell": 0}])
+@pytest.mark.parametrize("options", [{"eps": -0.1}, {"cell": 0}])
 def test_options_of_the_map_are_checked(problem, options):
     with pytest.raises(OptionError):
         certified_map(*problem, **options)
