@@ -32,7 +32,7 @@ class CertifiedAccuracy(Metric):
         >>> data = MNIST()
         >>> data.setup("test")
         >>> metric = CertifiedAccuracy(eps=0.005)
-        >>> metric.update(dmn.load("mnist_inverted").model, *data.test[:10][:2])
+        >>> metric.update(dmn.load("mnist_inverted").model, data.test.images[:5], data.test.labels[:5])
         >>> metric.compute()
         tensor(0.8000)
     """

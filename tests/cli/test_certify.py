@@ -49,7 +49,8 @@ def test_the_table_and_the_panel(digits, capsys, tmp_path, masked):
         expected += [f"{margins[index]:.3g}", f"{changes[index]:.4f}"]
         assert line.split() == expected
     assert saved == "saved certified.png"
-    assert Image.open(tmp_path / "certified.png").size[0] > 500
+    with Image.open(tmp_path / "certified.png") as panel:
+        assert panel.size[0] > 500
 
 
 def test_normalised_networks_are_certified_in_pixels(tmp_path, monkeypatch, capsys):
