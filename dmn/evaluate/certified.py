@@ -31,8 +31,9 @@ class CertifiedAccuracy(Metric):
         >>> from dmn.data import MNIST
         >>> data = MNIST()
         >>> data.setup("test")
-        >>> metric = CertifiedAccuracy(eps=0.005)
-        >>> metric.update(dmn.load("mnist_inverted").model, data.test.images[:5], data.test.labels[:5])
+        >>> x, y = data.test.images[:5], data.test.labels[:5]
+        >>> metric = CertifiedAccuracy(eps=0.01)
+        >>> metric.update(dmn.load("mnist_inverted").model, x, y)
         >>> metric.compute()
         tensor(0.8000)
     """
