@@ -23,6 +23,7 @@ from dmn.train.select import BestExplanation
 from dmn.train.task import ClassificationTask
 from dmn.train.terms import Distillation, Term
 from dmn.train.trainer import Trainer
+from dmn.train.worst_case import FreezeBatchNorm, WorstCaseLoss
 
 __all__ = [
     "BestExplanation",
@@ -32,6 +33,7 @@ __all__ = [
     "EpochCheckpoint",
     "EpochLines",
     "ExplanationPenalty",
+    "FreezeBatchNorm",
     "HeatmapLogger",
     "LoadReport",
     "LogCertifiedAccuracy",
@@ -46,6 +48,7 @@ __all__ = [
     "Term",
     "Trainer",
     "Unfreeze",
+    "WorstCaseLoss",
     "check_same_run",
     "initialise",
     "layer_names",

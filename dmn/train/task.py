@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -225,6 +226,11 @@ class ClassificationTask(pl.LightningModule):
                 "model.num_classes"
             )
 
+    def _progress(self) -> float:
+        """Return the share of the run's steps that are done; 1 if it has no end."""
+        steps = self.trainer.estimated_stepping_batches
+        return min(1.0, self.trainer.global_step / steps) if 0 < steps < math.inf else 1.0
+
     def _step(
         self,
         batch: Any,
@@ -246,6 +252,7 @@ class ClassificationTask(pl.LightningModule):
             "batch_size": len(batch.label),
         }
         for name, term in (terms or {}).items():
+            term.progress = self._progress()
             value = term(self.net, batch, logits)
             loss = loss + term.weight * value
             self.log(f"{stage}/{name}", value, sync_dist=True, **options)

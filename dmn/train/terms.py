@@ -16,6 +16,10 @@ class Term:
     Args:
         weight: Factor of the term; not negative.
 
+    Attributes:
+        progress: Share of the run's steps that are done, in [0, 1], which the task keeps; 1 outside
+            a run, and in a run without end.
+
     Examples:
         >>> import torch
         >>> from dmn.models import PlainCNN
@@ -29,7 +33,7 @@ class Term:
     """
 
     def __init__(self, weight: float = 1.0) -> None:
-        self.weight = weight
+        self.weight, self.progress = weight, 1.0
 
     def __call__(self, net: nn.Module, batch: ImageBatch, logits: Tensor) -> Tensor:
         """Return the term, a single number.
