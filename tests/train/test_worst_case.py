@@ -12,7 +12,9 @@ from dmn.errors import OptionError
 from dmn.models import DifferenceOfMonotone, MonotoneConvNet, PlainCNN
 from dmn.train import ClassificationTask, FreezeBatchNorm, Term, Trainer, WorstCaseLoss
 
-QUIET = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+QUIET = dict.fromkeys(
+    ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False
+)
 
 
 def monotone(inputs="paired"):
