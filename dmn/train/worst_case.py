@@ -44,7 +44,7 @@ class WorstCaseLoss(Term):
         >>> data.setup("fit")
         >>> batch, net = next(iter(data.train_dataloader())), dmn.load("mnist_inverted").model
         >>> term, logits = WorstCaseLoss(eps=0.01), net(batch.image)
-        >>> bool(term(net, batch, logits) >= F.cross_entropy(logits, batch.label))
+        >>> bool(term(net, batch, logits) >= nn.CrossEntropyLoss()(logits, batch.label))
         True
         >>> task = ClassificationTask(net, terms={"worst_case": term})  # logs train/worst_case
     """
