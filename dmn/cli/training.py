@@ -217,7 +217,7 @@ class DmnCLI(LightningCLI):
         return {self._args[0]: SKIPPED[self._args[0]]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add `--run`, `--checkpoint`, `--heatmaps`, `--quantus`, `--certified`..."""
+        """Add the options of the run and of callbacks, such as `--quantus` and `--certified`."""
         parser.add_class_arguments(Run, "run")
         parser.add_lightning_class_args(EpochCheckpoint, "checkpoint")
         parser.add_lightning_class_args(HeatmapLogger, "heatmaps")
