@@ -5,10 +5,10 @@
 which regions of an image that depends on.
 """
 
-from dmn.certify.bounds import Bounds, bounds, certain, worst_logits
+from dmn.certify.bounds import Bounds, bounds, certain, guaranteed_margin, worst_logits
 from dmn.certify.box import Box, box
 from dmn.certify.interval import Interval
-from dmn.certify.region import certified_map, guaranteed_margin, least_change
+from dmn.certify.region import certified_map, least_change
 from dmn.certify.rules import FUNCTIONS, MODULES
 from dmn.certify.tightness import looseness
 

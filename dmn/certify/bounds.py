@@ -143,6 +143,30 @@ def worst_logits(
 
 
 @torch.no_grad()
+def guaranteed_margin(net: nn.Module, low: Tensor, high: Tensor, target: Tensor) -> Tensor:
+    """Return by how much the target's logit exceeds all others, at least, for images in a box.
+
+    Args:
+        net: As for `bounds`.
+        low: Lower ends of the box (B, C, H, W).
+        high: Upper ends, of the same shape.
+        target: Class indices (B,).
+
+    Returns:
+        (B,), in float64; the class is certain where it is positive.
+
+    Examples:
+        >>> net = dmn.load("mnist_inverted").model
+        >>> x = torch.rand(2, 1, 28, 28)
+        >>> target = net(x).argmax(1)
+        >>> (guaranteed_margin(net, x, x, target) > 0).tolist()
+        [True, True]
+    """
+    worst = worst_logits(net, low, high, target, outward=True)
+    return -worst.scatter(1, target[:, None], -torch.inf).amax(dim=1)
+
+
+@torch.no_grad()
 def certain(net: nn.Module, low: Tensor, high: Tensor, target: Tensor | None = None) -> Tensor:
     """Return for which images the class is certain: no image of the box is given another one.
 
@@ -164,8 +188,7 @@ def certain(net: nn.Module, low: Tensor, high: Tensor, target: Tensor | None = N
     """
     if target is None:
         target = predict_logits(net, (low + high) / 2).argmax(dim=1)
-    worst = worst_logits(net, low, high, target, outward=True)
-    return worst.scatter(1, target[:, None], -torch.inf).amax(dim=1) < 0
+    return guaranteed_margin(net, low, high, target) > 0
 
 
 def _check(low: Tensor, high: Tensor) -> None:

@@ -7,36 +7,12 @@ import math
 import torch
 from torch import Tensor, nn
 
-from dmn.certify.bounds import certain, worst_logits
+from dmn.certify.bounds import certain, guaranteed_margin
 from dmn.certify.box import box
 from dmn.errors import OptionError
 
 STEPS = 12  # of bisection: to within 1 / 4096 of the largest change
 BATCH = 64  # boxes at once
-
-
-@torch.no_grad()
-def guaranteed_margin(net: nn.Module, low: Tensor, high: Tensor, target: Tensor) -> Tensor:
-    """Return by how much the target's logit exceeds all others, at least, for images in a box.
-
-    Args:
-        net: As for `bounds`.
-        low: Lower ends of the box (B, C, H, W).
-        high: Upper ends, of the same shape.
-        target: Class indices (B,).
-
-    Returns:
-        (B,), in float64; the class is certain where it is positive.
-
-    Examples:
-        >>> net = dmn.load("mnist_inverted").model
-        >>> x = torch.rand(2, 1, 28, 28)
-        >>> target = net(x).argmax(1)
-        >>> (guaranteed_margin(net, x, x, target) > 0).tolist()
-        [True, True]
-    """
-    worst = worst_logits(net, low, high, target, outward=True)
-    return -worst.scatter(1, target[:, None], -torch.inf).amax(dim=1)
 
 
 @torch.no_grad()
