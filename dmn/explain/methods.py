@@ -246,12 +246,12 @@ def _read_together(
             request = passes.setdefault((id(explainer.pair), config), _Pass({}, {}))
             request.layers[explainer.layer] = None
             request.streams.update(dict.fromkeys(streams))
+    single = target is None and len(passes) == len(pairs)  # each pass predicts its classes itself
+    chosen = {k: None if single else resolve_target(p, x, target) for k, p in pairs.items()}
     readings = {}
     for (key, config), (layers, wanted) in passes.items():
-        pair = pairs[key]
-        classes = None if target is None else resolve_target(pair, x, target)
-        with misfits_explained(pair, x):
-            readings[key, config] = pair.read(x, classes, tuple(layers), config, tuple(wanted))
+        with misfits_explained(pair := pairs[key], x):
+            readings[key, config] = pair.read(x, chosen[key], tuple(layers), config, tuple(wanted))
     return lambda pair, config: readings[id(pair), config]
 
 
