@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dmn.certify import box, certified_map, guaranteed_margin, least_change
 from dmn.cli.explain import CELL, find_target, read
 from dmn.cli.messages import grouped
-from dmn.cli.networks import add_network_options
+from dmn.cli.networks import add_images_and_model
 from dmn.cli.parser import Parser, number
 from dmn.errors import DataError, UnsupportedError
 from dmn.hub import Network, load
@@ -75,16 +75,8 @@ def _parser() -> Parser:
         usage="dmn certify IMAGE [IMAGE ...] --model MODEL [--OPTION VALUE ...]",
         description=DESCRIPTION,
     )
+    add_images_and_model(parser)
     add = parser.add_argument
-    add("images", nargs="+", metavar="IMAGE", help="Picture files of any kind and size.")
-    add(
-        "--model",
-        required=True,
-        help="A shipped network, run's folder, file, torchvision's, timm:NAME, hf:FOLDER, or "
-        "package.module:factory.",
-    )
-    add("--weights", help="Of the last four: a file, or a name such as DEFAULT.")
-    add_network_options(parser)
     add("--eps", type=number, default=0.01, help="Largest change of a pixel, up to 1: to anything.")
     add("--mask", help="Picture that is white where pixels may change; by default everywhere.")
     add("--target", help="Class, by name or index; by default the predicted one.")

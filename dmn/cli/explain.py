@@ -16,7 +16,7 @@ from torch import Tensor
 
 import dmn.baselines  # noqa: F401 - registers the post-hoc methods
 from dmn.cli.messages import grouped
-from dmn.cli.networks import add_network_options
+from dmn.cli.networks import add_images_and_model
 from dmn.cli.parser import Parser, number
 from dmn.errors import OptionError, UnknownNameError, UnsupportedError
 from dmn.explain import Explainer, MethodSpec, find_method, list_methods
@@ -95,16 +95,8 @@ def _parser() -> Parser:
         description=DESCRIPTION,
         epilog=fill(f"Methods: {', '.join(spec.name for spec in METHODS)}.", 96),
     )
+    add_images_and_model(parser)
     add = parser.add_argument
-    add("images", nargs="+", metavar="IMAGE", help="Picture files of any kind and size.")
-    add(
-        "--model",
-        required=True,
-        help="A shipped network, run's folder, file, torchvision's, timm:NAME, hf:FOLDER, or "
-        "package.module:factory.",
-    )
-    add("--weights", help="Of the last four: a file, or a name such as DEFAULT.")
-    add_network_options(parser)
     add("--method", nargs="+", help=f"Any of those below; by default {' '.join(FEATURED)}.")
     add(
         "--layer",
