@@ -200,6 +200,28 @@ def test_tradeoff(tmp_path, monkeypatch):
     assert Path("here.png").is_file()
 
 
+def test_finetuning_by_mosaics_and_by_binary_cross_entropy(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    short = "--trainer.max_epochs 1 --trainer.num_sanity_val_steps 0 --heatmaps.every_n_epochs 0"
+    short += " --quantus.every_n_epochs 0"
+    main(shlex.split(f"fit --config debug {short}"))
+    layer = "--model.terms.mosaics.init_args.layer input"  # the network of debug has no front
+    start = "finetune --config debug --init_from runs/debug/version_0/checkpoints/last.ckpt"
+    main(shlex.split(f"{start} --config finetune/mosaics {layer} {short}"))
+    main(shlex.split(f"{start} --config finetune/binary {short}"))
+    weights = [
+        load(f"runs/debug/version_{i}/checkpoints/last.ckpt").model.state_dict() for i in range(3)
+    ]
+    (row,) = csv.DictReader(Path("runs/debug/version_1/metrics.csv").read_text().splitlines())
+    assert 0 < float(row["train/mosaics"]) < 1
+    changed = {
+        name.split(".")[2]
+        for name, values in weights[0].items()
+        if not torch.equal(values, weights[2][name])
+    }
+    assert changed == {"head"}
+
+
 def test_learn_bounds(capsys):
     learn_bounds = runpy.run_path(str(RECIPES / "learn_bounds.py"))["main"]
     learn_bounds(["--images", "4", "--epochs", "1", "--objectives", "mask"])

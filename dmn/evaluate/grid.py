@@ -69,8 +69,7 @@ def grid_pointing_game(batch: ExplainedBatch) -> Scores:
     except Exception as error:
         size = " x ".join(map(str, mosaics.shape[-2:]))
         raise UnsupportedError(f"no map of a mosaic of {size} pixels: {error}") from error
-    _, _, height, width = batch.x.shape
-    cells = maps.clamp(min=0).view(-1, SIDE, height, SIDE, width).sum(dim=(2, 4)).flatten(1)
+    cells = cell_sums(maps)
     rows = torch.arange(len(maps), device=maps.device)
     shares = cells[rows, rows % TILES] / cells.sum(dim=1)
     return Scores(shares.cpu().numpy())
@@ -81,3 +80,10 @@ def tile(images: Tensor) -> Tensor:
     channels, height, width = images.shape[1:]
     tiles = images.reshape(-1, SIDE, SIDE, channels, height, width).permute(0, 3, 1, 4, 2, 5)
     return tiles.reshape(-1, channels, SIDE * height, SIDE * width)
+
+
+def cell_sums(maps: Tensor) -> Tensor:
+    """Sum the positive values of maps (M, 1, SIDE H, SIDE W) in each tile: (M, TILES)."""
+    height, width = (side // SIDE for side in maps.shape[-2:])
+    tiles = maps.clamp(min=0).reshape(-1, SIDE, height, SIDE, width)
+    return tiles.sum(dim=(2, 4)).flatten(1)

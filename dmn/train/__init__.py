@@ -13,6 +13,7 @@ from dmn.train.finite import StopAtNonFinite
 from dmn.train.freeze import Unfreeze
 from dmn.train.groups import layer_names, layerwise
 from dmn.train.initialise import LoadReport, initialise, load_shipped_weights
+from dmn.train.mosaics import MosaicPenalty
 from dmn.train.penalty import ExplanationPenalty
 from dmn.train.probe_callbacks import HeatmapLogger, ProbeCallback, QuantusLogger
 from dmn.train.progress import EpochLines, RunSummary, progress_bar
@@ -37,6 +38,7 @@ __all__ = [
     "HeatmapLogger",
     "LoadReport",
     "LogCertifiedAccuracy",
+    "MosaicPenalty",
     "OneCycle",
     "ParameterSummary",
     "ProbeCallback",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -31,6 +31,7 @@ from dmn.train.terms import Term
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 ExplainerFactory = Callable[[Any], Explainer]
+Loss = Literal["cross_entropy", "binary_cross_entropy"]
 
 
 class ClassificationTask(pl.LightningModule):
@@ -46,6 +47,9 @@ class ClassificationTask(pl.LightningModule):
         num_classes: Number of classes K.
         classes: A name for each class, for pictures and cards; None for their indices. On the
             command line the names and their number follow from the data.
+        loss: "cross_entropy" of the softmax, or "binary_cross_entropy", the sum over the classes of
+            that of each logit's sigmoid, whose logits say how sure the network is of each class
+            by itself.
         label_smoothing: Share of the target that is spread over all classes.
         calibration: Whether to log the expected calibration error.
         channels_last: Keep images and convolutions in channels-last order, which is faster for most
@@ -82,6 +86,7 @@ class ClassificationTask(pl.LightningModule):
         explainers: dict[str, ExplainerFactory] | None = None,
         num_classes: int = 10,
         classes: list[str] | None = None,
+        loss: Loss = "cross_entropy",
         label_smoothing: float = 0.0,
         calibration: bool = False,
         channels_last: bool = False,
@@ -99,7 +104,8 @@ class ClassificationTask(pl.LightningModule):
         self.num_classes = num_classes
         self.classes = tuple(classes or map(str, range(num_classes)))
         self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
-        self._label_smoothing, self._layer_decay = label_smoothing, layer_decay
+        self._loss, self._label_smoothing = _LOSSES[loss], label_smoothing
+        self._layer_decay = layer_decay
         self._terms = terms
         self._planned_steps: int | None = None
         metrics: dict[str, Metric | MetricCollection] = {
@@ -243,7 +249,7 @@ class ClassificationTask(pl.LightningModule):
         self._check_labels(batch.label, batch_index)
         logits = self._try(batch.image)
         self._check_logits(logits, len(batch.label))
-        loss = F.cross_entropy(logits, batch.label, label_smoothing=label_smoothing)
+        loss = self._loss(logits, batch.label, label_smoothing=label_smoothing)
         metrics = self.metrics[f"{stage}_metrics"]
         metrics.update(logits, batch.label)
         options: dict[str, Any] = {
@@ -259,6 +265,20 @@ class ClassificationTask(pl.LightningModule):
         self.log(f"{stage}/loss", loss, sync_dist=True, **options)
         self.log_dict(metrics, **options)
         return loss
+
+
+def _binary_cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    """Return the sum over the classes of each logit's loss, averaged over the batch."""
+    classes = logits.shape[1]
+    targets = F.one_hot(labels, classes) * (1 - label_smoothing) + label_smoothing / classes
+    losses = F.binary_cross_entropy_with_logits(logits, targets.to(logits), reduction="none")
+    return losses.sum(dim=1).mean()
+
+
+_LOSSES: Mapping[Loss, Callable[..., Tensor]] = {
+    "cross_entropy": F.cross_entropy,
+    "binary_cross_entropy": _binary_cross_entropy,
+}
 
 
 def _difference(known: tuple[str, ...], own: tuple[str, ...]) -> str:

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -28,6 +30,25 @@ def test_metrics_are_those_of_the_whole_set(task, data, make_trainer):
     assert trainer.callback_metrics["test/acc"] == (logits.argmax(1) == y).float().mean()
     loss = F.cross_entropy(logits, y)
     assert trainer.callback_metrics["test/loss"] == pytest.approx(float(loss), rel=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_binary_cross_entropy_is_that_of_each_logit(data, make_trainer, smoothing):
+    net = make_task().net
+    task = ClassificationTask(
+        net, num_classes=2, loss="binary_cross_entropy", label_smoothing=smoothing
+    )
+    trainer = make_trainer(max_epochs=1, limit_train_batches=1)
+    x, y, _ = (part[:16].double() for part in data.parts.tensors)
+    with torch.no_grad():
+        probabilities = net.train()(x.float()).sigmoid().double()
+    trainer.fit(task, data)
+    total = 0.0
+    for row, label in zip(probabilities.tolist(), y.tolist(), strict=True):
+        for c, p in enumerate(row):
+            target = (1 - smoothing) * (c == label) + smoothing / 2
+            total -= target * math.log(p) + (1 - target) * math.log(1 - p)
+    assert trainer.callback_metrics["train/loss"] == pytest.approx(total / len(y), rel=1e-4)
 
 
 def test_calibration_is_logged_on_demand(data, make_trainer):
