@@ -63,7 +63,7 @@ class UnknownNameError(DmnError, LookupError):
         ...     dmn.load("mnist_pared")
         ... except UnknownNameError as error:
         ...     print(error)
-        no network 'mnist_pared'; give a shipped one (mnist_dm, mnist_front, ...
+        no network 'mnist_pared'; give a shipped one (mnist_certified, ...
     """
 
 

@@ -14,12 +14,13 @@ IMAGES: dict[str, dict[str, Any]] = {  # what a run's configuration does not say
     "dmn.data.MNIST": {"channels": 1, "size": 28},
     "dmn.data.CIFAR10": {"size": 32},
 }
+BEST = ("checkpoints", "best.ckpt")  # in the folder of a run
 ELSEWHERE = ("net", "explainers", "num_classes", "classes")  # of the task, in fields of their own
 
 
 def load_run(folder: str) -> Network:
     """Load the best checkpoint of a run; see `dmn.load`."""
-    return load_checkpoint(Path(folder, "checkpoints", "best.ckpt"))
+    return load_checkpoint(Path(folder, *BEST))
 
 
 def load_checkpoint(checkpoint: Path | str) -> Network:

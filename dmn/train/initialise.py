@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dmn.errors import CheckpointError
 from dmn.hub import load
 from dmn.hub.converted import is_converted, read_original_weights
+from dmn.hub.runs import BEST
 from dmn.io.resources import checkpoint_names, path_hint
 from dmn.io.weights import format_mismatches, read_weights, state_dict_mismatches, truncate
 from dmn.io.wrappers import drop_prefix
@@ -69,9 +70,9 @@ def initialise(net: nn.Module, checkpoint: str | Path, fresh_head: bool = False)
 
     Args:
         net: The network, e.g. `task.net`.
-        checkpoint: A Lightning checkpoint; a state dict in `.pt`, `.pth` or `.safetensors`; a split
-            network of `dmn convert`, of which the original's weights are taken; or the name of a
-            shipped network.
+        checkpoint: A Lightning checkpoint; the folder of a run, `runs/NAME/version_K`, for its best
+            one; a state dict in `.pt`, `.pth` or `.safetensors`; a split network of `dmn convert`,
+            of which the original's weights are taken; or the name of a shipped network.
         fresh_head: Let the head keep its initial values even if it fits, e.g. because the classes
             are others and happen to be as many.
 
@@ -157,6 +158,8 @@ def _read(checkpoint: str | Path) -> dict[str, Tensor]:
     if str(checkpoint) in checkpoint_names():
         return load(str(checkpoint)).model.state_dict()
     hint = path_hint(checkpoint) if isinstance(checkpoint, str) else ""
+    if not hint and os.path.isdir(checkpoint):
+        checkpoint = Path(checkpoint, *BEST)
     if hint or not os.path.isfile(checkpoint):
         shipped = ", ".join(checkpoint_names())
         raise CheckpointError(f"{checkpoint}: there is no such file; shipped are {shipped}{hint}")

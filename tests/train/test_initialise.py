@@ -32,6 +32,18 @@ def test_every_format_gives_the_weights_and_nothing_else(source, tmp_path, name)
     assert str(fit) == f"loaded {len(state)} tensors"
 
 
+def test_the_folder_of_a_run_stands_for_its_best_checkpoint(source, tmp_path):
+    best = tmp_path / "version_0/checkpoints/best.ckpt"
+    with pytest.raises(CheckpointError, match=r"best\.ckpt: there is no such file"):
+        initialise(make_task().net, tmp_path)
+    best.parent.mkdir(parents=True)
+    (tmp_path / "lightning.ckpt").rename(best)
+    net = make_task(seed=9).net
+    initialise(net, best.parent.parent)
+    state = source.net.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+
+
 def test_a_head_for_other_classes_keeps_its_start(source, tmp_path):
     net = make_task(seed=9, classes=5).net
     start = {key: value.clone() for key, value in net.state_dict().items()}
