@@ -150,11 +150,11 @@ class _Graph:
             first, *others = (a.low if isinstance(a, Interval) else a for a in args)
             if node.op == "call_method":
                 return getattr(first, str(node.target))(*others, **options)
-            target = self._module(node) if node.op == "call_module" else node.target
-            return target(first, *others, **options)  # type: ignore[operator]
-        rule, target = self._rule(node)
+            target: Any = self._module(node) if node.op == "call_module" else node.target
+            return target(first, *others, **options)
+        rule, applied = self._rule(node)
         assert rule is not None
-        return rule(target, self._eps, *args, **options)
+        return rule(applied, self._eps, *args, **options)
 
 
 def _attribute(net: nn.Module, network: nn.Module, path: str) -> Any:

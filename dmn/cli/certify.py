@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,14 +12,14 @@ from torch import Tensor, nn
 
 from dmn.certify import box, certified_map, guaranteed_margin, least_change
 from dmn.cli.explain import CELL, find_target, read
-from dmn.cli.messages import grouped
+from dmn.cli.messages import kinds_counted
 from dmn.cli.networks import add_images_and_model
 from dmn.cli.parser import Parser, number
-from dmn.errors import DataError, UnsupportedError
+from dmn.errors import DataError
 from dmn.hub import Network, load
 from dmn.hub.preprocess import per_channel, preprocess
 from dmn.io.options import require, require_output
-from dmn.io.text import plain, size_text
+from dmn.io.text import plain, plain_lines, size_text
 from dmn.io.writing import write_whole
 from dmn.nn import predict_logits
 from dmn.viz.panels import overlay, panel, png
@@ -131,7 +130,7 @@ def certify(
     for file, picture in zip(images, pictures, strict=True):
         x = network.restore(network.check(network.transform(picture)[None])).clamp(0, 1)
         changing = None if region is None else _mask(region, x, str(mask))
-        with _kinds_counted():
+        with kinds_counted():
             line, found = _certify(network, in_pixels, x, changing, chosen, eps, cell)
         lines.append(line._replace(file=file))
         columns["image"].append(1 - x[0] if invert else x[0])
@@ -144,7 +143,7 @@ def certify(
         for line in lines
     ]
     done = "replaced" if os.path.exists(out) else "saved"
-    rows = list(map(_plain_lines, rows))
+    rows = list(map(plain_lines, rows))
     write_whole(out, png(panel(columns, rows, LEGEND.format(eps=eps), CELL)))
     print(plain(f"{done} {out}"))
 
@@ -194,10 +193,6 @@ def _mask(picture: Any, x: Tensor, file: str) -> Tensor:
     return mask
 
 
-def _plain_lines(text: str) -> str:
-    return "\n".join(map(plain, text.splitlines()))
-
-
 def _print(lines: Sequence[_Line]) -> None:
     """Print a table."""
     rows = [HEADER, *(line.cells for line in lines)]
@@ -205,16 +200,3 @@ def _print(lines: Sequence[_Line]) -> None:
     for row in rows:
         padded = (text.ljust(width) for text, width in zip(row, widths, strict=True))
         print(plain("  ".join(padded).rstrip()))
-
-
-@contextmanager
-def _kinds_counted() -> Iterator[None]:
-    """List operations without a rule by kind."""
-    try:
-        yield
-    except UnsupportedError as error:
-        if not error.nodes:
-            raise
-        told = UnsupportedError(error.lines[0], *grouped(error.nodes))
-        told.nodes = error.nodes
-        raise told from error

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any, get_args
@@ -15,10 +14,10 @@ import torch
 from torch import Tensor
 
 import dmn.baselines  # noqa: F401 - registers the post-hoc methods
-from dmn.cli.messages import grouped
+from dmn.cli.messages import kinds_counted
 from dmn.cli.networks import add_images_and_model
 from dmn.cli.parser import Parser, number
-from dmn.errors import OptionError, UnknownNameError, UnsupportedError
+from dmn.errors import OptionError, UnknownNameError
 from dmn.explain import Explainer, MethodSpec, find_method, list_methods
 from dmn.explain.layers import last_stage
 from dmn.explain.target import probabilities
@@ -250,25 +249,14 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.005 else "<1 %"
 
 
-@contextmanager
-def _other_methods_named(stage: str) -> Iterator[None]:
-    """Name methods that need no rules where a network has operations without one.
+def _other_methods(stage: str) -> str:
+    """Name methods that need no rules, for a network that has operations without one.
 
     Args:
         stage: Where class activation maps read it; at the input they cannot.
     """
-    try:
-        yield
-    except UnsupportedError as error:
-        if not error.nodes:
-            raise
-        work = [
-            name for name in WITHOUT_RULES if stage != "input" or not find_method(name).needs_layer
-        ]
-        hint = f"these and other methods need no rules: --method {' '.join(work)}"
-        told = UnsupportedError(error.lines[0], *grouped(error.nodes), hint)
-        told.nodes = error.nodes
-        raise told from error
+    work = [name for name in WITHOUT_RULES if stage != "input" or not find_method(name).needs_layer]
+    return f"these and other methods need no rules: --method {' '.join(work)}"
 
 
 def _explainers(
@@ -284,7 +272,7 @@ def _explainers(
     trained, model = network.is_pair and not network.is_split, network.ordinary
     stage = layer or last_stage(model, x).removeprefix("h.net.")
     explainers: dict[str, Explainer] = {}
-    with _other_methods_named(stage):
+    with kinds_counted(_other_methods(stage)):
         pair: Any = network.as_pair(x) if any(spec.kind == "split" for spec in specs) else None
         for spec in specs:
             options: dict[str, Any] = {} if contrast is None else {"contrast": contrast}

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from dmn.errors import DmnError
+from dmn.errors import DmnError, UnsupportedError
 from dmn.io.text import plain, plain_lines
 from dmn.io.writing import UNWRITABLE
 
@@ -59,12 +59,25 @@ def _refusal(error: BaseException) -> str:
     return ""
 
 
-def grouped(nodes: Iterable[Any]) -> list[str]:
-    """Return a line for each kind of operation and reason: how many there are, and where.
+@contextmanager
+def kinds_counted(*hints: str) -> Iterator[None]:
+    """Have an `UnsupportedError` list operations without a rule by kind.
 
     Args:
-        nodes: Those of an `UnsupportedError`.
+        hints: Lines to add: what works instead.
     """
+    try:
+        yield
+    except UnsupportedError as error:
+        if not error.nodes:
+            raise
+        told = UnsupportedError(error.lines[0], *_grouped(error.nodes), *hints)
+        told.nodes = error.nodes
+        raise told from error
+
+
+def _grouped(nodes: Iterable[Any]) -> list[str]:
+    """Return a line for each kind of operation and reason: how many there are, and where."""
     places: dict[tuple[str, str], list[str]] = {}
     for node in nodes:
         places.setdefault((node.kind, node.needs), []).append(node.place)

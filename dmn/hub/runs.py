@@ -14,13 +14,17 @@ IMAGES: dict[str, dict[str, Any]] = {  # what a run's configuration does not say
     "dmn.data.MNIST": {"channels": 1, "size": 28},
     "dmn.data.CIFAR10": {"size": 32},
 }
-BEST = ("checkpoints", "best.ckpt")  # in the folder of a run
 ELSEWHERE = ("net", "explainers", "num_classes", "classes")  # of the task, in fields of their own
 
 
 def load_run(folder: str) -> Network:
     """Load the best checkpoint of a run; see `dmn.load`."""
-    return load_checkpoint(Path(folder, *BEST))
+    return load_checkpoint(best_checkpoint(folder))
+
+
+def best_checkpoint(folder: str | Path) -> Path:
+    """Return where a run has its best checkpoint."""
+    return Path(folder, "checkpoints", "best.ckpt")
 
 
 def load_checkpoint(checkpoint: Path | str) -> Network:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -257,16 +258,10 @@ class ForwardPlan:
         if node.op == "placeholder":
             return node.args[0] if node.args else x
         if node.op == "get_attr":
-            return _attribute(self.network, str(node.target))
+            return attrgetter(str(node.target))(self.network)
         return Call(target_of(self.network, node), node.args, node.kwargs, env, ())()
 
 
 def _fitting(s: Scaled, dtype: torch.dtype) -> Scaled:
     """Return a sum stream in a unit in which a cast does not overflow."""
     return s.rescaled(dtype) if is_narrower(dtype, s.tensor.dtype) else s
-
-
-def _attribute(module: Any, path: str) -> Any:
-    for name in path.split("."):
-        module = getattr(module, name)
-    return module

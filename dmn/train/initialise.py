@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dmn.errors import CheckpointError
 from dmn.hub import load
 from dmn.hub.converted import is_converted, read_original_weights
-from dmn.hub.runs import BEST
+from dmn.hub.runs import best_checkpoint
 from dmn.io.resources import checkpoint_names, path_hint
 from dmn.io.weights import format_mismatches, read_weights, state_dict_mismatches, truncate
 from dmn.io.wrappers import drop_prefix
@@ -159,7 +159,7 @@ def _read(checkpoint: str | Path) -> dict[str, Tensor]:
         return load(str(checkpoint)).model.state_dict()
     hint = path_hint(checkpoint) if isinstance(checkpoint, str) else ""
     if not hint and os.path.isdir(checkpoint):
-        checkpoint = Path(checkpoint, *BEST)
+        checkpoint = best_checkpoint(checkpoint)
     if hint or not os.path.isfile(checkpoint):
         shipped = ", ".join(checkpoint_names())
         raise CheckpointError(f"{checkpoint}: there is no such file; shipped are {shipped}{hint}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from dmn.data import ImageBatch
 from dmn.errors import UnsupportedError
 from dmn.evaluate.grid import TILES, cell_sums, tile
 from dmn.explain import SplitCAM
+from dmn.explain.methods import StreamPart
 from dmn.models import DifferenceOfMonotone
 from dmn.nn import Stream, eval_mode
 from dmn.train.terms import Term
@@ -61,7 +61,7 @@ class MosaicPenalty(Term):
         weight: float = 1.0,
         layer: str = "input",
         stream: Stream = "g",
-        part: Literal["p", "n", "p+n", "p-n"] = "p+n",
+        part: StreamPart = "p+n",
         contrast: bool = True,
         share: float = 1.0,
     ) -> None:

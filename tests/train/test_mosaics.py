@@ -23,7 +23,7 @@ def literal(net, batch, layer, stream, part):
     outside = []
     for first in (0, 4):
         tiles, labels = batch.image[first : first + 4], batch.label[first : first + 4].tolist()
-        top, bottom = torch.cat([*tiles[:2]], dim=2), torch.cat([*tiles[2:]], dim=2)
+        top, bottom = torch.cat(list(tiles[:2]), dim=2), torch.cat(list(tiles[2:]), dim=2)
         values = explainer(torch.cat([top, bottom], dim=1)[None], labels[0])[0, 0]
         inside = total = 0.0
         for i in range(32):
