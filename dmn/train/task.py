@@ -60,7 +60,7 @@ class ClassificationTask(pl.LightningModule):
             `dmn.train.Distillation` with its options.
 
     Raises:
-        OptionError: if `classes` are not as many as `num_classes`.
+        OptionError: if `classes` are not as many as `num_classes`, or there is no such loss.
 
     Examples:
         >>> from functools import partial
@@ -104,6 +104,8 @@ class ClassificationTask(pl.LightningModule):
         self.num_classes = num_classes
         self.classes = tuple(classes or map(str, range(num_classes)))
         self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
+        if loss not in _LOSSES:
+            raise OptionError(f"there is no loss {loss!r}; give one of {', '.join(_LOSSES)}")
         self._loss, self._label_smoothing = _LOSSES[loss], label_smoothing
         self._layer_decay = layer_decay
         self._terms = terms

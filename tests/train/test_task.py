@@ -51,6 +51,11 @@ def test_binary_cross_entropy_is_that_of_each_logit(data, make_trainer, smoothin
     assert trainer.callback_metrics["train/loss"] == pytest.approx(total / len(y), rel=1e-4)
 
 
+def test_an_unknown_loss_is_refused_with_those_there_are():
+    with pytest.raises(OptionError, match=r"no loss 'hinge'.*cross_entropy, binary_cross_entropy"):
+        ClassificationTask(make_task().net, num_classes=2, loss="hinge")
+
+
 def test_calibration_is_logged_on_demand(data, make_trainer):
     from dmn.train import ClassificationTask
 
