@@ -200,20 +200,23 @@ def test_tradeoff(tmp_path, monkeypatch):
     assert Path("here.png").is_file()
 
 
-def test_finetuning_by_mosaics_and_by_binary_cross_entropy(tmp_path, monkeypatch):
+def test_finetuning_by_mosaics_by_noise_and_by_binary_cross_entropy(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     short = "--trainer.max_epochs 1 --trainer.num_sanity_val_steps 0 --heatmaps.every_n_epochs 0"
     short += " --quantus.every_n_epochs 0"
     main(shlex.split(f"fit --config debug {short}"))
     layer = "--model.terms.mosaics.init_args.layer input"  # the network of debug has no front
+    layer += " --model.terms.distillation.init_args.teacher mnist_paired"
     start = "finetune --config debug --init_from runs/debug/version_0/checkpoints/last.ckpt"
-    main(shlex.split(f"{start} --config finetune/mosaics {layer} {short}"))
+    robust = "--config finetune/mosaics --config finetune/robust"
+    main(shlex.split(f"{start} {robust} {layer} {short}"))
     main(shlex.split(f"{start} --config finetune/binary {short}"))
     weights = [
         load(f"runs/debug/version_{i}/checkpoints/last.ckpt").model.state_dict() for i in range(3)
     ]
     (row,) = csv.DictReader(Path("runs/debug/version_1/metrics.csv").read_text().splitlines())
     assert 0 < float(row["train/mosaics"]) < 1
+    assert float(row["train/sensitivity"]) > 0
     changed = {
         name.split(".")[2]
         for name, values in weights[0].items()

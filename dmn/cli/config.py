@@ -11,6 +11,7 @@ from typing import Any
 from jsonargparse import (  # type: ignore[attr-defined]
     ActionConfigFile,
     ArgumentParser,
+    Namespace,
     set_dumper,
 )
 from jsonargparse.typing import Path as FoundPath
@@ -39,7 +40,11 @@ class ConfigFile(ActionConfigFile):
         left_out = [name for name in OF_ONE_COMMAND if name in options and name not in accepted]
         if left_out and "ckpt_path" in accepted:  # a command for runs
             log.info("%s: left out, as other commands take it: %s", values, ", ".join(left_out))
-            values = write_yaml({name: options[name] for name in options if name not in left_out})
+            options = {name: options[name] for name in options if name not in left_out}
+            values = write_yaml(options)
+        earlier, model = cfg.get("model.terms"), options.get("model")
+        if earlier and isinstance(model, dict) and isinstance(model.get("terms"), dict):
+            values = write_yaml({**options, "model": _with_terms(model, _plain(earlier))})
         super().__call__(parser, cfg, values, option_string)  # type: ignore[no-untyped-call]
 
 
@@ -101,6 +106,21 @@ def configs_looked_through() -> Iterator[None]:
         yield
     finally:
         FoundPath.__init__, FoundPath.read_text = find, read  # type: ignore[method-assign]
+
+
+def _with_terms(model: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
+    """Keep the terms of earlier configs, which jsonargparse would drop, unless there are none."""
+    terms = model["terms"]
+    return {**model, "terms": {**earlier, **terms} if terms else terms}
+
+
+def _plain(options: Any) -> Any:
+    """Turn namespaces into dictionaries, at any depth."""
+    if isinstance(options, Namespace):
+        options = options.as_dict()
+    if isinstance(options, dict):
+        return {name: _plain(value) for name, value in options.items()}
+    return options
 
 
 def _is_config(name: str) -> bool:

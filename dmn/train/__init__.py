@@ -21,6 +21,7 @@ from dmn.train.rank_logger import RankLogger
 from dmn.train.resume import check_same_run
 from dmn.train.schedule import OneCycle
 from dmn.train.select import BestExplanation
+from dmn.train.sensitivity import SensitivityPenalty
 from dmn.train.task import ClassificationTask
 from dmn.train.terms import Distillation, Term
 from dmn.train.trainer import Trainer
@@ -46,6 +47,7 @@ __all__ = [
     "QuantusLogger",
     "RankLogger",
     "RunSummary",
+    "SensitivityPenalty",
     "StopAtNonFinite",
     "Term",
     "Trainer",

@@ -10,14 +10,11 @@ from torch import Tensor, nn
 from dmn.data import ImageBatch
 from dmn.errors import UnsupportedError
 from dmn.evaluate.grid import TILES, cell_sums, tile
-from dmn.explain import SplitCAM
-from dmn.explain.methods import StreamPart
-from dmn.models import DifferenceOfMonotone
-from dmn.nn import Stream, eval_mode
-from dmn.train.terms import Term
+from dmn.nn import eval_mode
+from dmn.train.map_term import MapTerm
 
 
-class MosaicPenalty(Term):
+class MosaicPenalty(MapTerm):
     """The share of positive evidence in mosaics that lies in tiles of other classes, in [0, 1].
 
     Training images are joined to mosaics of 2 x 2, in the order of the batch. In each, the class of
@@ -56,19 +53,6 @@ class MosaicPenalty(Term):
         >>> task = ClassificationTask(net, terms={"mosaics": penalty})  # logs train/mosaics
     """
 
-    def __init__(
-        self,
-        weight: float = 1.0,
-        layer: str = "input",
-        stream: Stream = "g",
-        part: StreamPart = "p+n",
-        contrast: bool = True,
-        share: float = 1.0,
-    ) -> None:
-        super().__init__(weight)
-        self.layer, self.stream, self.part = layer, stream, part
-        self.contrast, self.share = contrast, share
-
     def __call__(self, net: nn.Module, batch: ImageBatch, logits: Tensor) -> Tensor:
         """Return the penalty, averaged over the mosaics; 0 for a batch of less than four images."""
         count = max(1, math.ceil(self.share * len(logits)) // TILES) * TILES
@@ -77,23 +61,16 @@ class MosaicPenalty(Term):
         x, y, _ = batch.take(slice(count))
         labels = y.view(-1, TILES)
         with torch.autocast(x.device.type, enabled=False), eval_mode(net):
-            cells = cell_sums(self._maps(net, tile(x), labels[:, 0]))
+            cells = self._cells(net, tile(x), labels[:, 0])
         inside = labels == labels[:, :1]
         tiny = torch.finfo(cells.dtype).tiny
         return 1 - ((cells * inside).sum(dim=1) / cells.sum(dim=1).clamp(min=tiny)).mean()
 
-    def _maps(self, net: nn.Module, mosaics: Tensor, target: Tensor) -> Tensor:
-        if not isinstance(net, DifferenceOfMonotone):
-            raise UnsupportedError(
-                f"MosaicPenalty reads a DifferenceOfMonotone, and {type(net).__name__} is none"
-            )
-        explainer = SplitCAM(net, self.layer, self.stream, self.part, contrast=self.contrast)
-        (config,) = explainer.passes
+    def _cells(self, net: nn.Module, mosaics: Tensor, target: Tensor) -> Tensor:
         try:
-            read = net.read(mosaics, target, [self.layer], config, [self.stream], create_graph=True)
+            return cell_sums(self.maps(net, mosaics, target))
         except RuntimeError as error:  # of layers that shapes do not fit
             size = " x ".join(map(str, mosaics.shape[-2:]))
             raise UnsupportedError(
                 f"the network takes no mosaics of {size} pixels: {error}"
             ) from error
-        return explainer.map(lambda pair, config: read, self.stream, mosaics)

@@ -178,3 +178,25 @@ def test_whatever_a_config_holds_it_is_let_through_or_refused(tmp_path, full, ha
     check()
     happened(f"{counts['let through']} let through, {counts['refused']} refused")
     assert min(counts.values()) > 0
+
+
+def test_terms_of_all_configs_count_and_the_last_one_of_a_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    term = "{class_path: dmn.train.SensitivityPenalty, init_args: {weight: %s}}"
+    Path("a.yaml").write_text(f"model: {{terms: {{one: {term % 1}, two: {term % 2}}}}}")
+    Path("b.yaml").write_text(f"model: {{terms: {{two: {term % 3}, three: {term % 4}}}}}")
+    Path("none.yaml").write_text("model: {terms: {}}")
+
+    def weights(*names):
+        configs = [word for name in ("debug", *names) for word in ("--config", name)]
+        with pytest.raises(SystemExit):
+            main(["fit", *configs, "--print_config"])
+        terms = yaml.safe_load(capsys.readouterr().out)["model"]["terms"] or {}
+        return {name: term["init_args"]["weight"] for name, term in terms.items()}
+
+    assert weights("a.yaml", "b.yaml") == {"one": 1, "two": 3, "three": 4}
+    assert weights("b.yaml", "a.yaml") == {"one": 1, "two": 2, "three": 4}
+    assert weights("a.yaml", "none.yaml", "b.yaml") == {"two": 3, "three": 4}
+    Path("b.yaml").write_text("model: 3")
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", "debug", "--config", "a.yaml", "--config", "b.yaml"])
