@@ -209,7 +209,8 @@ def test_finetuning_by_mosaics_by_noise_and_by_binary_cross_entropy(tmp_path, mo
     layer += " --model.terms.distillation.init_args.teacher mnist_paired"
     start = "finetune --config debug --init_from runs/debug/version_0/checkpoints/last.ckpt"
     robust = "--config finetune/mosaics --config finetune/robust"
-    main(shlex.split(f"{start} {robust} {layer} {short}"))
+    scored = short.replace("--quantus.every_n_epochs 0", "--quantus.images 8")
+    main(shlex.split(f"{start} {robust} {layer} {scored}"))
     main(shlex.split(f"{start} --config finetune/binary {short}"))
     weights = [
         load(f"runs/debug/version_{i}/checkpoints/last.ckpt").model.state_dict() for i in range(3)
@@ -217,6 +218,7 @@ def test_finetuning_by_mosaics_by_noise_and_by_binary_cross_entropy(tmp_path, mo
     (row,) = csv.DictReader(Path("runs/debug/version_1/metrics.csv").read_text().splitlines())
     assert 0 < float(row["train/mosaics"]) < 1
     assert float(row["train/sensitivity"]) > 0
+    assert Path("runs/debug/version_1/checkpoints/best_explained.ckpt").is_file()
     changed = {
         name.split(".")[2]
         for name, values in weights[0].items()
