@@ -42,14 +42,15 @@ def contrast_maps(maps: Sequence[Tensor]) -> Tensor:
 
 
 class Logits(nn.Module):
-    """The explained function: the logits, or each logit minus the mean of all.
+    """The explained function: the logits, each logit minus the mean of all, or differences of two.
 
     Args:
         model: Returns logits in a form of `dmn.nn.pick_logits`.
         contrast: Subtract the mean.
 
     Attributes:
-        targets: The explained classes, on the CPU; classes that the network does not have are
+        targets: The explained classes, on the CPU, or pairs of a class and its rival, (P, 2), of
+            whose logits the difference is explained. Classes that the network does not have are
             refused.
     """
 
@@ -59,9 +60,13 @@ class Logits(nn.Module):
         self.targets = torch.empty(0, dtype=torch.long)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits (B, K)."""
+        """Return logits (B, K), or differences of two (B, P)."""
         logits = predict_logits(self.model, x)
-        check_target(logits, self.targets, self.contrast)
+        against = self.targets.dim() == 2
+        check_target(logits, self.targets, self.contrast or against)
+        if against:
+            target, rival = self.targets.to(logits.device).unbind(dim=1)
+            return logits[:, target] - logits[:, rival]
         return logits - logits.mean(dim=1, keepdim=True) if self.contrast else logits
 
 
@@ -133,7 +138,12 @@ class Baseline:
             images = x.detach().clone().requires_grad_()
             names = class_names(self.model)  # a rewritten network has none
             targets = resolve_target(self.network, images, target, names).clone()
-            self.scores.targets = targets.cpu()
+            if targets.dim() == 2 and not self.propagates_relevance:
+                # a column for each pair, as methods run copies of the images in their own order
+                pairs, targets = torch.unique(targets, dim=0, return_inverse=True)
+                self.scores.targets = pairs.cpu()
+            else:
+                self.scores.targets = targets.cpu()
             maps = self.attribute(images, targets).detach().sum(dim=1, keepdim=True)
         return (maps.abs() if self.absolute else maps).float()
 
@@ -155,7 +165,8 @@ class Baseline:
 
         Args:
             x: Images (B, C, H, W) that require gradients; the network is in eval mode.
-            target: Class indices (B,).
+            target: Columns of `self.scores` (B,), which are class indices unless there are rivals.
+                Methods that propagate relevance get classes and rivals (B, 2) then.
 
         Returns:
             (B, any, H, W); the sum over channels is the map.

@@ -20,6 +20,7 @@ from dmn.baselines.attention import (
 )
 from dmn.baselines.base import Baseline
 from dmn.errors import OptionError, UnsupportedError
+from dmn.explain import Against, Target
 from dmn.explain.registry import register
 from dmn.explain.resize import resize
 from dmn.graph import is_call
@@ -110,7 +111,7 @@ class AttentionRollout(Rollout):
             below 1; 0 as published.
 
     Raises:
-        OptionError: for other values, and for contrast.
+        OptionError: for other values, for contrast, and when called with a rival.
         UnsupportedError: as for GradientAttentionRollout.
 
     Source: Abnar & Zuidema, Quantifying Attention Flow in Transformers, ACL 2020, section 3.1. The
@@ -137,6 +138,15 @@ class AttentionRollout(Rollout):
         if not 0 <= self.discard_ratio < 1:
             raise OptionError(f"discard_ratio is {self.discard_ratio!r}; give 0 or more, below 1")
         super().__post_init__()
+
+    def __call__(self, x: Tensor, target: Target = None) -> Tensor:
+        """Explain images (B, C, H, W) by maps (B, 1, H, W), float32; see `Baseline`."""
+        if isinstance(target, Against):
+            raise OptionError(
+                "AttentionRollout is the same for every class, so that nothing is left against a "
+                "rival; give one class, or take GradientAttentionRollout"
+            )
+        return super().__call__(x, target)
 
     def roll(self, weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
         """Return the product of the layers' weights; see `Rollout.roll`."""

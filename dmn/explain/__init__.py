@@ -12,10 +12,11 @@ from dmn.explain.methods import (
     explain_together,
 )
 from dmn.explain.registry import METHODS, MethodSpec, find_method, list_methods, register
-from dmn.explain.target import Target, resolve_target
+from dmn.explain.target import Against, Target, resolve_target
 
 __all__ = [
     "METHODS",
+    "Against",
     "CentreGaussian",
     "Edges",
     "Explainer",

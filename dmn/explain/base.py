@@ -29,7 +29,8 @@ class Explainer(Protocol):
         Args:
             x: Images (B, C, H, W), signals (B, C, L) or volumes (B, C, D, H, W).
             target: One class index, one per image, or None for the predicted classes. The name of a
-                class may stand for its index if the network has an attribute `classes`.
+                class may stand for its index if the network has an attribute `classes`. `Against`
+                for a class and its rival.
 
         Returns:
             Maps (B, 1, H, W), float32, with the axes of x. Positive values speak for the target.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from reprlib import repr as shortened
 from typing import Any
@@ -13,10 +14,39 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dmn.errors import TargetError, UnknownNameError
-from dmn.nn import Pair, eval_mode, predict_logits
+from dmn.nn import Pair, check_target, eval_mode, predict_logits
 
-Target = int | str | Sequence[int] | Sequence[str] | NDArray[Any] | Tensor | None
+Classes = int | str | Sequence[int] | Sequence[str] | NDArray[Any] | Tensor | None
 """A class for all images or one per image, by index or by name; None for the predicted class."""
+
+
+@dataclass(frozen=True, eq=False)
+class Against:
+    """Why one class and not another: the target of an explanation of the two logits' difference.
+
+    Methods that explain a class take it in place of one. Positive values of the map speak for the
+    class over its rival, negative ones for the rival over the class.
+
+    Args:
+        target: The class, for all images or one per image, by index or by name; None for the
+            predicted one.
+        rival: The other class, likewise; None for the most probable one besides the target.
+
+    Examples:
+        >>> pair = dmn.load("mnist_paired").model
+        >>> x = torch.rand(2, 1, 28, 28)
+        >>> maps, swapped = (SplitCAM(pair)(x, Against(*two)) for two in [(3, 8), (8, 3)])
+        >>> torch.allclose(maps, -swapped)
+        True
+    """
+
+    target: Classes = None
+    rival: Classes = None
+
+
+Target = Classes | Against
+"""A class for all images or one per image, by index or by name; None for the predicted class;
+`Against` for a class and its rival."""
 SHOWN = 3  # names, where none is close
 
 
@@ -31,17 +61,17 @@ def resolve_target(
         x: Images (B, C, H, W).
         target: A class index for all images; a list, array or tensor (B,) with one per image; or
             None for the predicted classes. The only class of a network with one logit is 0. Names
-            of classes may stand for indices.
+            of classes may stand for indices. `Against` for two classes for each image.
         classes: The name of each class; by default the model's attribute `classes`.
 
     Returns:
-        Class indices (B,), on the images' device.
+        Class indices (B,), on the images' device; of `Against` classes and their rivals, (B, 2).
 
     Raises:
         UnsupportedError: if the model does not return logits; see `dmn.nn.predict_logits`.
         DataError: if the images do not fit the model.
-        TargetError: for something that is not an index, or not one per image. Indices that are too
-            large are found later, by `dmn.nn.check_target`.
+        TargetError: for something that is not an index, or not one per image; or if a class is its
+            own rival. Indices that are too large are found later, by `dmn.nn.check_target`.
         UnknownNameError: if no class has the name; names those that are close.
 
     Examples:
@@ -49,14 +79,38 @@ def resolve_target(
         >>> resolve_target(nn.Flatten(), x, "cat", classes=["dog", "cat"])
         tensor([1, 1])
     """
+    classes = class_names(model) if classes is None else classes
+    if isinstance(target, Against):
+        return _resolve_both(model, x, target, classes)
     if target is None:
         with eval_mode(model):
             return predict_logits(model, x).argmax(dim=1)
-    return class_indices(x, target, class_names(model) if classes is None else classes)
+    return class_indices(x, target, classes)
+
+
+def _resolve_both(
+    model: nn.Module | Pair, x: Tensor, against: Against, classes: Sequence[str]
+) -> Tensor:
+    """Return classes and their rivals, (B, 2)."""
+    given = [
+        None if each is None else class_indices(x, each, classes)
+        for each in (against.target, against.rival)
+    ]
+    target, rival = given
+    if target is None or rival is None:
+        with eval_mode(model):
+            logits = predict_logits(model, x)
+        target = logits.argmax(dim=1) if target is None else target
+        check_target(logits, target, contrast=True)
+        others = logits.scatter(1, target[:, None], -torch.inf)
+        rival = others.argmax(dim=1) if rival is None else rival
+    if (same := target == rival).any():
+        raise TargetError(f"class {int(target[same][0])} is its own rival; give another class")
+    return torch.stack([target, rival], dim=1)
 
 
 def class_indices(x: Tensor, target: Target, classes: Sequence[str] = ()) -> Tensor:
-    """Return one class index per image, as `resolve_target`, for a target that is not None."""
+    """Return one class index per image, as `resolve_target`, for one that is given as a class."""
     indices = _integers(target, classes)
     if indices is None:
         raise TargetError(

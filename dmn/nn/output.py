@@ -64,7 +64,7 @@ def check_target(logits: Tensor, target: Tensor, contrast: bool = False) -> None
 
     Args:
         logits: (B, K); only the shape is used.
-        target: Class indices, of any number.
+        target: Class indices, of any shape.
         contrast: Whether a second class is needed.
 
     Raises:
@@ -89,15 +89,17 @@ def output_relevance(logits: Tensor, target: Tensor, output: OutputSelector) -> 
     | "clrp" | f_c | - f_c / (K - 1) |
     | "sglrp" | y_c (1 - y_c) | - y_c y_k |
 
-    f are the logits and y their softmax. The last two sum to 0.
+    f are the logits and y their softmax. The last two sum to 0. For a class c and its rival r the
+    relevance is f_c at c and - f_r at r.
 
     Args:
         logits: (B, K).
-        target: Class indices (B,).
+        target: Class indices (B,), or classes and their rivals (B, 2).
         output: The start, as in the table.
 
     Raises:
-        TargetError: for an index out of range, or for a contrast or a mean of one logit.
+        TargetError: for an index out of range, or for a contrast, a mean or a rival of one logit.
+        OptionError: for rivals with another start than "class" or "contrast".
 
     Source: "clrp" is CLRP1 of Gu, Yang & Tresp, Understanding Individual Decisions of CNNs via
         Contrastive Backpropagation, ACCV 2018, with its sign, where they keep the positive part of
@@ -112,6 +114,8 @@ def output_relevance(logits: Tensor, target: Tensor, output: OutputSelector) -> 
         tensor([[ 4., -2., -2.]])
     """
     logits = logits.detach()
+    if target.dim() == 2:
+        return _difference(logits, target, output) * logits
     if output == "clrp":
         weights = _one_hot(logits, target, output)
         others = (1 - weights) / (logits.shape[1] - 1)
@@ -130,14 +134,23 @@ def select_output(logits: Tensor, target: Tensor, output: OutputSelector) -> Ten
 
     Args:
         logits: (B, K). Only "clrp" and "sglrp" use the values.
-        target: Class indices (B,).
+        target: Class indices (B,), or classes and their rivals (B, 2): the pass then starts from
+            the difference of two logits, which "contrast" does not change.
         output: "class", one logit; "contrast", that logit minus the mean; "all", the mean; "clrp"
             and "sglrp", `output_relevance` divided by the logits, which are stabilised as in
             zennit.
 
     Raises:
-        TargetError: for an index out of range, or for a contrast or a mean of one logit.
+        TargetError: for an index out of range, or for a contrast, a mean or a rival of one logit.
+        OptionError: for rivals with another start than "class" or "contrast".
+
+    Examples:
+        >>> logits = torch.tensor([[4.0, 1.0, 1.0]])
+        >>> select_output(logits, torch.tensor([[0, 2]]), "class")  # why 0, not 2
+        tensor([[ 1.,  0., -1.]])
     """
+    if target.dim() == 2:
+        return _difference(logits, target, output)
     if output in ("clrp", "sglrp"):
         return output_relevance(logits, target, output) / _stabilised(logits.detach())
     one_hot = _one_hot(logits, target, output)
@@ -151,6 +164,19 @@ def select_output(logits: Tensor, target: Tensor, output: OutputSelector) -> Ten
 def _one_hot(logits: Tensor, target: Tensor, output: OutputSelector) -> Tensor:
     check_target(logits, target, contrast=output != "class")
     return torch.zeros_like(logits).scatter_(1, target[:, None], 1.0)
+
+
+def _difference(logits: Tensor, pairs: Tensor, output: OutputSelector) -> Tensor:
+    """Return 1 at each class and -1 at its rival, from which a mean of all logits cancels."""
+    if output not in ("class", "contrast"):
+        given = "True, of relevance," if output == "all" else repr(output)
+        raise OptionError(
+            f"contrast {given} compares with all classes, and a rival is one class; leave contrast "
+            "out"
+        )
+    check_target(logits, pairs, contrast=True)
+    target, rival = pairs.unbind(dim=1)
+    return _one_hot(logits, target, "class") - _one_hot(logits, rival, "class")
 
 
 def _stabilised(z: Tensor) -> Tensor:
