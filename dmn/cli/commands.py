@@ -26,6 +26,7 @@ COMMANDS = {
     "test": Command("Report metrics on the test set.", "dmn.cli.training"),
     "convert": Command("Split a trained classifier, or canonize it.", "dmn.cli.convert"),
     "explain": Command("Show what in a picture speaks for a class.", "dmn.cli.explain"),
+    "show": Command("Draw a saved explanation.", "dmn.cli.show"),
     "certify": Command("Prove that small changes leave a class.", "dmn.cli.certify"),
     "compare": Command("Score explanations by Quantus' metrics.", "dmn.cli.compare", "compare"),
 }

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from textwrap import fill
 from typing import Any, get_args
 
-import numpy as np
-import torch
 from torch import Tensor
 
 import dmn.baselines  # noqa: F401 - registers the post-hoc methods
+from dmn.cli.explained import Asked, explain_row, npz, panel_columns, require_save, save_rows
 from dmn.cli.messages import kinds_counted
 from dmn.cli.networks import add_images_and_model
 from dmn.cli.parser import Parser, number
-from dmn.errors import OptionError, UnknownNameError
-from dmn.explain import Explainer, MethodSpec, find_method, list_methods
-from dmn.explain.layers import last_stage
-from dmn.explain.target import probabilities
+from dmn.errors import OptionError
+from dmn.explain import MethodSpec, find_method, list_methods
 from dmn.hub import Network, load
 from dmn.hub.cards import MOST_CLASSES
+from dmn.hub.explaining import Method, make_method, stage_of
 from dmn.io.options import require, require_output
 from dmn.io.pictures import Picture, read_picture
 from dmn.io.text import plain
 from dmn.io.writing import write_whole
-from dmn.nn import Contrast, Pair, Stream, predict_logits
-from dmn.split import FrontAdapter
-from dmn.viz.panels import overlay, panel, png
-from dmn.viz.typeface import class_label
+from dmn.nn import Contrast, Stream
+from dmn.viz.panels import panel, png
 
 DESCRIPTION = """\
 Show what in pictures of your own speaks for a class, and what against it.
@@ -43,10 +37,14 @@ Show what in pictures of your own speaks for a class, and what against it.
   dmn explain cat.jpg --model timm:resnet50 --weights DEFAULT     one of timm's classifiers
   dmn explain cat.jpg --model hf:FOLDER                of Hugging Face, saved by save_pretrained
   dmn explain cat.jpg --model resnet18 --target "tiger cat"   why not another class?
+  dmn explain cat.jpg --model resnet18 --target "tiger cat" --against tabby   why a, not b?
+  dmn explain cat.jpg --model resnet18 --target "tiger cat" --against tabby   why a, not b?
   dmn explain cat.jpg --model resnet18 --contrast             why this class rather than any other?
+  dmn explain cat.jpg --model resnet18 --top_maps 3           the likeliest classes side by side
 
 Each picture is cropped to what the network takes. The most probable classes are printed, and a
 panel is saved: a row a picture, a column a method; red speaks for the class, blue against it.
+With --against, red speaks for the class over the other one, and blue for that over the class.
 A trained difference network explains itself, by g, h and g - h; any other is split first. One that
 has a front is read at the image; --layer front reads what the front makes of it.
 A name package.module:factory asks for your own code: it is imported, also from this folder, and
@@ -63,8 +61,9 @@ CONTRASTS: dict[str, Contrast] = {
 }
 ALPHA = find_method("SplitCAM").defaults["alpha"]
 CELL = 224  # pixels a side
-LINE = 24  # characters before a row
 LEGEND = "Red speaks for the class, blue against it."
+LEGEND_AGAINST = "Red speaks for the class over the other one, blue for that over the class."
+SIDE_BY_SIDE = "SplitLRP"  # the method that --top_maps shows by default
 
 
 def main(args: Sequence[str]) -> None:
@@ -102,6 +101,13 @@ def _parser() -> Parser:
         help="Where to read; by default the image, of CAMs without a front a late layer.",
     )
     add("--target", help="Class to explain, by name or index; by default the predicted one.")
+    add(
+        "--against",
+        nargs="?",
+        const=True,
+        metavar="CLASS",
+        help="Explain why the class and not this one; alone, not the most probable other.",
+    )
     add("--stream", choices=get_args(Stream), help="Evidence for, against or both; by default all.")
     add(
         "--alpha",
@@ -117,9 +123,20 @@ def _parser() -> Parser:
         help="Leave out what speaks for all classes alike; of relevance also mean, clrp or sglrp.",
     )
     add("--top", type=int, default=3, help="Classes to print.")
+    add(
+        "--top_maps",
+        type=int,
+        metavar="K",
+        help=f"Explain the K most probable classes side by side, by default by {SIDE_BY_SIDE}.",
+    )
     add("--invert", action="store_true", help="Turn dark on white into white on dark first.")
     add("--out", default="explained.png", help="PNG file to save.")
     add("--maps", help="File to save the maps in as well, as numbers: .npz, of NumPy.")
+    add(
+        "--save",
+        metavar="PATH",
+        help="Where to save explanations for `dmn show`: one as a .zip, or any number in a folder.",
+    )
     return parser
 
 
@@ -130,13 +147,16 @@ def explain(
     method: Sequence[str] | None = None,
     layer: str | None = None,
     target: str | None = None,
+    against: str | bool | None = None,
     stream: Stream | None = None,
     alpha: float | None = None,
     contrast: Contrast | None = None,
     top: int = 3,
+    top_maps: int | None = None,
     invert: bool = False,
     out: str = "explained.png",
     maps: str | None = None,
+    save: str | None = None,
     **described: Any,
 ) -> None:
     """Explain pictures, and save a panel of them.
@@ -148,14 +168,19 @@ def explain(
         method: Names of methods, in any case.
         layer: Where to read the network, of methods that have a choice.
         target: Class to explain, by name or index; the predicted one by default.
+        against: Class that it is explained against, likewise; True for the most probable other.
         stream: Of split methods; all three of trained pairs by default, g of split networks.
         alpha: Shift, on split networks.
         contrast: Leave out what speaks for all classes alike; a form that the methods take.
         top: Classes to print.
+        top_maps: Explain so many of the most probable classes, a column each.
         invert: Turn dark on white into white on dark first.
         out: PNG file to save.
         maps: File to save the maps in, as NumPy reads them: an array (N, C, H, W) for each column
-            of the panel, the images among them, and the explained classes (N,) as "target".
+            of the panel, the images among them; the explained classes as "target", (N,) or with
+            `top_maps` (N, K); and with `against` the other classes as "rival".
+        save: Where to save explanations: a .zip file for a single one, otherwise a folder that gets
+            PICTURE_METHOD.zip for each, or PICTURE_METHOD_topK.zip.
         **described: Further options of `dmn.load`: num_classes, size, mean, std, classes.
 
     Raises:
@@ -163,43 +188,49 @@ def explain(
         UnknownNameError: names the methods that there are, or the classes that are close; and if
             a class activation map has no layer to be read at.
         OptionError: names the option that cannot be as it is, and says what can.
+        TargetError: for a class that is its own rival.
         UnsupportedError: lists the operations that a method has no rule for, by kind, and names
             methods that need no rules.
     """
     require("--top", top, 1)
+    require("--top_maps", top_maps, 1)
     require("--alpha", alpha, 0, 0.5)
-    require_output("--out", out, ".png", [*images, model, weights])
+    read_too = [*images, model, weights]
+    require_output("--out", out, ".png", read_too)
     if maps is not None:
-        require_output("--maps", maps, ".npz", [*images, model, weights, out])
-    specs = [find_method(name, "split", "post-hoc") for name in method or FEATURED]
+        require_output("--maps", maps, ".npz", [*read_too, out])
+    if top_maps and (target is not None or against is not None):
+        raise OptionError("--top_maps is of the most probable classes; leave --target, --against")
+    names = method or ([SIDE_BY_SIDE] if top_maps else FEATURED)
+    found = (find_method(name, "split", "post-hoc") for name in names)
+    specs = list({spec.name: spec for spec in found}.values())  # each once
+    if save is not None:
+        require_save(save, images, len(specs) * (top_maps or 1), [*read_too, out, maps])
     pictures = [read(file, invert) for file in images]
     network = load(model, weights, **described)
     chosen = None if target is None else find_target(network, target)
+    rival = find_target(network, against) if isinstance(against, str) else against
     if network.source == "random":
         print(plain(f"{model} has random weights, and knows nothing; give it some by --weights"))
     inputs = [network.check(network.transform(picture)[None]) for picture in pictures]
     if maps is not None and len({x.shape for x in inputs}) > 1:
         raise OptionError("--maps takes pictures of one size, which --size makes them")
-    explainers = _explainers(network, inputs[0], specs, layer, stream, alpha, contrast)
-    why = [] if chosen is None else [f"why {class_label(str(target), chosen)}?"]
-    heatmaps: dict[str, list[Tensor]] = {title: [] for title in explainers}
-    shown, targets, rows = [], [], []
-    for file, x in zip(images, inputs, strict=True):
-        likely = _classify(network, x, top)
-        printed = [f"{network.label(index)} {share}" for index, share in likely.items()]
-        print(plain(f"{file}: {', '.join(printed)}"))
-        targets.append(next(iter(likely)) if chosen is None else chosen)
-        drawn = [f"{class_label(network.label(i), i)} {share}" for i, share in likely.items()]
-        lines = [Path(file).name, *drawn, *why]
-        rows.append("\n".join(fill(plain(line), LINE) for line in lines))
-        shown.append(network.restore(x))
-        for title, explainer in explainers.items():
-            heatmaps[title].append(explainer(x, targets[-1]))
+    options = {"layer": layer, "alpha": alpha, "contrast": contrast}
+    methods = _methods(network, inputs[0], specs, stream, options)
+    asked = Asked(chosen, rival, top, top_maps or 0)
+    rows = [
+        explain_row(network, *each, methods, asked) for each in zip(images, inputs, strict=True)
+    ]
+    shown = [network.restore(row.x) for row in rows]
     if maps is not None:
-        write_whole(maps, _npz({"image": shown, **heatmaps}, targets))
+        write_whole(maps, npz(rows, shown, top_maps is not None))
+    if save is not None:
+        save_rows(network, rows, save)
+    columns = panel_columns(rows, shown, invert)
     done = "replaced" if os.path.exists(out) else "saved"
-    write_whole(out, png(panel(_columns(shown, heatmaps, invert), rows, LEGEND, CELL)))
-    print(plain(f"{done} {out}: {', '.join(explainers)}"))
+    legend = LEGEND if rival is None else LEGEND_AGAINST
+    write_whole(out, png(panel(columns, [row.label for row in rows], legend, CELL)))
+    print(plain(f"{done} {out}: {', '.join([*columns][1:])}"))
 
 
 def read(file: str, invert: bool) -> Picture:
@@ -208,45 +239,12 @@ def read(file: str, invert: bool) -> Picture:
     return picture.point(lambda value: 255 - value) if invert else picture
 
 
-def _columns(
-    shown: list[Tensor], heatmaps: dict[str, list[Tensor]], invert: bool
-) -> dict[str, list[Tensor]]:
-    """Return the columns of the panel: the pictures, and each method's heatmaps over them."""
-    columns = {"image": [1 - picture[0] if invert else picture[0] for picture in shown]}
-    for title, maps in heatmaps.items():
-        pairs = zip(shown, maps, strict=True)
-        columns[title] = [overlay(*pair, against=title.endswith(" h"))[0] for pair in pairs]
-    return columns
-
-
-def _npz(arrays: dict[str, list[Tensor]], targets: list[int]) -> bytes:
-    """Return arrays (1, C, H, W) of each picture as the content of one .npz file."""
-    content = io.BytesIO()
-    stacked: dict[str, Any] = {
-        title: torch.cat(parts).float().cpu().numpy() for title, parts in arrays.items()
-    }
-    np.savez(content, target=np.array(targets), **stacked)
-    return content.getvalue()
-
-
 def find_target(network: Network, target: str) -> int:
     """Find a class by name or, failing that, by index."""
     named = target.lower() in map(str.lower, network.classes)
     if target.isdecimal() and not named and int(target) < (len(network.classes) or MOST_CLASSES):
         return int(target)
     return network.index(target)
-
-
-@torch.no_grad()
-def _classify(network: Network, x: Tensor, top: int) -> dict[int, str]:
-    """Return the most probable classes of an image, the first first, and how probable each is."""
-    chances = probabilities(predict_logits(network.model, x))[0]
-    shares, indices = (values.tolist() for values in chances.topk(min(top, len(chances))))
-    return dict(zip(indices, map(_percent, shares), strict=True))
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if share >= 0.005 else "<1 %"
 
 
 def _other_methods(stage: str) -> str:
@@ -259,50 +257,22 @@ def _other_methods(stage: str) -> str:
     return f"these and other methods need no rules: --method {' '.join(work)}"
 
 
-def _explainers(
+def _methods(
     network: Network,
     x: Tensor,
     specs: Sequence[MethodSpec],
-    layer: str | None,
     stream: Stream | None,
-    alpha: float | None,
-    contrast: Contrast | None,
-) -> dict[str, Explainer]:
-    """Make the explainers, by the title of the column each fills."""
-    trained, model = network.is_pair and not network.is_split, network.ordinary
-    stage = layer or last_stage(model, x).removeprefix("h.net.")
-    explainers: dict[str, Explainer] = {}
+    options: dict[str, Any],
+) -> list[Method]:
+    """Make the methods, with the options that are given and that they have."""
+    stage = stage_of(network, x, options["layer"])
+    methods = []
     with kinds_counted(_other_methods(stage)):
-        pair: Any = network.as_pair(x) if any(spec.kind == "split" for spec in specs) else None
+        if any(spec.kind == "split" for spec in specs):
+            network.as_pair(x)  # what cannot be split is refused before others are made
         for spec in specs:
-            options: dict[str, Any] = {} if contrast is None else {"contrast": contrast}
-            if spec.kind == "split":
-                options |= _split_options(spec, pair, trained, stage, layer, alpha)
-                own = get_args(Stream) if trained else (spec.defaults["stream"],)
-                for side in (stream,) if stream else own:
-                    explainers[f"{spec.name} {side}"] = spec.factory(pair, stream=side, **options)
-                continue
-            if spec.needs_layer:
-                if stage == "input":
-                    raise UnknownNameError(
-                        f"{spec.name} reads a layer of the network that holds an image, and the "
-                        "last one holds none: name another by --layer, or other methods by --method"
-                    )
-                options["layer"] = f"g.net.{stage}" if trained else stage
-            explainers[spec.name] = spec.factory(model, **options)
-    return explainers
-
-
-def _split_options(
-    spec: MethodSpec, pair: Pair, trained: bool, stage: str, layer: str | None, alpha: float | None
-) -> dict[str, Any]:
-    """Return where and how a split method reads a pair, which may be the network's own."""
-    fronted = isinstance(pair, FrontAdapter)
-    options = {} if trained else dict(spec.defaults)
-    options.pop("stream", None)
-    options["layer"] = stage if trained and spec.needs_layer and not fronted else layer
-    if fronted:
-        options["part"] = "p"
-    if alpha is not None and "alpha" in spec.options:
-        options["alpha"] = alpha
-    return options
+            known = {"layer", "contrast"} | ({"alpha"} & {*spec.options})
+            given = {k: v for k, v in options.items() if v is not None and k in known}
+            streams = None if stream is None else (stream,)
+            methods.append(make_method(network, x, spec, stage, streams, given))
+    return methods

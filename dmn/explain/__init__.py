@@ -2,6 +2,7 @@
 
 from dmn.explain.base import Explainer
 from dmn.explain.controls import CentreGaussian, Edges, RandomMap, controls
+from dmn.explain.explanation import Explanation
 from dmn.explain.methods import (
     SplitCAM,
     SplitExplainer,
@@ -20,6 +21,7 @@ __all__ = [
     "CentreGaussian",
     "Edges",
     "Explainer",
+    "Explanation",
     "MethodSpec",
     "RandomMap",
     "SplitCAM",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from dmn.errors import DataError, UnknownNameError
+from dmn.explain import Explanation
 from dmn.explain.target import find_class
+from dmn.hub import explaining
 from dmn.hub.preprocess import per_channel
 from dmn.io.text import one_line, size_text
-from dmn.nn import Pair, is_pair, predict_logits
+from dmn.nn import Pair, Stream, is_pair, predict_logits
 from dmn.split import SplitModel, as_pair
 
 
@@ -134,6 +136,47 @@ class Network:
                 f"no class {name!r}; names of classes are not known: give an index, or --classes"
             )
         return find_class(name, self.classes)
+
+    def explain(
+        self,
+        picture: Any,
+        method: str = "SplitLRP",
+        target: int | str | None = None,
+        against: int | str | bool | None = None,
+        *,
+        streams: Collection[Stream] | None = None,
+        **options: Any,
+    ) -> Explanation:
+        """Explain a class of a picture, as `dmn explain` does.
+
+        Args:
+            picture: A file, or what `transform` takes.
+            method: Name of a method; import `dmn.baselines` for the post-hoc ones.
+            target: The class, by index or by name; None for the predicted one.
+            against: Another class, likewise, to explain why the target and not this; True for the
+                most probable one besides the target. None for no other class.
+            streams: Of split methods. By default all of trained pairs, "g-h" of SplitLRP and "g" of
+                the others on split networks.
+            **options: Of the method, such as `layer` and `alpha`. Without them it is made as
+                `dmn explain` makes it.
+
+        Returns:
+            The image, its logits and the maps, which can be saved.
+
+        Raises:
+            UnreadableImageError: if the file cannot be read; names it.
+            UnknownNameError: for a method, a layer or a class that does not exist.
+            OptionError: for an option that the method does not take.
+            TargetError: for a class that the network does not have, or that is its own rival.
+            UnsupportedError: if the method cannot be applied to the network; lists the operations.
+
+        Examples:
+            >>> digit = torch.rand(1, 28, 28)
+            >>> network = dmn.load("mnist_paired")
+            >>> network.explain(digit, "SplitCAM", target=3, against="8").maps["g-h"].shape
+            torch.Size([1, 28, 28])
+        """
+        return explaining.explain(self, picture, method, target, against, streams, options)
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
