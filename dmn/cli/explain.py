@@ -100,14 +100,7 @@ def _parser() -> Parser:
         "--layer",
         help="Where to read; by default the image, of CAMs without a front a late layer.",
     )
-    add("--target", help="Class to explain, by name or index; by default the predicted one.")
-    add(
-        "--against",
-        nargs="?",
-        const=True,
-        metavar="CLASS",
-        help="Explain why the class and not this one; alone, not the most probable other.",
-    )
+    _add_classes(parser)
     add("--stream", choices=get_args(Stream), help="Evidence for, against or both; by default all.")
     add(
         "--alpha",
@@ -122,13 +115,6 @@ def _parser() -> Parser:
         metavar="FORM",
         help="Leave out what speaks for all classes alike; of relevance also mean, clrp or sglrp.",
     )
-    add("--top", type=int, default=3, help="Classes to print.")
-    add(
-        "--top_maps",
-        type=int,
-        metavar="K",
-        help=f"Explain the K most probable classes side by side, by default by {SIDE_BY_SIDE}.",
-    )
     add("--invert", action="store_true", help="Turn dark on white into white on dark first.")
     add("--out", default="explained.png", help="PNG file to save.")
     add("--maps", help="File to save the maps in as well, as numbers: .npz, of NumPy.")
@@ -138,6 +124,26 @@ def _parser() -> Parser:
         help="Where to save explanations for `dmn show`: one as a .zip, or any number in a folder.",
     )
     return parser
+
+
+def _add_classes(parser: Parser) -> None:
+    """Add the options that choose classes."""
+    add = parser.add_argument
+    add("--target", help="Class to explain, by name or index; by default the predicted one.")
+    add(
+        "--against",
+        nargs="?",
+        const=True,
+        metavar="CLASS",
+        help="Explain why the class and not this one; alone, not the most probable other.",
+    )
+    add("--top", type=int, default=3, help="Classes to print.")
+    add(
+        "--top_maps",
+        type=int,
+        metavar="K",
+        help=f"Explain the K most probable classes side by side, by default by {SIDE_BY_SIDE}.",
+    )
 
 
 def explain(

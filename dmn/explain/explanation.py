@@ -161,6 +161,7 @@ class Explanation:
             }
             if tensors:
                 raise ValueError(f"holds other tensors, such as {min(tensors)!r}")
+            member = f"{FACTS}, {TENSORS}"
             facts["classes"] = tuple(facts["classes"])
             return cls(**shared, maps=maps, **facts)
         except (ValueError, DataError) as error:
