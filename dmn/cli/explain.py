@@ -206,7 +206,9 @@ def explain(
     if maps is not None:
         require_output("--maps", maps, ".npz", [*read_too, out])
     if top_maps and (target is not None or against is not None):
-        raise OptionError("--top_maps is of the most probable classes; leave --target, --against")
+        raise OptionError(
+            "--top_maps is of the most probable classes; leave out --target and --against"
+        )
     names = method or ([SIDE_BY_SIDE] if top_maps else FEATURED)
     found = (find_method(name, "split", "post-hoc") for name in names)
     specs = list({spec.name: spec for spec in found}.values())  # each once

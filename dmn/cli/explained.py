@@ -100,14 +100,15 @@ def explain_row(
             classes = resolve_target(network.model, x, wanted)
             explained.append(Explained(method, rank if asked.top_maps else 0, classes, maps))
     names = explained[0].classes.flatten().tolist()
+    rivalled = asked.rival is not None  # which may be class 0
     printed = ", ".join(f"{network.label(index)} {share}" for index, share in likely.items())
-    why = f"; why {' and not '.join(map(network.label, names))}?" if asked.rival else ""
+    why = f"; why {' and not '.join(map(network.label, names))}?" if rivalled else ""
     print(plain(f"{file}: {printed}{why}"))
     lines = [Path(file).name]
     for rank, (index, share) in enumerate(likely.items(), 1):
         number = f"{rank}. " if asked.top_maps else ""
         lines.append(f"{number}{class_label(network.label(index), index)} {share}")
-    if asked.target is not None or asked.rival is not None:
+    if asked.target is not None or rivalled:
         drawn = [class_label(network.label(index), index) for index in names]
         lines.append(f"why {', not '.join(drawn)}?")
     return Row(file, x, "\n".join(fill(plain(line), LINE) for line in lines), explained)
