@@ -119,6 +119,7 @@ def folder(tmp_path_factory):
     (made / "half/dog").mkdir()
     (made / "notes.txt").write_text("no picture")
     (made / "nets.py").write_text(NETS)
+    (made / "cut.zip").write_bytes(b"PK" + bytes(100))  # as a copy that was interrupted leaves it
     torch.save(small().state_dict(), made / "weights.pth")
     torch.save(small(), made / "whole.pth")
     run = made / "runs/debug/version_0"

@@ -38,7 +38,6 @@ Show what in pictures of your own speaks for a class, and what against it.
   dmn explain cat.jpg --model hf:FOLDER                of Hugging Face, saved by save_pretrained
   dmn explain cat.jpg --model resnet18 --target "tiger cat"   why not another class?
   dmn explain cat.jpg --model resnet18 --target "tiger cat" --against tabby   why a, not b?
-  dmn explain cat.jpg --model resnet18 --target "tiger cat" --against tabby   why a, not b?
   dmn explain cat.jpg --model resnet18 --contrast             why this class rather than any other?
   dmn explain cat.jpg --model resnet18 --top_maps 3           the likeliest classes side by side
 
