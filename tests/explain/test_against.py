@@ -58,10 +58,11 @@ def close(one, other):
 
 @pytest.mark.parametrize("network", ["trained", "split", "front"])
 @pytest.mark.parametrize("stream", ["g", "h", "g-h"])
+@pytest.mark.parametrize("contrast", [False, "mean"])
 @pytest.mark.parametrize("kind", [SplitCAM, SplitGrad, SplitLRP])
-def test_a_map_against_a_rival_is_the_difference_of_two_maps(kind, stream, network):
+def test_a_map_against_a_rival_is_the_difference_of_two_maps(kind, contrast, stream, network):
     """A pass is linear in where it starts: for relevance too, whose shares do not depend on it."""
-    options = {"contrast": False} if kind is SplitLRP else {}
+    options = {"contrast": contrast}
     one, other = (maps_of(kind, stream, network, each, **options) for each in (TARGET, RIVAL))
     against = maps_of(kind, stream, network, Against(TARGET, RIVAL), **options)
     scale = max(one.abs().max(), other.abs().max())
