@@ -197,22 +197,13 @@ def explain(
         UnsupportedError: lists the operations that a method has no rule for, by kind, and names
             methods that need no rules.
     """
+    require("--alpha", alpha, 0, 0.5)
     require("--top", top, 1)
     require("--top_maps", top_maps, 1)
-    require("--alpha", alpha, 0, 0.5)
-    read_too = [*images, model, weights]
-    require_output("--out", out, ".png", read_too)
-    if maps is not None:
-        require_output("--maps", maps, ".npz", [*read_too, out])
     if top_maps and (target is not None or against is not None):
-        raise OptionError(
-            "--top_maps is of the most probable classes; leave out --target and --against"
-        )
-    names = method or ([SIDE_BY_SIDE] if top_maps else FEATURED)
-    found = (find_method(name, "split", "post-hoc") for name in names)
-    specs = list({spec.name: spec for spec in found}.values())  # each once
-    if save is not None:
-        require_save(save, images, len(specs) * (top_maps or 1), [*read_too, out, maps])
+        raise OptionError("--top_maps is of the likeliest classes; leave out --target, --against")
+    specs = _specs(method or ([SIDE_BY_SIDE] if top_maps else FEATURED))
+    _require_files(images, [model, weights], out, maps, save, len(specs) * (top_maps or 1))
     pictures = [read(file, invert) for file in images]
     network = load(model, weights, **described)
     chosen = None if target is None else find_target(network, target)
@@ -225,9 +216,8 @@ def explain(
     options = {"layer": layer, "alpha": alpha, "contrast": contrast}
     methods = _methods(network, inputs[0], specs, stream, options)
     asked = Asked(chosen, rival, top, top_maps or 0)
-    rows = [
-        explain_row(network, *each, methods, asked) for each in zip(images, inputs, strict=True)
-    ]
+    seen = zip(images, inputs, strict=True)
+    rows = [explain_row(network, file, x, methods, asked) for file, x in seen]
     shown = [network.restore(row.x) for row in rows]
     if maps is not None:
         write_whole(maps, npz(rows, shown, top_maps is not None))
@@ -238,6 +228,38 @@ def explain(
     legend = LEGEND if rival is None else LEGEND_AGAINST
     write_whole(out, png(panel(columns, [row.label for row in rows], legend, CELL)))
     print(plain(f"{done} {out}: {', '.join([*columns][1:])}"))
+
+
+def _require_files(
+    images: Sequence[str],
+    read_too: Sequence[str | None],
+    out: str,
+    maps: str | None,
+    save: str | None,
+    of_each: int,
+) -> None:
+    """Refuse names of files that would be replaced, or do not say what they are.
+
+    Args:
+        images: The pictures' files.
+        read_too: Names of the network and its weights, which may be files.
+        out: Where the panel goes.
+        maps: Where the numbers go.
+        save: Where the explanations go.
+        of_each: How many explanations there are of each picture.
+    """
+    inputs = [*images, *read_too]
+    require_output("--out", out, ".png", inputs)
+    if maps is not None:
+        require_output("--maps", maps, ".npz", [*inputs, out])
+    if save is not None:
+        require_save(save, images, of_each, [*inputs, out, maps])
+
+
+def _specs(names: Sequence[str]) -> list[MethodSpec]:
+    """Return methods by their names, each once."""
+    found = (find_method(name, "split", "post-hoc") for name in names)
+    return list({spec.name: spec for spec in found}.values())
 
 
 def read(file: str, invert: bool) -> Picture:

@@ -145,8 +145,8 @@ def test_it_needs_no_network(monkeypatch):
     ("args", "message"),
     [
         (["zero.png", "--top_maps", "0"], "--top_maps is 0; give at least 1"),
-        (["zero.png", "--top_maps", "2", "--target", "1"], "leave out --target and --against"),
-        (["zero.png", "--top_maps", "2", "--against"], "leave out --target and --against"),
+        (["zero.png", "--top_maps", "2", "--target", "1"], "leave out --target, --against"),
+        (["zero.png", "--top_maps", "2", "--against"], "leave out --target, --against"),
         (["zero.png", "--against", "cow"], "no class 'cow'"),
         (["zero.png", "--target", "3", "--against", "3"], "class 3 is its own rival"),
         (["zero.png", "--against", "--contrast", "clrp", "--method", "SplitLRP"], "leave contrast"),
