@@ -18,6 +18,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities import move_data_to_device
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from dmn.compare.cells import CellStore
 from dmn.compare.images import ComparedImages, collect
@@ -27,8 +28,9 @@ from dmn.compare.report import Gallery, write_report
 from dmn.compare.suite import FORWARDS, Budget, Split, Suite
 from dmn.compare.summary import ranks, summarise
 from dmn.data import as_batch
-from dmn.errors import DataError, UnknownNameError
+from dmn.errors import DataError, TargetError, UnknownNameError
 from dmn.evaluate import METRICS, metric_specs
+from dmn.explain import Against, Target, resolve_target
 from dmn.hub import Network
 from dmn.io.options import SEEDS, require, require_device
 from dmn.io.text import cell, plain
@@ -214,18 +216,14 @@ class Comparison:
         return collect(batches, networks, count)
 
     def _gallery(self, suite: Suite) -> Gallery:
+        """Return heatmaps of the first test images, also of their class against another."""
         images = suite.images["test"].first(self.gallery)
-        maps = {}
-        for entry in suite.entries:
-            try:
-                maps[entry.name] = suite.explainer(entry)(images.x, images.y)
-            except Exception as error:  # the cells say why; a picture must not stop a comparison
-                log.warning("no heatmaps of %s: %s", entry.name, error)
         network = next(iter(suite.networks.values()))
+        shown = network.restore(images.x).clamp(0, 1).cpu()
         names = map(network.label, images.y.tolist())
         rows = [f"class {name}, said {name}" for name in names]  # all are classified correctly
-        shown = network.restore(images.x).clamp(0, 1).cpu()
-        return Gallery(shown, rows, maps, range(len(images)))
+        maps = _maps(suite, images.x, images.y)
+        return Gallery(shown, rows, maps, range(len(images)), _against(suite, images, shown))
 
     def _notes(self, suite: Suite, seconds: float) -> list[str]:
         validation, test = suite.images["validation"], suite.images["test"]
@@ -240,6 +238,28 @@ class Comparison:
             f"It took {seconds:.0f} s this time on {self.device} with {torch.get_num_threads()} "
             "threads; what was scored before was not scored again.",
         ]
+
+
+def _against(suite: Suite, images: ComparedImages, shown: Tensor) -> Gallery | None:
+    """Return heatmaps of the class against the first network's likeliest other one, if any."""
+    network = next(iter(suite.networks.values()))
+    try:
+        both = resolve_target(network.model, images.x, Against(images.y))
+    except TargetError:  # one logit
+        return None
+    rows = [f"why {network.label(y)}, not {network.label(rival)}?" for y, rival in both.tolist()]
+    return Gallery(shown, rows, _maps(suite, images.x, Against(*both.unbind(dim=1))))
+
+
+def _maps(suite: Suite, x: Tensor, target: Target) -> dict[str, Tensor]:
+    """Return each entry's maps; entries without any are missing."""
+    maps = {}
+    for entry in suite.entries:
+        try:
+            maps[entry.name] = suite.explainer(entry)(x, target)
+        except Exception as error:  # the cells say why; a picture must not stop a comparison
+            log.warning("no heatmaps of %s: %s", entry.name, error)
+    return maps
 
 
 def _show_progress(progress: Iterator[str], total: int) -> None:

@@ -37,6 +37,7 @@ class Gallery:
         rows: A caption for each image, such as "class 7, said 7"; N.
         maps: Signed maps (N, 1, H, W) of each entry, by its name; entries may be missing.
         ids: Numbers of the images in the scores, N, by which their scores are shown.
+        against: The same images, with maps of the class against another one, if there are any.
 
     Examples:
         >>> import torch
@@ -51,6 +52,7 @@ class Gallery:
     rows: Sequence[str]
     maps: Mapping[str, Tensor]
     ids: Sequence[int] = ()
+    against: Gallery | None = None
 
 
 def write_report(
@@ -90,8 +92,11 @@ def write_report(
     order = list(ranked["entry"].unique())
     summary = summary.set_index("entry").loc[order].reset_index()
     seconds = cost(cells)
-    pictures = _overlays(gallery, order)
-    drawn = _draw(summary, ranked, seconds, curves, pictures, gallery.rows)
+    galleries = {"gallery": gallery, "against": gallery.against}
+    shown = {key: each for key, each in galleries.items() if each is not None and len(each.rows)}
+    pictures = {key: _overlays(each, order) for key, each in shown.items()}
+    drawn = _draw(summary, ranked, seconds, curves)
+    drawn |= {key: figures.gallery(pictures[key], each.rows) for key, each in shown.items()}
     test = scores[scores["split"] == "test"]
     page = {
         "title": title,
@@ -105,7 +110,7 @@ def write_report(
         "entries": _entries(summary, ranked, seconds, settings),
         "standings": _standings(ranked),
         "categories": _categories(summary),
-        "gallery": _tiles(gallery, pictures, test),
+        "galleries": {key: _tiles(each, pictures[key], test) for key, each in shown.items()},
         "drawn": set(drawn),
         "versions": versions,
         "config": config,
@@ -209,10 +214,8 @@ def _draw(
     ranked: pd.DataFrame,
     seconds: Mapping[str, float],
     curves: Mapping[str, Floats],
-    pictures: Mapping[str, Tensor],
-    rows: Sequence[str],
 ) -> dict[str, bytes]:
-    """Draw every figure that has data."""
+    """Draw every figure of the scores that has data."""
     kinds = dict(zip(summary["entry"], summary["kind"], strict=True))
     curves = {entry: curves[entry] for entry in kinds if entry in curves}
     drawn = {"ranks": figures.rank_table(ranked)}
@@ -222,8 +225,6 @@ def _draw(
         drawn["cost"] = figures.score_against_cost(ranked, seconds)
     for category in summary["category"].unique():
         drawn[category] = figures.bars(summary, category)
-    if len(rows):
-        drawn["gallery"] = figures.gallery(pictures, rows)
     return drawn
 
 

@@ -113,7 +113,7 @@ def test_the_weights_and_biases_run_holds_tables_pictures_and_charts(folder):
     left = {
         "table/tables": {"summary", "ranks"},
         "table/bars": {"PixelFlipping", "PointingGame", "Sparseness", "Completeness"},
-        "images/figures": {"gallery", "ranks", "curves", "cost", "faithfulness"},
+        "images/figures": {"gallery", "against", "ranks", "curves", "cost", "faithfulness"},
     }
     for place, names in left.items():
         assert names <= {path.name.split("_")[0] for path in (media / place).iterdir()}, place

@@ -74,7 +74,11 @@ def fabricate(names=ENTRIES, metrics=METRICS):
                 dropped = int(counts.sum())
                 cell = {"n": IMAGES - dropped, "dropped": dropped, "reasons": said, "seconds": 1.0}
                 cells.append({**base, "metric": metric, **cell})
-    gallery = Gallery(images, [f"class {row}, said {row}" for row in range(4)], maps, range(4))
+    rivals = Gallery(
+        images, [f"why {n}, not 9?" for n in range(4)], {e: -each for e, each in maps.items()}
+    )
+    rows = [f"class {row}, said {row}" for row in range(4)]
+    gallery = Gallery(images, rows, maps, range(4), rivals)
     return Comparison(pd.DataFrame(scores), pd.DataFrame(cells), settings, gallery, curves)
 
 

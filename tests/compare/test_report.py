@@ -197,6 +197,19 @@ def test_maps_that_show_nothing_say_why(report, visit):
     assert row.locator("td").nth(7).inner_text() == "no map"
 
 
+def test_maps_against_another_class_open_by_a_click(report, visit):
+    page = visit(report)
+    plain, rivals = page.locator("table.gallery").all()
+    assert not rivals.is_visible()
+    page.get_by_text("Why this class, not the likeliest other?").click()
+    assert "why 2, not 9?" in rivals.locator("tbody tr").nth(2).inner_text()
+    first = [table.locator("td img").first.get_attribute("src") for table in (plain, rivals)]
+    assert first[0] != first[1]
+    page.get_by_role("searchbox").fill("vgg16")
+    assert rivals.locator("thead th:visible").count() == 2
+    assert "map" not in rivals.locator("td:visible").first.inner_text()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_scrolls_tables_and_not_the_page(report, visit, scheme):
     page = visit(report, viewport=PHONE, color_scheme=scheme)
@@ -264,7 +277,9 @@ def test_markdown_tables_are_rectangular(report, hostile):
 def test_little_is_enough(tmp_path, visit):
     """One entry, no curves, no times, no images to show."""
     made = fabricate({("net", "alone", "post-hoc"): 0.5}, FEW)
-    none = replace(made.gallery, images=torch.zeros(0, 3, 8, 8), rows=[], maps={}, ids=())
+    none = replace(
+        made.gallery, images=torch.zeros(0, 3, 8, 8), rows=[], maps={}, ids=(), against=None
+    )
     cells = made.cells[made.cells["metric"] != "Explanation"]
     page = visit(write(tmp_path, made, gallery=none, curves={}, cells=cells))
     assert page.get_by_text("Heatmaps").count() == 0
