@@ -146,6 +146,7 @@ def test_importing_the_networks_needs_torch_only():
                 "__future__",
                 "collections",
                 "contextlib",
+                "contextvars",
                 "itertools",
                 "math",
                 "typing",

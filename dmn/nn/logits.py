@@ -94,7 +94,7 @@ def logits_matrix(output: Any, network: str, count: int) -> Tensor:
         UnsupportedError: if they have another shape, as in segmentation, or are integers.
     """
     logits = pick_logits(output, network)
-    if logits.dim() not in (1, 2) or len(logits) != count or not logits.is_floating_point():
+    if logits.dim() not in (1, 2) or logits.shape[0] != count or not logits.is_floating_point():
         raise UnsupportedError(
             f"{network} returns {tuple(logits.shape)} of {logits.dtype} for {count} images, not "
             "logits (B, K); wrap it in a module that returns one number per class, as by a sum "
@@ -118,7 +118,7 @@ def predict_logits(model: nn.Module | Pair, x: Tensor) -> Tensor:
         DataError: if the images do not fit one of its layers; names the layer and both shapes.
     """
     with misfits_explained(model, x):
-        return logits_matrix(model(x), network_name(model), len(x))
+        return logits_matrix(model(x), network_name(model), x.shape[0])
 
 
 def _describe(output: Any) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dmn.errors import OptionError, TargetError
+from dmn.nn.observed import observed
 
 OutputSelector = Literal["class", "contrast", "all", "clrp", "sglrp"]
 """Where a pass back starts; see `output_relevance`."""
@@ -73,9 +74,10 @@ def check_target(logits: Tensor, target: Tensor, contrast: bool = False) -> None
     classes = logits.shape[1]
     if contrast and classes == 1:
         raise TargetError("contrast needs two classes, and the network has one logit: leave it out")
-    if len(invalid := target[(target < 0) | (target >= classes)]):
+    invalid = observed(lambda: target[(target < 0) | (target >= classes)].tolist())
+    if invalid:
         available = f"there are 0 to {classes - 1}" if classes > 1 else "its one logit is class 0"
-        raise TargetError(f"the network has no class {int(invalid[0])}; {available}")
+        raise TargetError(f"the network has no class {invalid[0]}; {available}")
 
 
 def output_relevance(logits: Tensor, target: Tensor, output: OutputSelector) -> Tensor:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dmn.nn.observed import observed
+
 BLOCK = 2**16  # numbers for each thread, so that a few tensors stay in its cache
 
 
@@ -87,6 +89,10 @@ def aligned(parts: Sequence[Scaled]) -> tuple[list[Tensor], int]:
 
 def magnitude(tensor: Tensor) -> float:
     """Return the largest absolute value; of an empty tensor 0."""
+    return observed(lambda: _magnitude(tensor))
+
+
+def _magnitude(tensor: Tensor) -> float:
     if not tensor.numel():
         return 0.0
     smallest, largest = torch.aminmax(tensor.detach())
@@ -104,7 +110,9 @@ def blockwise(
         size: Numbers per piece; by default `BLOCK` for each thread.
     """
     size = size or BLOCK * torch.get_num_threads()
-    in_one_piece = tensors[0].device.type != "cpu" or tensors[0].numel() <= size
+    count: int | torch.SymInt = tensors[0].numel()  # the latter in a trace for any batch
+    traced = isinstance(count, torch.SymInt)
+    in_one_piece = traced or tensors[0].device.type != "cpu" or count <= size
     if in_one_piece or any(tensor.requires_grad for tensor in tensors):
         return function(*tensors)
     pieces = zip(*(torch.split(tensor.reshape(-1), size) for tensor in tensors), strict=True)

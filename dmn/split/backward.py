@@ -55,7 +55,7 @@ def backward(
         streams: Which sides to read.
     """
     output = values.u[plan.output]
-    logits = logits_matrix(output, type(plan.network).__name__, len(target))
+    logits = logits_matrix(output, type(plan.network).__name__, target.shape[0])
     own_start: OutputSelector = "contrast" if plan.relevance and logits.shape[1] > 1 else "class"
     weights = select_output(logits, target, plan.config.output or own_start).view_as(output)
     layout = _layout(plan, streams)

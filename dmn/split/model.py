@@ -231,7 +231,7 @@ class SplitModel(nn.Module):
         with torch.enable_grad():
             x = x.detach().clone().requires_grad_()
             logits = plan.forward(x, held_at=held_at).u[plan.output]
-            selected = logits_matrix(logits, self.name, len(x)).gather(1, target[:, None])
+            selected = logits_matrix(logits, self.name, x.shape[0]).gather(1, target[:, None])
             (gradient,) = torch.autograd.grad(selected.sum(), x)
         return gradient
 
@@ -263,7 +263,7 @@ class SplitModel(nn.Module):
         plan = self._plan(config, layers)
         values = self._forward(plan, x)
         if target is None:
-            target = logits_matrix(values.u[plan.output], self.name, len(x)).argmax(dim=1)
+            target = logits_matrix(values.u[plan.output], self.name, x.shape[0]).argmax(dim=1)
         with self._mode():
             readings = backward(plan, values, target.clone(), streams)
         nodes, grids, read = self._nodes_by_name(), self._find_grids(x), {}
