@@ -1,7 +1,8 @@
 """Image classifiers that explain themselves, and a measure of how good an explanation is.
 
-The package itself has one function, `load`, which returns a trained network by name or file.
-Everything else is in its packages. `import dmn` is fast, because torch is imported by `load` only.
+The package itself has two functions: `load` returns a trained network by name or file, and `export`
+writes one with its explanation as an ONNX file. Everything else is in its packages. `import dmn` is
+fast, because torch is imported by these functions only.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+    from typing import Any
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from dmn.hub.network import Network
+    from dmn.nn import Stream
+    from dmn.onnx import Parity
 
 __version__ = version("dmn")
 
@@ -73,4 +77,55 @@ def load(
         mean=mean,
         std=std,
         classes=classes,
+    )
+
+
+def export(
+    network: Network | str | Path,
+    path: str | Path,
+    method: str = "SplitLRP",
+    layer: str | None = None,
+    *,
+    streams: Sequence[Stream] | None = None,
+    target: bool = False,
+    pixels: bool = False,
+    images: Tensor | None = None,
+    **options: Any,
+) -> Parity | None:
+    """Write a network and its explanation as one ONNX graph, from images to logits and maps.
+
+    This is `dmn.onnx.export`, which imports torch and, from the extra `onnx`, torch's exporter.
+
+    Args:
+        network: The network, or what `load` takes.
+        path: File to write, `.onnx`.
+        method: "SplitLRP", "SplitCAM" or "SplitGrad".
+        layer: Layer to read, such as "input"; None for the method's default.
+        streams: Any of "g", "h" and "g-h", a map each; by default the method's own.
+        target: Whether class indices are a second input; otherwise the predicted class is
+            explained.
+        pixels: Whether the graph takes images in [0, 1], and normalises them.
+        images: Images to compare torch and onnxruntime on; by default random.
+        **options: Further options of the method.
+
+    Returns:
+        The largest differences between onnxruntime and torch, or None without onnxruntime.
+
+    Raises:
+        MissingPackageError: without the extra `onnx`.
+        UnsupportedError: lists what cannot be exported.
+        NotEqualError: if onnxruntime computes something else than torch; nothing is written.
+    """
+    from dmn.onnx import export as export_network  # brings torch, which takes seconds
+
+    return export_network(
+        network,
+        path,
+        method,
+        layer,
+        streams=streams,
+        target=target,
+        pixels=pixels,
+        images=images,
+        **options,
     )

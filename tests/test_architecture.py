@@ -14,7 +14,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 PROGRAMS = [*FILES, *sorted((ROOT.parent / "recipes").glob("*.py"))]
 OWN = {"resources.py", "scenes.py"}  # which look for files of packages only
 MAY_IMPORT = {
-    "__init__": {"hub"},
+    "__init__": {"hub", "nn", "onnx"},
     "errors": set(),
     "io": set(),
     "nn": set(),
@@ -30,6 +30,9 @@ MAY_IMPORT = {
     "evaluate": {"nn", "explain", "graph", "certify"},
     "data": {"io"},
     "hub": {"io", "nn", "explain", "models", "graph", "rules", "canonize", "split"},
+    "onnx": {
+        *("io", "nn", "explain", "models", "graph", "rules", "canonize", "split", "certify", "hub"),
+    },
     "tracking": {"io"},
     "train": {
         "io",
@@ -51,7 +54,7 @@ MAY_IMPORT = {
     },
     "cli": {
         *("io", "nn", "explain", "viz", "canonize", "split", "baselines", "data", "hub"),
-        *("tracking", "train", "compare", "certify"),
+        *("tracking", "train", "compare", "certify", "onnx"),
     },
 }
 ONLY_IN = {
@@ -68,6 +71,10 @@ ONLY_IN = {
     "timm": {"hub/timm.py"},
     "huggingface_hub": {"hub/timm.py"},
     "transformers": {"hub/huggingface.py", "hub/processors.py"},
+    "onnx": set(),
+    "onnxscript": {"onnx/graph.py"},
+    "onnx_ir": {"onnx/graph.py"},
+    "onnxruntime": {"onnx/parity.py"},
     "pandas": {"compare/"},
     "scipy": {"compare/statistics.py", "compare/card.py"},
     "pydantic": {"hub/"},
