@@ -91,7 +91,7 @@ def export(
     x = _images(network) if images is None else images
     _require_single_precision(network, x)
     pair = network.as_pair(x[:1])
-    own_streams, settings = method_options(network, pair, spec, options)
+    own_streams, settings = method_options(pair, spec, options)
     explainer: Any = spec.factory(pair, layer=layer, **settings)
     chosen = tuple(dict.fromkeys(streams or own_streams))
     normalise = _Normalise(network) if pixels else None
@@ -138,10 +138,12 @@ def find_exportable(name: str) -> MethodSpec:
 
 
 def method_options(
-    network: Network, pair: Pair, spec: MethodSpec, options: dict[str, Any]
+    pair: Pair, spec: MethodSpec, options: dict[str, Any]
 ) -> tuple[tuple[Stream, ...], dict[str, Any]]:
     """Return the streams and the options of a method, by default those of `dmn explain`."""
-    defaults = dict(spec.defaults) if isinstance(pair, SplitModel) else {"stream": "g-h"}
+    defaults: dict[str, Any] = {"stream": "g-h"}
+    if isinstance(pair, SplitModel):
+        defaults = dict(spec.defaults)
     stream: Stream = defaults.pop("stream")
     if isinstance(pair, FrontAdapter):
         defaults["part"] = "p"
