@@ -105,7 +105,7 @@ def export_program(
         with recording() as answers:
             function(*inputs)
         with replaying(answers):
-            graph = _trace(function, inputs)
+            graph = _trace(function if target else lambda image: function(image), inputs)
         shapes = tuple({0: Dim.DYNAMIC} for _ in inputs)
         return torch.export.export(graph, inputs, dynamic_shapes=shapes)
 

@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from dmn.rules.base import Rule, Slope
 from dmn.rules.call import Call
+from dmn.rules.scaled import is_symbolic
 
 BLOCK = 2**19  # weights  # of a matrix, made at a time
 SLACK = "_slack"  # suffix of the parameter that loosens the bound of W: V = |W| (1 + slack)
@@ -190,6 +191,8 @@ class Matrix(Linear):
     @staticmethod
     def _is_small(call: Call) -> bool:
         """Return whether V takes less memory than tokens do, so that it may be made whole."""
+        if any(map(is_symbolic, call.shapes[0])):  # in the program V becomes a constant
+            return True
         tokens = len(call.shapes[0]) > 2
         return tokens and call.option("weight", 1).numel() <= call.shapes[0].numel()
 

@@ -138,7 +138,7 @@ def channel_groups(weight: int, bias: int, eps: int) -> Callable[[Call, Tensor],
             None if value is None else value.view(per_channel)
             for value in (call.option("weight", weight), call.option("bias", bias))
         )
-        shape = (len(u), count, u[0].numel() // count)
+        shape = (u.shape[0], count, u[0].numel() // count)
         return Groups(shape, (-1,), scale, shift, _eps(call, eps, u))
 
     return groups

@@ -110,9 +110,8 @@ def blockwise(
         size: Numbers per piece; by default `BLOCK` for each thread.
     """
     size = size or BLOCK * torch.get_num_threads()
-    count: int | torch.SymInt = tensors[0].numel()  # the latter in a trace for any batch
-    traced = isinstance(count, torch.SymInt)
-    in_one_piece = traced or tensors[0].device.type != "cpu" or count <= size
+    count = tensors[0].numel()
+    in_one_piece = is_symbolic(count) or tensors[0].device.type != "cpu" or count <= size
     if in_one_piece or any(tensor.requires_grad for tensor in tensors):
         return function(*tensors)
     pieces = zip(*(torch.split(tensor.reshape(-1), size) for tensor in tensors), strict=True)
@@ -149,6 +148,11 @@ def recentred_sum(s: Tensor, u: Tensor, unit: float, theta: float, threshold: fl
 def is_narrower(dtype: torch.dtype, other: torch.dtype) -> bool:
     """Return whether a type does not hold all magnitudes that another holds."""
     return dtype != other and _exponents(dtype) < _exponents(other)
+
+
+def is_symbolic(count: int | torch.SymInt) -> bool:
+    """Return whether a number stands for any, as in a trace for any number of images."""
+    return isinstance(count, torch.SymInt)
 
 
 def _exponents(dtype: torch.dtype) -> int:

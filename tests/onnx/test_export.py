@@ -1,0 +1,144 @@
+"""An ONNX file computes what torch does, says what it is, and is whole or not there."""
+
+import json
+import sys
+
+import pytest
+import torch
+from effort import slow_except
+from torch import nn
+
+import dmn
+from dmn.errors import MissingPackageError, NotEqualError, OptionError, UnsupportedError
+from dmn.explain import SplitLRP
+from dmn.hub import Network
+from dmn.onnx import Parity, export
+from dmn.onnx.parity import open_session
+
+onnx_export = sys.modules["dmn.onnx.export"]
+MEAN, STD = (0.4, 0.5), (0.2, 0.3)
+
+
+def small(**options):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU6(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64, 3),
+    ).eval()
+    about = {"size": (2, 8, 8), "mean": MEAN, "std": STD, "transform": None, "card": {}}
+    return Network("small", net, ("a", "b", "ç"), **{**about, **options})
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """One file for several tests: all streams, of given classes, in pixels."""
+    path = tmp_path_factory.mktemp("onnx") / "small.onnx"
+    network = small()
+    parity = dmn.export(network, path, streams=("g", "h", "g-h"), target=True, pixels=True)
+    return network, path.read_bytes(), parity
+
+
+def test_maps_in_onnxruntime_are_those_of_torch(exported):
+    network, content, parity = exported
+    assert parity.holds
+    assert list(parity.differences) == [1, 5]
+    assert len(parity.classes) == 3
+    session = open_session(content)
+    pair = network.as_pair()
+    for count in (1, 4, 7):
+        image, target = torch.rand(count, 2, 8, 8), torch.arange(count) % 3
+        found = session.run(None, {"image": image.numpy(), "target": target.numpy()})
+        mean, std = (torch.tensor(each).view(2, 1, 1) for each in (MEAN, STD))
+        x = (image - mean) / std
+        for ours, theirs in zip(found, [pair(x), *SplitLRP(pair).streams(x, target)], strict=True):
+            difference = (torch.from_numpy(ours) - theirs).abs().max()
+            assert difference <= 1e-4 * theirs.abs().max()
+
+
+def test_the_file_says_what_it_is(exported):
+    network, content, _ = exported
+    session = open_session(content)
+    assert [each.name for each in session.get_inputs()] == ["image", "target"]
+    assert [each.name for each in session.get_outputs()] == ["logits", "map_g", "map_h", "map_g-h"]
+    assert session.get_inputs()[0].shape[1:] == [2, 8, 8]
+    about = session.get_modelmeta().custom_metadata_map
+    about = {name: json.loads(value) for name, value in about.items()}
+    assert about["classes"] == ["a", "b", "ç"]
+    assert (about["size"], about["mean"], about["std"]) == ([2, 8, 8], [*MEAN], [*STD])
+    assert about["method"] == "SplitLRP"
+    assert about["options"] == {"layer": "input", "part": "p+n"}
+    assert (about["input"], about["target"]) == ("pixels", "input")
+    assert about["versions"] == {"dmn": dmn.__version__, "torch": torch.__version__, "opset": 18}
+    network.model[0].weight.data[0] += 1
+    changed = onnx_export.fingerprint(network.model.state_dict().values())
+    network.model[0].weight.data[0] -= 1
+    assert len(about["weights"]) == len(changed)
+    assert about["weights"] != changed
+
+
+def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
+    wrong = Parity({1: {"logits": 1e-7, "map": 2e-3}}, (0,))
+    monkeypatch.setattr(onnx_export, "check_parity", lambda *args: wrong)
+    monkeypatch.setattr(onnx_export, "to_onnx", lambda *args: b"graph")
+    with pytest.raises(NotEqualError, match="is not written:\n.*largest difference"):
+        export(small(), tmp_path / "a.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_parity_is_lost_by_what_is_no_number():
+    assert Parity({1: {"logits": 1e-4, "map": 1e-3}}, (0,)).holds
+    assert not Parity({1: {"logits": 2e-4, "map": 0.0}}, (0,)).holds
+    assert not Parity({1: {"logits": 0.0, "map": float("nan")}}, (0,)).holds
+
+
+@pytest.mark.parametrize("package", ["onnxscript", "onnx_ir.passes.common"])
+def test_without_the_extra_it_says_how_to_install_it(package, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'dmn\[onnx\]'"):
+        export(small(), tmp_path / "a.onnx")
+
+
+def test_without_onnxruntime_nothing_is_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_export, "find_spec", lambda name: None)
+    monkeypatch.setattr(onnx_export, "to_onnx", lambda *args: b"graph")
+    assert export(small(), tmp_path / "a.onnx") is None
+    assert (tmp_path / "a.onnx").read_bytes() == b"graph"
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'dmn\[onnx\]'"):
+        open_session(b"graph")
+
+
+def test_what_cannot_be_exported_is_refused(tmp_path):
+    import dmn.baselines  # noqa: F401 - registers the post-hoc methods
+
+    path = tmp_path / "a.onnx"
+    with pytest.raises(UnsupportedError, match="GradCAM cannot be exported; SplitCAM, SplitGrad"):
+        export(small(), path, "gradcam")
+    with pytest.raises(OptionError, match="size of small's images is not known"):
+        export(small(size=None), path)
+    network = small()
+    network.model.double()
+    with pytest.raises(UnsupportedError, match=r"torch.float64 cannot be exported"):
+        export(network, path)
+    with pytest.raises(OptionError, match="ends with .onnx"):
+        export(small(), tmp_path / "a.pt")
+    assert not list(tmp_path.iterdir())
+
+
+NETWORKS = [
+    *("mnist_paired", "mnist_inverted", "mnist_front", "scenes_front", "scenes_resnet18"),
+    *("scenes_vgg16", "vgg11_bn", "resnet18", "densenet121", "mobilenet_v2", "squeezenet1_1"),
+]
+
+
+@pytest.mark.parametrize("name", slow_except([], NETWORKS))
+@pytest.mark.parametrize("target", [False, True])
+def test_shipped_and_library_networks_have_parity(name, target, tmp_path):
+    torch.manual_seed(0)
+    parity = export(name, tmp_path / "a.onnx", target=target)
+    assert parity.holds, parity
+    assert len(parity.classes) > 1 or not target
