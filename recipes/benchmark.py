@@ -1,6 +1,6 @@
 """Measure what maps of split networks cost, beside a plain gradient and other methods.
 
-    pip install -e '.[compare]'
+    pip install -e '.[compare,onnx]'
     python recipes/benchmark.py
     python recipes/benchmark.py --only main --models resnet18 --batches 1 --no-literal
 
@@ -43,6 +43,9 @@ from torchvision.models import list_models
 
 from dmn.explain import SplitCAM, SplitGrad, SplitLRP
 from dmn.hub import load
+from dmn.onnx import export_program
+from dmn.onnx.graph import to_onnx
+from dmn.onnx.parity import open_session
 from dmn.split import split
 
 Call = Callable[[Tensor, Tensor], object]  # explains images (B, 3, H, W) for classes (B,)
@@ -106,6 +109,22 @@ def compiled_splitlrp(model: nn.Module) -> Call:
     return SplitLRP(pair)
 
 
+def exported_splitlrp(model: nn.Module) -> Call:
+    """Return SplitLRP as an ONNX graph in onnxruntime, exported at the first call, on the CPU."""
+    explainer = SplitLRP(split(model))
+    sessions: list[Any] = []
+
+    def explain(x: Tensor, target: Tensor) -> object:
+        if not sessions:
+            program = export_program(explainer, x, target=True)
+            graph = to_onnx(program, ["image", "target"], ["logits", "map"], {})
+            sessions.append(open_session(graph))
+        feed = {"image": x.detach().numpy(), "target": target.numpy()}
+        return sessions[0].run(None, feed)
+
+    return explain
+
+
 # Each makes a method of a network, given the names of a middle layer and of the last one.
 SPLITS: dict[str, Callable[[nn.Module, str, str], Call]] = {
     "gradient": lambda model, middle, last: gradient(model),
@@ -114,9 +133,11 @@ SPLITS: dict[str, Callable[[nn.Module, str, str], Call]] = {
     "SplitLRP": lambda model, middle, last: SplitLRP(split(model)),
 }
 LITERAL, COMPILED = "literal float64", "SplitLRP compiled"
+EXPORTED = "onnxruntime SplitLRP"
 METHODS: dict[str, Callable[[nn.Module, str, str], Call]] = {
     **SPLITS,
     COMPILED: lambda model, middle, last: compiled_splitlrp(model),
+    EXPORTED: lambda model, middle, last: exported_splitlrp(model),
     "zennit EpsilonPlus": lambda model, middle, last: zennit(model, zennit_epsilon_plus),
     "zennit Gamma": lambda model, middle, last: zennit(model, zennit_gamma),
     "captum Grad-CAM": lambda model, middle, last: grad_cam(model, last),
@@ -130,7 +151,7 @@ LAYERS = {  # middle, last
 }
 LEFT_OUT = {"vit": ("zennit",), "resnet": (COMPILED,), "vgg": (COMPILED,)}  # it fails; no effect
 NETWORKS = [name for name in list_models() if name.startswith(tuple(LAYERS))]
-EXTRA = ("zennit", "captum")
+EXTRA = ("zennit", "captum", "onnxruntime")
 MISSING = [package for package in EXTRA if not util.find_spec(package)]
 GROWS = {"growth by network": 0, "growth by pixels a side": 1, "growth by images": 2}  # of a case
 UNITS = {"seconds": "seconds", "above_mib": "MiB above", "peak_mib": "MiB at the peak"}
@@ -236,6 +257,8 @@ def memory(case: Case, methods: Sequence[str], device: str, repeats: int) -> Row
 def list_jobs(options: argparse.Namespace) -> list[Job]:
     """List what to measure: of the main cases all methods, of the others split ones only."""
     installed = [name for name in METHODS if name != LITERAL and name.split()[0] not in MISSING]
+    if options.device != "cpu":
+        installed = [name for name in installed if name != EXPORTED]
     main_cases = options.tables.get("main", [])
     jobs: list[Job] = []
     for case in dict.fromkeys(chain(*options.tables.values())):
@@ -249,7 +272,8 @@ def list_jobs(options: argparse.Namespace) -> list[Job]:
             jobs.append((seconds, case, fast))
             jobs += [(seconds, case, ["gradient", method]) for method in slow]
         if "peak_mib" in options.units:
-            jobs += [(memory, case, [method]) for method in fast + slow]
+            measured = [method for method in fast + slow if method != EXPORTED]  # it exports first
+            jobs += [(memory, case, [method]) for method in measured]
     return jobs
 
 
@@ -426,7 +450,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Measure, and leave what was found."""
     options = parse(args)
     for package in MISSING:
-        say(f"{package} is not installed, and left out; pip install -e '.[compare]'")
+        say(f"{package} is not installed, and left out; pip install -e '.[compare,onnx]'")
     rows = measure(options)
     if not rows:
         sys.exit("nothing could be measured")

@@ -21,7 +21,7 @@ from dmn.io.options import require_output
 from dmn.io.weights import fingerprint
 from dmn.io.writing import write_whole
 from dmn.nn import Pair, Stream
-from dmn.onnx.graph import OPSET, to_onnx
+from dmn.onnx.graph import OPSET, shared_computations, to_onnx
 from dmn.onnx.parity import BATCHES, Parity, check_parity
 from dmn.onnx.program import explanation, export_program
 from dmn.split import FrontAdapter, SplitModel
@@ -86,6 +86,7 @@ def export(
     """
     require_output("path", str(path), ".onnx")
     spec = find_exportable(method)
+    shared_computations()  # or it would say after minutes that a package is missing
     if not isinstance(network, Network):
         network = load(network)
     x = _images(network) if images is None else images

@@ -39,9 +39,7 @@ def to_onnx(
         MissingPackageError: if onnx or onnxscript is not installed.
         UnsupportedError: if an operation has no counterpart, or the weights do not fit one file.
     """
-    with required("onnx and onnxscript", "onnx"):
-        import onnxscript  # noqa: F401 - torch's exporter needs it
-        from onnx_ir.passes.common import CommonSubexpressionEliminationPass
+    pass_type = shared_computations()
     weights = [*program.state_dict.values(), *program.constants.values()]
     sizes = (each.nbytes for each in weights if isinstance(each, torch.Tensor))
     if (size := sum(sizes)) > LARGEST:
@@ -61,11 +59,23 @@ def to_onnx(
     except torch.onnx.OnnxExporterError as error:
         raise UnsupportedError(*_reasons(program, error)) from error
     assert exported is not None, "torch returns what it exports to no file"
-    CommonSubexpressionEliminationPass()(exported.model)  # the logits' forward pass and the map's
+    pass_type()(exported.model)  # of the logits' forward pass and the map's
     exported.model.producer_name = "dmn"
     exported.model.metadata_props.update({name: json.dumps(each) for name, each in about.items()})
     content: bytes = exported.model_proto.SerializeToString()
     return content
+
+
+def shared_computations() -> Any:
+    """Return the pass that merges equal computations, of the packages that an export needs.
+
+    Raises:
+        MissingPackageError: if one is not installed.
+    """
+    with required("onnx and onnxscript", "onnx"):
+        import onnxscript  # noqa: F401 - torch's exporter needs it
+        from onnx_ir.passes.common import CommonSubexpressionEliminationPass
+    return CommonSubexpressionEliminationPass
 
 
 def _reasons(program: ExportedProgram, error: Exception) -> list[str]:

@@ -42,7 +42,8 @@ def test_a_network_is_exported_and_served(capsys):
     serve(["a.png", "--graph", "a.onnx", "--target", "owl"])
     out = capsys.readouterr().out
     assert all(name in out for name in ("cat", "dog", "owl", "SplitLRP, map_g, map_h, map_g-h"))
-    assert Image.open("explained.png").size == (24, 8)
+    with Image.open("explained.png") as picture:
+        assert picture.size == (24, 8)
 
 
 def test_what_cannot_be_is_refused_in_one_line(capsys):

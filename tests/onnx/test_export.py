@@ -84,7 +84,7 @@ def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
     wrong = Parity({1: {"logits": 1e-7, "map": 2e-3}}, (0,))
     monkeypatch.setattr(onnx_export, "check_parity", lambda *args: wrong)
     monkeypatch.setattr(onnx_export, "to_onnx", lambda *args: b"graph")
-    with pytest.raises(NotEqualError, match="is not written:\n.*largest difference"):
+    with pytest.raises(NotEqualError, match=r"is not written:\n.*largest difference"):
         export(small(), tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())
 
@@ -124,7 +124,7 @@ def test_what_cannot_be_exported_is_refused(tmp_path):
     network.model.double()
     with pytest.raises(UnsupportedError, match=r"torch.float64 cannot be exported"):
         export(network, path)
-    with pytest.raises(OptionError, match="ends with .onnx"):
+    with pytest.raises(OptionError, match=r"ends with \.onnx"):
         export(small(), tmp_path / "a.pt")
     assert not list(tmp_path.iterdir())
 

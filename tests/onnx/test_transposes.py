@@ -71,6 +71,6 @@ def test_what_is_no_explanation_is_refused():
     x, weight = torch.ones(1, 1, 4, 4), torch.ones(1, 1, 3, 3)
     with pytest.raises(UnsupportedError, match="the gradient of weights cannot be exported"):
         _convolution(x, x, weight, None, [1], [1], [1], False, [0], 1, [True, True, False])
+    mask = [True, False, False]
     with pytest.raises(UnsupportedError, match="batch norm without running statistics"):
-        mask = [True, False, False]
         _batch_norm(x, x, None, None, None, None, None, True, 1e-5, mask)
