@@ -21,6 +21,7 @@ PLACES = {
     "compare": (2, 1, "scores, statistics,", "report"),
     "baselines": (1, 2, "captum, torchcam,", "zennit"),
     "train": (3, 2, "task, callbacks,", "penalties"),
+    "view": (0, 1, "a page to look", "and to draw"),
     "onnx": (0, 2, "maps without", "torch"),
     "hub": (0, 3, "networks by", "name or file"),
     "viz": (2, 3, "maps over images,", "panels"),

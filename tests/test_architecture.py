@@ -52,9 +52,10 @@ MAY_IMPORT = {
         *("io", "nn", "explain", "viz", "models", "split", "baselines", "evaluate", "data", "hub"),
         *("tracking", "train"),
     },
+    "view": {"io", "nn", "explain", "viz", "evaluate", "hub", "onnx"},
     "cli": {
         *("io", "nn", "explain", "viz", "canonize", "split", "baselines", "data", "hub"),
-        *("tracking", "train", "compare", "certify", "onnx"),
+        *("tracking", "train", "compare", "certify", "onnx", "view"),
     },
 }
 ONLY_IN = {
@@ -79,7 +80,7 @@ ONLY_IN = {
     "scipy": {"compare/statistics.py", "compare/card.py"},
     "pydantic": {"hub/"},
     "pydantic_core": {"hub/"},
-    "jinja2": {"compare/report.py"},
+    "jinja2": {"compare/report.py", "view/page.py"},
     "matplotlib": {"compare/figures.py", "data/letters.py", "viz/typeface.py"},
     "skimage": {"data/scenes.py"},
     "safetensors": {"io/weights.py", "io/bundles.py", "hub/"},

@@ -27,6 +27,7 @@ COMMANDS = {
     "convert": Command("Split a trained classifier, or canonize it.", "dmn.cli.convert"),
     "explain": Command("Show what in a picture speaks for a class.", "dmn.cli.explain"),
     "show": Command("Draw a saved explanation.", "dmn.cli.show"),
+    "view": Command("Write a page to look at maps and to draw.", "dmn.cli.view"),
     "export": Command("Write a network and its maps as ONNX.", "dmn.cli.export"),
     "certify": Command("Prove that small changes leave a class.", "dmn.cli.certify"),
     "compare": Command("Score explanations by Quantus' metrics.", "dmn.cli.compare", "compare"),

@@ -125,14 +125,14 @@ def write_report(
 
 def _render(template: str, page: Mapping[str, Any]) -> str:
     """Render a template, with all text escaped for its language."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
     def escape(value: Any) -> Any:
         return value if isinstance(value, Markup) else _markdown(str(value))
 
     environment = Environment(
-        loader=PackageLoader("dmn.compare", "."),
+        loader=ChoiceLoader([PackageLoader("dmn.compare", "."), PackageLoader("dmn.viz", ".")]),
         autoescape=template.endswith(".html.j2"),
         finalize=escape if template.endswith(".md.j2") else None,
         undefined=StrictUndefined,

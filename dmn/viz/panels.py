@@ -207,6 +207,11 @@ def png(picture: Image.Image) -> bytes:
     return content.getvalue()
 
 
+def picture_png(picture: Tensor) -> bytes:
+    """Return a picture (1 or 3, H, W) in [0, 1] as the content of a PNG file of its own size."""
+    return png(_to_pil(picture, max(picture.shape[-2:])))
+
+
 def _to_pil(picture: Tensor, cell: int) -> Image.Image:
     """Resize a picture (1 or 3, H, W) to fit in a cell; enlarged pixels stay square."""
     picture = picture.detach().float().cpu().expand(3, -1, -1).clamp(0, 1)

@@ -41,7 +41,7 @@ def test_the_version_is_named(capsys):
 def test_an_unknown_command_is_told_which_there_are(args):
     with pytest.raises(SystemExit) as stopped:
         main(args)
-    names = "fit, finetune, validate, test, convert, explain, show, export, certify, compare"
+    names = "fit, finetune, validate, test, convert, explain, show, view, export, certify, compare"
     assert stopped.value.code == f"dmn: no command {args[0]!r}; there are {names}"
 
 

@@ -1,0 +1,178 @@
+"""Write the page: its data, its templates, and the network itself where it runs in the page."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dmn import __version__
+from dmn.errors import DataError, OptionError, required
+from dmn.hub import Network
+from dmn.hub.explaining import weights_sha256
+from dmn.io.writing import write_whole
+from dmn.view.maps import (
+    Shown,
+    describe_image,
+    describe_methods,
+    make_shown,
+    packed,
+    score_images,
+)
+from dmn.view.runtime import MEMBERS, NAME, VERSION
+from dmn.viz.panels import DARK, INK, LIGHT, PHOTOGRAPH, SATURATED, picture_png
+
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+    "form-action 'none'; script-src 'unsafe-inline'"
+)
+POLICY_LIVE = f"{POLICY} blob: 'wasm-unsafe-eval'"  # the runtime's script and its WebAssembly
+
+
+def write_page(
+    network: Network,
+    path: str | Path,
+    images: Mapping[str, Tensor],
+    methods: Sequence[str] = ("SplitLRP",),
+    *,
+    layer: str | None = None,
+    alphas: Sequence[float] = (),
+    top: int = 10,
+    runtime: Mapping[str, bytes] | None = None,
+) -> Path:
+    """Write a page to look at images, classes and their maps, in one file that asks for no other.
+
+    Classes, rivals, streams, methods and shifts are chosen in the page. The map against a rival is
+    the difference of two maps, as of `dmn.explain.Against`.
+
+    Args:
+        network: The network. One that is no difference g - h is split.
+        path: File to write, `.html`; it is written whole or not at all.
+        images: Images (C, H, W) as the network takes them, by name; all of one size.
+        methods: "SplitLRP", "SplitCAM" or "SplitGrad", or several.
+        layer: Layer to read; None for the default of `dmn explain`.
+        alphas: Shifts of a split network, which a slider then chooses from; none for the default.
+        top: How many classes of each image have maps, the most probable ones.
+        runtime: Of `dmn.view.runtime.browser_runtime`. With it the network runs in the page, on
+            what is drawn there or put there, and explains that by the first method.
+
+    Returns:
+        The path.
+
+    Raises:
+        DataError: if there are no images, or they differ in size.
+        UnknownNameError: for a method or a layer that does not exist.
+        OptionError: for an option that the network does not take.
+        UnsupportedError: if the network cannot be split or exported; lists the operations.
+
+    Examples:
+        >>> import tempfile
+        >>> from dmn.view import write_page
+        >>> network = dmn.load("mnist_paired")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = write_page(network, f"{folder}/view.html", {"noise": torch.rand(1, 28, 28)})
+        ...     "default-src 'none'" in path.read_text(encoding="utf-8")
+        True
+    """
+    if len({x.shape for x in images.values()}) != 1:
+        raise DataError("images to view must be of one size, and at least one")
+    if top < 1:
+        raise OptionError(f"top is {top}; give at least 1")
+    device = next((weight.device for weight in network.model.parameters()), "cpu")
+    x = network.check(torch.stack([*images.values()]).to(device))
+    shown = make_shown(network, x[:1], methods, layer, alphas)
+    scores = score_images(network, x, shown)
+    pictures = network.restore(x).clamp(0, 1).cpu()
+    data = {
+        "network": network.name,
+        "classes": list(network.classes),
+        "size": list(x.shape[1:]),
+        "methods": describe_methods(shown),
+        "images": [
+            {
+                "name": name,
+                "picture": f"data:image/png;base64,{b64encode(picture_png(picture)).decode()}",
+                "scores": scored,
+                **describe_image(network, each[None], shown, top),
+            }
+            for name, picture, scored, each in zip(images, pictures, scores, x, strict=True)
+        ],
+        "style": _style(),
+        "live": runtime is not None,
+    }
+    parts = {} if runtime is None else _live_parts(network, shown, x[:1], runtime)
+    facts = {
+        "network": f"{network.name}, SHA-256 {weights_sha256(network)}",
+        **{
+            method.name: ", ".join(f"{key} {value}" for key, value in method.settings.items())
+            for method, _ in shown
+        },
+        "made by": f"dmn {__version__}",
+    }
+    policy = POLICY if runtime is None else POLICY_LIVE
+    return write_whole(path, _render(data, parts, facts=facts, policy=policy, name=network.name))
+
+
+def _style() -> dict[str, Any]:
+    """Return the colours of `dmn.viz.overlay`, which the page draws with."""
+    return {
+        "light": asdict(LIGHT),
+        "dark": asdict(DARK),
+        "ink": INK,
+        "photograph": PHOTOGRAPH,
+        "saturated": SATURATED,
+    }
+
+
+def _live_parts(
+    network: Network, shown: Sequence[Shown], x: Tensor, runtime: Mapping[str, bytes]
+) -> dict[str, str]:
+    """Return what runs in the page: the runtime, and the network with the first method."""
+    from dmn.onnx import export  # brings the exporter, which takes seconds
+
+    method, alpha = shown[0]
+    options = {} if alpha is None else {"alpha": alpha}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "network.onnx")
+        export(
+            network,
+            file,
+            method.name,
+            method.settings.get("layer"),
+            streams=[*method.explainers],
+            target=True,
+            pixels=True,
+            images=x,
+            **options,
+        )
+        graph = file.read_bytes()
+    script, wasm = (runtime[name] for name in MEMBERS)
+    return {"runtime": packed(script), "wasm": packed(wasm), "graph": packed(graph)}
+
+
+def _render(data: Mapping[str, Any], parts: Mapping[str, str], **values: Any) -> str:
+    """Render the template; all text is escaped."""
+    with required("jinja2"):
+        from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader("dmn.view", "."), PackageLoader("dmn.viz", ".")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # nothing in it can end the element that holds it
+    content = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
+    licence = f"{NAME} {VERSION}" if parts else ""
+    return environment.get_template("page.html.j2").render(
+        data=Markup(content), parts=parts, licence=licence, **values
+    )
