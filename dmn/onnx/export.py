@@ -16,15 +16,15 @@ from dmn.errors import NotEqualError, OptionError, UnsupportedError
 from dmn.explain import METHODS, MethodSpec, find_method, list_methods
 from dmn.explain.target import class_names
 from dmn.hub import Network, load
+from dmn.hub.explaining import Method, make_method, stage_of
 from dmn.hub.preprocess import per_channel
 from dmn.io.options import require_output
 from dmn.io.weights import fingerprint
 from dmn.io.writing import write_whole
-from dmn.nn import Pair, Stream
+from dmn.nn import Stream
 from dmn.onnx.graph import OPSET, shared_computations, to_onnx
 from dmn.onnx.parity import BATCHES, Parity, check_parity
 from dmn.onnx.program import explanation, export_program
-from dmn.split import FrontAdapter, SplitModel
 
 IMAGES = max(BATCHES)
 
@@ -91,10 +91,9 @@ def export(
         network = load(network)
     x = _images(network) if images is None else images
     _require_single_precision(network, x)
-    pair = network.as_pair(x[:1])
-    own_streams, settings = method_options(pair, spec, options)
-    explainer: Any = spec.factory(pair, layer=layer, **settings)
-    chosen = tuple(dict.fromkeys(streams or own_streams))
+    made = _make_method(network, x[:1], spec, layer, streams, options)
+    chosen = tuple(made.explainers)
+    explainer: Any = made.explainers[chosen[0]]
     normalise = _Normalise(network) if pixels else None
     program = export_program(explainer, x, chosen, target=target, normalise=normalise)
     outputs = [f"map_{each}" for each in chosen] if len(chosen) > 1 else ["map"]
@@ -103,7 +102,7 @@ def export(
         "weights": fingerprint(network.model.state_dict().values()),
         "classes": network.classes or class_names(network.model),
         "method": spec.name,
-        "options": {"layer": explainer.layer, "part": explainer.part, **settings},
+        "options": {"part": explainer.part, **made.settings},
         "streams": chosen,
         "input": "pixels" if pixels else "normalised",
         "target": "input" if target else "predicted",
@@ -138,17 +137,19 @@ def find_exportable(name: str) -> MethodSpec:
     return find_method(name, "split")
 
 
-def method_options(
-    pair: Pair, spec: MethodSpec, options: dict[str, Any]
-) -> tuple[tuple[Stream, ...], dict[str, Any]]:
-    """Return the streams and the options of a method, by default those of `dmn explain`."""
-    defaults: dict[str, Any] = {"stream": "g-h"}
-    if isinstance(pair, SplitModel):
-        defaults = dict(spec.defaults)
-    stream: Stream = defaults.pop("stream")
-    if isinstance(pair, FrontAdapter):
-        defaults["part"] = "p"
-    return (stream,), {**defaults, **options}
+def _make_method(
+    network: Network,
+    x: Tensor,
+    spec: MethodSpec,
+    layer: str | None,
+    streams: Sequence[Stream] | None,
+    options: dict[str, Any],
+) -> Method:
+    """Make the method as `dmn explain` does, for one stream where none are named."""
+    given = options if layer is None else {**options, "layer": layer}
+    if network.is_pair and not network.is_split:
+        streams = streams or ("g-h",)
+    return make_method(network, x, spec, stage_of(network, x, layer), streams, given)
 
 
 class _Normalise:

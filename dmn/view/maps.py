@@ -102,7 +102,8 @@ def describe_image(network: Network, x: Tensor, shown: Sequence[Shown], top: int
 
 def class_maps(explainer: Explainer, x: Tensor, classes: Tensor) -> Tensor:
     """Return the map of each class of an image, (K, H, W)."""
-    parts = [explainer(x.expand(len(part), -1, -1, -1), part) for part in torch.split(classes, BATCH)]
+    batches = torch.split(classes, BATCH)
+    parts = [explainer(x.expand(len(part), -1, -1, -1), part) for part in batches]
     return torch.cat(parts)[:, 0].cpu()
 
 
