@@ -117,7 +117,7 @@ def write_page(
         "made by": f"dmn {__version__}",
     }
     policy = POLICY if runtime is None else POLICY_LIVE
-    return write_whole(path, _render(data, parts, facts=facts, policy=policy, name=network.name))
+    return write_whole(path, _render(data, parts, policy, facts=facts, name=network.name))
 
 
 def _style() -> dict[str, Any]:
@@ -157,7 +157,7 @@ def _live_parts(
     return {"runtime": packed(script), "wasm": packed(wasm), "graph": packed(graph)}
 
 
-def _render(data: Mapping[str, Any], parts: Mapping[str, str], **values: Any) -> str:
+def _render(data: Mapping[str, Any], parts: Mapping[str, str], policy: str, **values: Any) -> str:
     """Render the template; all text is escaped."""
     with required("jinja2"):
         from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -174,5 +174,5 @@ def _render(data: Mapping[str, Any], parts: Mapping[str, str], **values: Any) ->
     content = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
     licence = f"{NAME} {VERSION}" if parts else ""
     return environment.get_template("page.html.j2").render(
-        data=Markup(content), parts=parts, licence=licence, **values
+        data=Markup(content), parts=parts, licence=licence, policy=Markup(policy), **values
     )

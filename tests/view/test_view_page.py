@@ -178,7 +178,7 @@ def test_hostile_names_are_only_text(tmp_path, visit):
 def test_the_policy_forbids_the_network(page):
     text = page.read_text(encoding="utf-8")
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
-    assert policy.startswith("default-src")
+    assert policy.startswith("default-src 'none';")
     assert "http" not in policy
     assert "wasm" not in policy
     assert not re.search(r"(src|href)=\"(?!data:)", text)
