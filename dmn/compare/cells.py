@@ -8,9 +8,13 @@ import logging
 import math
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from dmn.errors import WriteError
 from dmn.io.reading import regular
@@ -96,3 +100,13 @@ def _cell_from_json(fields: dict[str, Any]) -> Cell:
     if len(cell.values) != len(cell.reasons) or not all(map(math.isfinite, numbers)):
         raise ValueError("no scores with reasons")
     return cell
+
+
+def fingerprint(tensors: Iterable[Tensor]) -> str:
+    """Return a hash of tensors, which identifies weights and images."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        values = tensor.detach().cpu().contiguous()
+        digest.update(str((values.dtype, tuple(values.shape))).encode())
+        digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:NAME_LENGTH]

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from dmn.compare.cells import Cell, CellStore
+from dmn.compare.cells import Cell, CellStore, fingerprint
 from dmn.compare.images import ComparedImages
 from dmn.compare.plan import Entry, Setting, as_text
 from dmn.compare.statistics import places
@@ -26,7 +26,6 @@ from dmn.evaluate import METRICS, score
 from dmn.explain import Explainer, Target
 from dmn.hub import Network
 from dmn.io.options import ABOVE_ZERO, require
-from dmn.io.weights import fingerprint
 
 Split = Literal["validation", "test"]
 BATCH = 32  # images explained at once

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,7 +22,6 @@ from dmn.io.wrappers import unwrap
 
 SHOWN = 8
 LENGTH = 100  # characters of a name that are shown
-HASH_LENGTH = 24  # hexadecimal digits
 SPARE = 2**30  # bytes that a network may build and then replace, such as VGG's first classifier
 SPARE_TENSORS = 64
 NUMBERS = (
@@ -212,13 +210,3 @@ def _read_torch(path: Path) -> tuple[Any, dict[str, str]]:
     # with mmap, every version of torch refuses records that exceed the file
     zipped = check_saved(path)
     return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped), {}
-
-
-def fingerprint(tensors: Iterable[Tensor]) -> str:
-    """Return a hash of tensors, which identifies weights and images."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        values = tensor.detach().cpu().contiguous()
-        digest.update(str((values.dtype, tuple(values.shape))).encode())
-        digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:HASH_LENGTH]

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from copy import copy, deepcopy
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from dmn import __version__
 from dmn.errors import NotEqualError, OptionError, UnsupportedError
-from dmn.explain import METHODS, MethodSpec, find_method, list_methods
+from dmn.explain import METHODS, MethodSpec, SplitExplainer, find_method, list_methods
 from dmn.explain.target import class_names
 from dmn.hub import Network, load
-from dmn.hub.explaining import Method, make_method, stage_of
+from dmn.hub.explaining import make_method, stage_of, weights_sha256
 from dmn.hub.preprocess import per_channel
 from dmn.io.options import require_output
-from dmn.io.weights import fingerprint
 from dmn.io.writing import write_whole
-from dmn.nn import Stream
+from dmn.nn import Pair, Stream
 from dmn.onnx.graph import OPSET, shared_computations, to_onnx
 from dmn.onnx.parity import BATCHES, Parity, check_parity
 from dmn.onnx.program import explanation, export_program
@@ -91,18 +91,22 @@ def export(
         network = load(network)
     x = _images(network) if images is None else images
     _require_single_precision(network, x)
-    made = _make_method(network, x[:1], spec, layer, streams, options)
+    if layer is not None:
+        options["layer"] = layer
+    if streams is None and network.is_pair and not network.is_split:
+        streams = ("g-h",)
+    made = make_method(network, x[:1], spec, stage_of(network, x[:1], layer), streams, options)
+    explainer: Any = next(iter(made.explainers.values()))
     chosen = tuple(made.explainers)
-    explainer: Any = made.explainers[chosen[0]]
     normalise = _Normalise(network) if pixels else None
     program = export_program(explainer, x, chosen, target=target, normalise=normalise)
     outputs = [f"map_{each}" for each in chosen] if len(chosen) > 1 else ["map"]
     about = {
         "network": network.name,
-        "weights": fingerprint(network.model.state_dict().values()),
+        "weights": weights_sha256(network),
         "classes": network.classes or class_names(network.model),
         "method": spec.name,
-        "options": {"part": explainer.part, **made.settings},
+        "options": made.settings,
         "streams": chosen,
         "input": "pixels" if pixels else "normalised",
         "target": "input" if target else "predicted",
@@ -116,7 +120,12 @@ def export(
     parity = None
     if find_spec("onnxruntime"):
         given = network.restore(x).clamp(0, 1) if pixels else x
-        parity = check_parity(content, explanation(explainer, chosen, normalise), given)
+        parity = check_parity(
+            content,
+            explanation(explainer, chosen, normalise),
+            given,
+            make_exact=lambda: explanation(_in_double(explainer), chosen, normalise),
+        )
         if not parity.holds:
             raise NotEqualError(f"{os.fspath(path)} is not written:", *str(parity).splitlines())
     write_whole(path, content)
@@ -137,19 +146,10 @@ def find_exportable(name: str) -> MethodSpec:
     return find_method(name, "split")
 
 
-def _make_method(
-    network: Network,
-    x: Tensor,
-    spec: MethodSpec,
-    layer: str | None,
-    streams: Sequence[Stream] | None,
-    options: dict[str, Any],
-) -> Method:
-    """Make the method as `dmn explain` does, for one stream where none are named."""
-    given = options if layer is None else {**options, "layer": layer}
-    if network.is_pair and not network.is_split:
-        streams = streams or ("g-h",)
-    return make_method(network, x, spec, stage_of(network, x, layer), streams, given)
+def _in_double(explainer: SplitExplainer) -> SplitExplainer:
+    other, pair = copy(explainer), cast(torch.nn.Module, deepcopy(explainer.pair))
+    other.pair = cast(Pair, pair.double())
+    return other
 
 
 class _Normalise:

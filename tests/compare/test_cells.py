@@ -1,8 +1,9 @@
 """Cells are kept whole, and told apart by all that they depend on."""
 
 import pytest
+import torch
 
-from dmn.compare.cells import Cell, CellStore
+from dmn.compare.cells import Cell, CellStore, fingerprint
 
 SCORED = Cell([0.25, None, 1.0], ["", "map is constant", ""], 0.5, [[1.0, 0.5], [1.0, 0.25]])
 FAILED = Cell([None, None], ["ValueError: no", "ValueError: no"], 0.1)
@@ -65,3 +66,12 @@ def test_counts_and_reasons():
     assert SCORED.n == 2
     assert SCORED.reason_summary == "1x map is constant"
     assert FAILED.reason_summary == "2x ValueError: no"
+
+
+def test_fingerprints_tell_values_shapes_and_types_apart():
+    x = torch.arange(6.0)
+    others = [x + 1, x.view(2, 3), x.double(), x[:5], x.int()]
+    prints = {fingerprint([each]) for each in [x, *others]}
+    assert len(prints) == 6
+    assert fingerprint([x]) == fingerprint([x.clone()])
+    assert fingerprint([torch.tensor(3)]) != fingerprint([torch.tensor(4)])

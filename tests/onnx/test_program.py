@@ -86,6 +86,15 @@ def test_the_predicted_class_is_explained_and_no_autograd_is_left():
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_the_program_can_be_compiled():
+    pair, size = trained_pair()
+    x = images(3, size)
+    program = export_program(SplitGrad(pair), x).module()
+    compiled = torch.compile(program, backend="aot_eager", fullgraph=True)
+    for found, expected in zip(compiled(x), program(x), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 def test_images_in_pixels_are_normalised_inside():
     pair, size = split_pair()
     explainer = SplitLRP(pair)
