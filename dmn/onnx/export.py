@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from copy import copy, deepcopy
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dmn import __version__
 from dmn.errors import NotEqualError, OptionError, UnsupportedError
-from dmn.explain import METHODS, MethodSpec, SplitExplainer, find_method, list_methods
+from dmn.explain import METHODS, MethodSpec, find_method, list_methods
 from dmn.explain.target import class_names
 from dmn.hub import Network, load
 from dmn.hub.explaining import make_method, stage_of, weights_sha256
 from dmn.hub.preprocess import per_channel
 from dmn.io.options import require_output
 from dmn.io.writing import write_whole
-from dmn.nn import Pair, Stream
+from dmn.nn import Stream
 from dmn.onnx.graph import OPSET, shared_computations, to_onnx
 from dmn.onnx.parity import BATCHES, Parity, check_parity
 from dmn.onnx.program import explanation, export_program
@@ -120,12 +119,7 @@ def export(
     parity = None
     if find_spec("onnxruntime"):
         given = network.restore(x).clamp(0, 1) if pixels else x
-        parity = check_parity(
-            content,
-            explanation(explainer, chosen, normalise),
-            given,
-            make_exact=lambda: explanation(_in_double(explainer), chosen, normalise),
-        )
+        parity = check_parity(content, explanation(explainer, chosen, normalise), given)
         if not parity.holds:
             raise NotEqualError(f"{os.fspath(path)} is not written:", *str(parity).splitlines())
     write_whole(path, content)
@@ -144,12 +138,6 @@ def find_exportable(name: str) -> MethodSpec:
         names = ", ".join(each.name for each in list_methods("split"))
         raise UnsupportedError(f"{spec.name} cannot be exported; {names} can")
     return find_method(name, "split")
-
-
-def _in_double(explainer: SplitExplainer) -> SplitExplainer:
-    other, pair = copy(explainer), cast(torch.nn.Module, deepcopy(explainer.pair))
-    other.pair = cast(Pair, pair.double())
-    return other
 
 
 class _Normalise:
