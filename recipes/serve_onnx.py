@@ -67,10 +67,14 @@ def normalise(pixels: Array, about: dict[str, Any]) -> Array:
     return normalised
 
 
-def find_class(name: str, classes: Sequence[str]) -> int:
+def find_class(name: str, classes: Sequence[str], count: int) -> int:
     """Find a class by its name in any case or, failing that, by its index."""
     lower = [known.lower() for known in classes]
-    return lower.index(name.lower()) if name.lower() in lower else int(name)
+    if name.lower() in lower:
+        return lower.index(name.lower())
+    if name in map(str, range(count)):
+        return int(name)
+    raise SystemExit(f"no class {name!r}; give a name, or an index from 0 to {count - 1}")
 
 
 def overlay(pixels: Array, heatmap: Array, against: bool) -> Array:
@@ -96,10 +100,10 @@ def main(args: Sequence[str] | None = None) -> None:
     if about["target"] == "input":
         feed["target"] = np.zeros(1, np.int64)
         (logits,) = session.run(["logits"], feed)
-        chosen = int(logits[0].argmax())
+        feed["target"] = logits.argmax(axis=1)
         if options.target is not None:
-            chosen = find_class(options.target, about["classes"])
-        feed["target"] = np.array([chosen])
+            chosen = find_class(options.target, about["classes"] or (), logits.shape[1])
+            feed["target"] = np.array([chosen])
     elif options.target is not None:
         raise SystemExit("this graph explains the predicted class; export one by --target input")
     logits, *maps = session.run(names, feed)

@@ -1,6 +1,7 @@
 """`dmn export` as its users meet it, and the recipe that serves its files."""
 
-import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,14 @@ def refused(*args):
     return stopped.value.code
 
 
+def serve(*args):
+    """Run the recipe where neither torch nor dmn can be imported."""
+    code = "import runpy, sys; sys.modules |= dict(torch=None, dmn=None)\n"
+    code += "runpy.run_path(sys.argv[1])['main'](sys.argv[2:])"
+    command = [sys.executable, "-c", code, str(RECIPE), *args]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
 def test_a_network_is_exported_and_served(capsys):
     Path("exported_net.py").write_text(NETWORK, encoding="utf-8")
     Image.effect_noise((20, 16), 80).save("a.png")
@@ -38,12 +47,13 @@ def test_a_network_is_exported_and_served(capsys):
     assert "onnxruntime against torch" in out
     assert "logits  map_g  map_h  map_g-h" in out
     assert "saved a.onnx: 0.0 MiB" in out
-    serve = runpy.run_path(str(RECIPE))["main"]
-    serve(["a.png", "--graph", "a.onnx", "--target", "owl"])
-    out = capsys.readouterr().out
-    assert all(name in out for name in ("cat", "dog", "owl", "SplitLRP, map_g, map_h, map_g-h"))
+    served = serve("a.png", "--graph", "a.onnx", "--target", "OWL")
+    expected = ("cat", "dog", "owl", "SplitLRP, map_g, map_h, map_g-h")
+    assert all(name in served.stdout for name in expected), served
     with Image.open("explained.png") as picture:
         assert picture.size == (24, 8)
+    served = serve("a.png", "--graph", "a.onnx", "--target", "bat")
+    assert served.stderr == "no class 'bat'; give a name, or an index from 0 to 2\n"
 
 
 def test_what_cannot_be_is_refused_in_one_line(capsys):
