@@ -16,7 +16,7 @@ from dmn.errors import NotEqualError, OptionError, UnsupportedError
 from dmn.explain import METHODS, MethodSpec, find_method, list_methods
 from dmn.explain.target import class_names
 from dmn.hub import Network, load
-from dmn.hub.explaining import make_method, stage_of, weights_sha256
+from dmn.hub.explaining import Method, make_method, stage_of, weights_sha256
 from dmn.hub.preprocess import per_channel
 from dmn.io.options import require_output
 from dmn.io.writing import write_whole
@@ -90,11 +90,7 @@ def export(
         network = load(network)
     x = _images(network) if images is None else images
     _require_single_precision(network, x)
-    if layer is not None:
-        options["layer"] = layer
-    if streams is None and network.is_pair and not network.is_split:
-        streams = ("g-h",)
-    made = make_method(network, x[:1], spec, stage_of(network, x[:1], layer), streams, options)
+    made = _make_method(network, x[:1], spec, layer, streams, options)
     explainer: Any = next(iter(made.explainers.values()))
     chosen = tuple(made.explainers)
     normalise = _Normalise(network) if pixels else None
@@ -138,6 +134,21 @@ def find_exportable(name: str) -> MethodSpec:
         names = ", ".join(each.name for each in list_methods("split"))
         raise UnsupportedError(f"{spec.name} cannot be exported; {names} can")
     return find_method(name, "split")
+
+
+def _make_method(
+    network: Network,
+    x: Tensor,
+    spec: MethodSpec,
+    layer: str | None,
+    streams: Sequence[Stream] | None,
+    options: dict[str, Any],
+) -> Method:
+    """Make the method as `dmn explain` does, for one stream where none are named."""
+    given = options if layer is None else {**options, "layer": layer}
+    if streams is None and network.is_pair and not network.is_split:
+        streams = ("g-h",)
+    return make_method(network, x, spec, stage_of(network, x, layer), streams, given)
 
 
 class _Normalise:
