@@ -14,7 +14,7 @@ from dmn.cli.networks import add_network_options
 from dmn.cli.parser import Parser, number
 from dmn.data import as_batch
 from dmn.errors import MissingPackageError, NotEqualError, OptionError, UnsupportedError
-from dmn.explain import find_method, list_methods
+from dmn.explain import Explanation, find_method, list_methods
 from dmn.hub import Network, load
 from dmn.io.class_paths import class_paths, instantiate
 from dmn.io.options import require, require_output
@@ -30,10 +30,12 @@ Write a page on which one asks a network why: of images, and of what one draws.
   dmn view scenes_front --method SplitLRP SplitCAM
   dmn view resnet18 cat.jpg dog.jpg --weights DEFAULT --alpha 0.3 0.4 0.5
   dmn view runs/mnist/version_0 digit.png --live false
+  dmn view mnist_paired --explanations digit_IntegratedGradients.zip
 
 Open the file in a browser. It holds all that it needs, and asks nothing of the network. Choose the
 class, a rival, evidence or counter-evidence, and point at the map for its values. Without images of
 yours it shows the first test images of the data that the network was trained on.
+Explanations that `dmn explain --save` has saved may be of any method.
 The network itself runs in the page, by onnxruntime-web, which is fetched from npm once (33 MB).
 Where it cannot be fetched or exported, and with --live false, the page shows the images only.
 It needs more packages: pip install 'dmn[compare,onnx]'.
@@ -65,6 +67,13 @@ def _parser() -> Parser:
     add_network_options(parser)
     names = ", ".join(spec.name for spec in list_methods("split"))
     add("--method", nargs="+", default=["SplitLRP"], help=f"{names}, in any case.")
+    add(
+        "--explanations",
+        nargs="+",
+        default=[],
+        metavar="BUNDLE",
+        help="Saved explanations of this network, which are shown, too.",
+    )
     add("--layer", help="Where to read; by default as `dmn explain` does.")
     add(
         "--alpha",
@@ -90,13 +99,14 @@ def view(
     top: int = 10,
     live: bool = True,
     out: str = "view.html",
+    explanations: Sequence[str] = (),
     **described: Any,
 ) -> None:
     """Write the page, and say where it is.
 
     Args:
         network: What `dmn.load` takes.
-        images: Picture files; test images of the network's data if there are none.
+        images: Picture files; test images of the network's data if nothing else is named.
         weights: As of `dmn.load`.
         method: Names of split methods, in any case.
         layer: Where to read the network.
@@ -104,24 +114,28 @@ def view(
         top: How many classes of each image are explained.
         live: Whether the network runs in the page, if it can.
         out: HTML file to save.
+        explanations: Saved explanations of this network, .zip files or folders.
         **described: Further options of `dmn.load`: num_classes, size, mean, std, classes.
 
     Raises:
         UnreadableImageError: names the file.
+        BundleError: if a saved explanation is missing, cut short or changed; names the member.
+        DataError: if an explanation is of another network, or images differ in size.
         OptionError: names the option that cannot be as it is, and says what can.
         UnsupportedError: lists what cannot be split.
     """
     for shift in alpha:
         require("--alpha", shift, 0, 0.5)
     require("--top", top, 1)
-    require_output("--out", out, ".html", [network, weights, *images])
+    require_output("--out", out, ".html", [network, weights, *images, *explanations])
     methods = [find_method(name, "split").name for name in method]
     pictures = [read_picture(file) for file in images]
+    saved = {file: Explanation.load(file) for file in explanations}
     loaded = load(network, weights, **described)
     seen = dict(zip(images, map(loaded.transform, pictures), strict=True))
-    shown = seen or _test_images(loaded)
+    shown = seen if seen or saved else _test_images(loaded)
     done = "replaced" if os.path.exists(out) else "saved"
-    options: dict[str, Any] = {"layer": layer, "alphas": alpha, "top": top}
+    options = {"layer": layer, "alphas": alpha, "top": top, "explanations": saved}
     with kinds_counted():
         if not (live and _write_live(loaded, out, shown, methods, options)):
             write_page(loaded, out, shown, methods, **options)

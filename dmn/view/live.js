@@ -1,7 +1,7 @@
 // The network in the page: what is drawn or put there is classified and explained.
 const PEN = 2.2; // width of a stroke, in pixels of a digit of 28
 const DIGIT = 20 / 28; // share of the image that a centred digit fills
-const live = { session: null, runtime: null, strokes: 0, last: null, ended: 0 };
+const live = { session: null, runtime: null, changes: 0, last: null, ended: null };
 
 async function startLive() {
   const state = find("state");
@@ -16,7 +16,7 @@ async function startLive() {
     state.textContent = `the network does not run in this browser: ${error.message}`;
     return;
   }
-  state.textContent = "draw on the image";
+  state.textContent = "clear it and draw, or open or drop a picture";
   listenLive();
   document.body.dataset.live = "ready";
 }
@@ -43,12 +43,8 @@ async function run(pixels, target, rival) {
 
 // What is on the canvas.
 async function drawn() {
-  if (chosen.method || chosen.alpha) {
-    chosen.method = chosen.alpha = 0; // the one that is in the graph
-    find("method").value = find("alpha").value = 0;
-    fillStreams();
-  }
-  const version = `${live.strokes}/${chosen.target}/${chosen.rival}`;
+  const { changes } = live;
+  const version = `${changes}/${chosen.target}/${chosen.rival}`;
   if (live.last?.version !== version) {
     const pixels = readCanvas();
     let target = chosen.target === PREDICTED ? (live.last?.target ?? 0) : chosen.target;
@@ -62,15 +58,16 @@ async function drawn() {
     live.last = { version, pixels, target, rival, ...found };
   }
   const { pixels, logits, target, rival, maps } = live.last;
-  if (live.ended) {
-    requestAnimationFrame(() => tell(performance.now() - live.ended));
+  if (live.ended?.changes <= changes) {
+    const { at } = live.ended;
+    live.ended = null;
+    requestAnimationFrame(() => tell(performance.now() - at));
   }
   const classes = [...logits.keys()];
   return { pixels, logits, classes, target, rival, map: maps[chosen.stream], scores: {} };
 }
 
 function tell(milliseconds) {
-  live.ended = 0;
   find("state").textContent = `explained in ${milliseconds.toFixed(0)} ms`;
   document.body.dataset.milliseconds = milliseconds;
 }
@@ -132,9 +129,11 @@ function centreDigit(pixels) {
   return toPlanes(context.getImageData(0, 0, width, height).data);
 }
 
-function redraw() {
-  live.strokes += 1;
-  source = drawn;
+// The canvas has changed; what ends a change has its time told.
+function redraw(ended = false) {
+  live.changes += 1;
+  if (ended) live.ended = { at: performance.now(), changes: live.changes };
+  use(drawn, chosen.image);
   refresh();
 }
 
@@ -164,8 +163,7 @@ async function openPicture(file) {
   const planes = toPlanes(context.getImageData(0, 0, width, height).data);
   paintInput(find("invert").checked ? planes.map((value) => 1 - value) : planes);
   find("centre").checked = false;
-  live.ended = performance.now();
-  redraw();
+  redraw(true);
 }
 
 function listenPen(canvas) {
@@ -199,8 +197,7 @@ function listenPen(canvas) {
     canvas.addEventListener(name, () => {
       if (!from) return;
       from = null;
-      live.ended = performance.now();
-      redraw();
+      redraw(true);
     });
   }
 }
@@ -211,7 +208,7 @@ function listenLive() {
   find("centring").hidden = channels !== 1;
   listenPen(canvas);
   find("clear").addEventListener("click", clearCanvas);
-  find("centre").addEventListener("input", redraw);
+  find("centre").addEventListener("input", () => redraw());
   find("file").addEventListener("change", ({ target }) => {
     if (target.files.length) openPicture(target.files[0]);
     target.value = "";

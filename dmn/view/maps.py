@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dmn.errors import DataError
 from dmn.evaluate import score
-from dmn.explain import Explainer, find_method
+from dmn.explain import Explainer, Explanation, find_method
 from dmn.hub import Network
 from dmn.hub.explaining import Method, make_method, stage_of
 from dmn.nn import Stream, predict_logits
@@ -100,6 +101,18 @@ def describe_image(network: Network, x: Tensor, shown: Sequence[Shown], top: int
     return {"logits": logits.tolist(), "classes": classes.tolist(), "maps": maps}
 
 
+def describe_saved(explanation: Explanation) -> dict[str, Any]:
+    """Return what `describe_image` does, of a saved explanation: one class and one method."""
+    method, target = explanation.method, explanation.target
+    return {
+        "logits": explanation.logits.tolist(),
+        "classes": [target],
+        "maps": {f"{method}/0/{stream}": pack(each) for stream, each in explanation.maps.items()},
+        "methods": [{"name": method, "streams": [*explanation.maps], "alphas": [None]}],
+        "saved": {"target": target, "rival": explanation.rival},
+    }
+
+
 def class_maps(explainer: Explainer, x: Tensor, classes: Tensor) -> Tensor:
     """Return the map of each class of an image, (K, H, W)."""
     batches = torch.split(classes, BATCH)
@@ -108,8 +121,15 @@ def class_maps(explainer: Explainer, x: Tensor, classes: Tensor) -> Tensor:
 
 
 def pack(maps: Tensor) -> dict[str, Any]:
-    """Return maps (K, H, W) as 16-bit integers, compressed, with the unit of each map."""
-    scales = maps.abs().amax(dim=(1, 2)).clamp(min=torch.finfo(maps.dtype).tiny) / LEVELS
+    """Return maps (K, H, W) as 16-bit integers, compressed, with the unit of each map.
+
+    Raises:
+        DataError: if a map is not finite.
+    """
+    if not maps.isfinite().all():
+        raise DataError("a map is not finite, and cannot be shown")
+    maps = maps.double()
+    scales = maps.abs().amax(dim=(1, 2)).clamp(min=torch.finfo(torch.float32).tiny) / LEVELS
     levels = (maps / scales[:, None, None]).round().to(torch.int16)
     data = levels.numpy().astype("<i2").tobytes()
     return {"scales": scales.tolist(), "data": packed(data)}

@@ -32,28 +32,6 @@ async function unpackMaps({ classes, maps }, key) {
   };
 }
 
-async function readPixels(picture) {
-  const image = new Image();
-  image.src = picture;
-  await image.decode();
-  const canvas = new OffscreenCanvas(width, height);
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.drawImage(image, 0, 0);
-  return toPlanes(context.getImageData(0, 0, width, height).data);
-}
-
-// From red, green, blue and opacity of each pixel to one plane per channel, in [0, 1].
-function toPlanes(rgba) {
-  const size = height * width;
-  const planes = new Float32Array(channels * size);
-  for (let pixel = 0; pixel < size; pixel++) {
-    const [red, green, blue] = rgba.subarray(4 * pixel, 4 * pixel + 3);
-    const values = channels === 1 ? [0.299 * red + 0.587 * green + 0.114 * blue] : [red, green, blue];
-    values.forEach((value, channel) => (planes[channel * size + pixel] = value / 255));
-  }
-  return planes;
-}
-
 function difference(first, second) {
   return second ? first.map((value, index) => value - second[index]) : first;
 }
@@ -70,115 +48,30 @@ function probabilities(logits) {
   return shares.map((value) => value / total);
 }
 
+// What explains the things that are shown: of saved explanations their own method, of a drawing
+// what is in the graph.
+function methods() {
+  if (source === stored) return page.images[chosen.image].methods ?? page.methods;
+  const [first] = page.methods;
+  return [{ ...first, alphas: first.alphas.slice(0, 1) }];
+}
+
 // What is known of an image from the start.
 async function stored() {
   const image = page.images[chosen.image];
-  const method = page.methods[chosen.method];
-  image.pixels ??= await readPixels(image.picture);
-  const target = chosen.target === PREDICTED ? argmax(image.logits) : chosen.target;
-  const map = await unpackMaps(image, `${method.name}/${chosen.alpha}/${chosen.stream}`);
+  const { pixels, logits, classes, saved } = image;
+  const key = `${methods()[chosen.method].name}/${chosen.alpha}/${chosen.stream}`;
+  image.pixels = pixels ?? (await readPixels(image.picture));
+  const map = await unpackMaps(image, key);
+  const common = { pixels: image.pixels, logits, classes };
+  if (saved) {
+    const { target, rival } = saved; // whose difference is saved
+    return { ...common, saved, target, rival: rival ?? NONE, map: map(target), scores: {} };
+  }
+  const target = chosen.target === PREDICTED ? argmax(logits) : chosen.target;
   const rival = chosen.rival === target ? NONE : chosen.rival;
-  return {
-    pixels: image.pixels,
-    logits: image.logits,
-    classes: image.classes,
-    target,
-    rival,
-    map: difference(map(target), rival === NONE ? null : map(rival)),
-    scores: target === argmax(image.logits) && rival === NONE ? image.scores : {},
-  };
-}
-
-// As dmn.viz.overlay draws it.
-function colour({ pixels, map }) {
-  const style = night.matches ? page.style.dark : page.style.light;
-  const size = height * width;
-  const magnitudes = map.map(Math.abs).sort().reverse();
-  const top = Math.max(magnitudes[Math.floor(page.style.saturated * size)], magnitudes[0] / 10, 1e-12);
-  const swapped = chosen.stream === "h";
-  const [positive, negative] = swapped
-    ? [style.negative, style.positive]
-    : [style.positive, style.negative];
-  const depth = channels === 1 ? page.style.ink : page.style.photograph;
-  const rgba = new Uint8ClampedArray(4 * size);
-  for (let pixel = 0; pixel < size; pixel++) {
-    let grey = 0;
-    for (let channel = 0; channel < channels; channel++) grey += pixels[channel * size + pixel];
-    grey /= channels;
-    const image = depth * (style.dark || channels === 1 ? grey : 1 - grey);
-    const strength = map[pixel] / top;
-    const opacity = Math.min(1, Math.abs(strength)) * chosen.opacity;
-    const paint = strength > 0 ? positive : negative;
-    for (let part = 0; part < 3; part++) {
-      const value = style.dark
-        ? 1 - (1 - style.background[part]) * (1 - image) * (1 - opacity * paint[part])
-        : (1 - image) * (1 - opacity * (1 - paint[part]));
-      rgba[4 * pixel + part] = 255 * value;
-    }
-    rgba[4 * pixel + 3] = 255;
-  }
-  return new ImageData(rgba, width, height);
-}
-
-function paint() {
-  find("map").getContext("2d").putImageData(colour(shown), 0, 0);
-}
-
-// Show an image, enlarged, where it can be drawn on.
-function paintInput(pixels) {
-  const rgba = new Uint8ClampedArray(4 * height * width).fill(255);
-  const size = height * width;
-  for (let pixel = 0; pixel < size; pixel++) {
-    for (let part = 0; part < 3; part++) {
-      rgba[4 * pixel + part] = 255 * pixels[(channels === 1 ? 0 : part) * size + pixel];
-    }
-  }
-  const small = new OffscreenCanvas(width, height);
-  small.getContext("2d").putImageData(new ImageData(rgba, width, height), 0, 0);
-  const context = find("input").getContext("2d");
-  context.imageSmoothingEnabled = false;
-  context.drawImage(small, 0, 0, width * zoom, height * zoom);
-}
-
-function paintBars() {
-  const { logits, target } = shown;
-  const shares = probabilities(logits);
-  const order = [...logits.keys()].sort((one, two) => logits[two] - logits[one]).slice(0, MOST_BARS);
-  order.sort((one, two) => (logits.length <= MOST_BARS ? one - two : 0));
-  const rows = order.map((index) => {
-    const row = document.createElement("li");
-    const button = document.createElement("button");
-    button.type = "button";
-    button.dataset.target = index;
-    button.style.setProperty("--share", shares[index]);
-    button.setAttribute("aria-pressed", index === target);
-    button.disabled = !shown.classes.includes(index);
-    for (const text of [label(index), `${(100 * shares[index]).toFixed(1)} %`]) {
-      const part = document.createElement("span");
-      part.textContent = text;
-      button.append(part);
-    }
-    button.title = `logit ${logits[index].toPrecision(4)}`;
-    row.append(button);
-    return row;
-  });
-  const focused = document.activeElement?.dataset?.target;
-  find("bars").replaceChildren(...rows);
-  if (focused) find("bars").querySelector(`[data-target="${focused}"]`)?.focus();
-}
-
-function paintScores() {
-  const method = page.methods[chosen.method];
-  const scores = shown.scores[`${method.name}/${chosen.stream}`] ?? {};
-  const rows = Object.entries(chosen.alpha ? {} : scores).map(([metric, value]) => {
-    const row = document.createElement("div");
-    const [name, number] = ["dt", "dd"].map((tag) => document.createElement(tag));
-    name.textContent = metric;
-    number.textContent = value.toPrecision(3);
-    row.append(name, number);
-    return row;
-  });
-  find("scores").replaceChildren(...rows);
+  const scores = target === argmax(logits) && rival === NONE ? image.scores : {};
+  return { ...common, target, rival, map: difference(map(target), rival !== NONE && map(rival)), scores };
 }
 
 function option(value, text) {
@@ -189,17 +82,26 @@ function option(value, text) {
 }
 
 function fillClasses() {
-  const names = shown.classes.map((index) => option(index, label(index)));
-  const predicted = argmax(shown.logits);
-  const copies = names.map((each) => each.cloneNode(true));
-  find("target").replaceChildren(option(PREDICTED, `predicted: ${label(predicted)}`), ...names);
-  find("rival").replaceChildren(option(NONE, "no other class"), ...copies);
-  find("target").value = chosen.target;
-  find("rival").value = shown.rival;
+  const { classes, logits, saved, target, rival } = shown;
+  const options = (indices) => indices.map((index) => option(index, label(index)));
+  const predicted = option(PREDICTED, `predicted: ${label(argmax(logits))}`);
+  const none = option(NONE, "no other class");
+  find("target").replaceChildren(...(saved ? [] : [predicted]), ...options(classes));
+  find("rival").replaceChildren(none, ...options(saved ? [rival].filter((index) => index !== NONE) : classes));
+  find("target").value = saved ? target : chosen.target;
+  find("rival").value = rival;
+  find("target").disabled = find("rival").disabled = Boolean(saved);
+}
+
+function fillMethods() {
+  find("method").replaceChildren(...methods().map(({ name }, index) => option(index, name)));
+  find("method").value = chosen.method;
+  find("method").disabled = methods().length < 2;
+  fillStreams();
 }
 
 function fillStreams() {
-  const { streams } = page.methods[chosen.method];
+  const { streams } = methods()[chosen.method];
   if (!streams.includes(chosen.stream)) chosen.stream = streams.at(-1);
   const meaning = { g: "g: evidence", h: "h: counter-evidence", "g-h": "g - h: both" };
   const choices = streams.map((stream) => {
@@ -212,9 +114,10 @@ function fillStreams() {
   });
   find("streams").replaceChildren(find("streams").querySelector("legend"), ...choices);
   find("streams").hidden = streams.length < 2;
-  const { alphas } = page.methods[chosen.method];
+  const { alphas } = methods()[chosen.method];
   find("shift").hidden = alphas.length < 2;
   find("alpha").max = alphas.length - 1;
+  find("alpha").value = chosen.alpha;
   find("alpha-value").value = alphas[chosen.alpha] ?? "";
 }
 
@@ -238,6 +141,18 @@ function markImage() {
   }
 }
 
+// Show something else, by the same method where there is a choice.
+function use(from, image) {
+  if (from === source && image === chosen.image) return;
+  const { name } = methods()[chosen.method];
+  source = from;
+  chosen.image = image;
+  const place = methods().findIndex((method) => method.name === name);
+  chosen.method = Math.max(0, place);
+  if (place < 0 || chosen.alpha >= methods()[place].alphas.length) chosen.alpha = 0;
+  fillMethods();
+}
+
 let running = false;
 let wanted = false;
 
@@ -248,19 +163,25 @@ async function refresh() {
   running = true;
   while (wanted) {
     wanted = false;
-    const found = await source();
-    if (!found) continue;
-    shown = found;
-    if (source === stored) paintInput(shown.pixels);
-    paint();
-    paintBars();
-    paintScores();
-    fillClasses();
-    markImage();
-    hover();
-    document.body.dataset.shown = `${shown.target}/${shown.rival}/${chosen.stream}`;
+    try {
+      shown = await source();
+      show();
+    } catch (error) {
+      find("value").value = `this cannot be shown: ${error.message}`;
+    }
   }
   running = false;
+}
+
+function show() {
+  if (source === stored) paintInput(shown.pixels);
+  paint();
+  paintBars();
+  paintScores();
+  fillClasses();
+  markImage();
+  hover();
+  document.body.dataset.shown = `${shown.target}/${shown.rival}/${chosen.stream}`;
 }
 
 const cursor = { x: 0, y: 0, active: false };
@@ -294,15 +215,27 @@ function step(event) {
   hover();
 }
 
+function choose({ id, name, value }) {
+  if (id === "opacity") {
+    chosen.opacity = value / 100;
+    paint();
+    return;
+  }
+  if (name === "stream") chosen.stream = value;
+  else chosen[id] = +value;
+  if (id === "method") chosen.alpha = 0;
+  if (id === "method" || id === "alpha") fillStreams();
+  refresh();
+}
+
 function listen() {
   find("images").addEventListener("click", ({ target }) => {
     const button = target.closest("button");
     if (!button) return;
-    chosen.image = +button.dataset.image;
-    const { classes } = page.images[chosen.image];
-    if (!classes.includes(chosen.target)) chosen.target = PREDICTED;
-    if (!classes.includes(chosen.rival)) chosen.rival = NONE;
-    source = stored;
+    use(stored, +button.dataset.image);
+    const { classes, saved } = page.images[chosen.image];
+    if (!saved && !classes.includes(chosen.target)) chosen.target = PREDICTED;
+    if (!saved && !classes.includes(chosen.rival)) chosen.rival = NONE;
     refresh();
   });
   find("bars").addEventListener("click", ({ target }) => {
@@ -311,20 +244,10 @@ function listen() {
     chosen.target = +button.dataset.target;
     refresh();
   });
-  find("controls").addEventListener("input", ({ target }) => {
-    const { id, name, value } = target;
-    if (id === "opacity") {
-      chosen.opacity = value / 100;
-      paint();
-      return;
-    }
-    if (name === "stream") chosen.stream = value;
-    else chosen[id] = +value;
-    if (id === "method") chosen.alpha = find("alpha").value = 0;
-    fillStreams();
-    refresh();
-  });
-  find("controls").addEventListener("submit", (event) => event.preventDefault());
+  for (const form of document.forms) {
+    form.addEventListener("input", ({ target }) => choose(target));
+    form.addEventListener("submit", (event) => event.preventDefault());
+  }
   find("map").addEventListener("pointermove", point);
   find("map").addEventListener("pointerdown", point);
   find("map").addEventListener("keydown", step);
@@ -336,12 +259,10 @@ function start() {
     Object.assign(find(id), { width: width * scale, height: height * scale });
     find(id).getContext("2d", { willReadFrequently: true });
   }
-  find("method").replaceChildren(...page.methods.map(({ name }, index) => option(index, name)));
-  find("methods").hidden = page.methods.length < 2;
-  fillStreams();
+  source = stored;
+  fillMethods();
   fillImages();
   listen();
-  source = stored;
   refresh();
   if (page.live) startLive();
 }

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dmn import __version__
 from dmn.errors import DataError, OptionError, required
+from dmn.explain import Explanation
 from dmn.hub import Network
 from dmn.hub.explaining import weights_sha256
 from dmn.io.writing import write_whole
@@ -22,6 +23,7 @@ from dmn.view.maps import (
     Shown,
     describe_image,
     describe_methods,
+    describe_saved,
     make_shown,
     packed,
     score_images,
@@ -46,6 +48,7 @@ def write_page(
     alphas: Sequence[float] = (),
     top: int = 10,
     runtime: Mapping[str, bytes] | None = None,
+    explanations: Mapping[str, Explanation] | None = None,
 ) -> Path:
     """Write a page to look at images, classes and their maps, in one file that asks for no other.
 
@@ -62,12 +65,15 @@ def write_page(
         top: How many classes of each image have maps, the most probable ones.
         runtime: Of `dmn.view.runtime.browser_runtime`. With it the network runs in the page, on
             what is drawn there or put there, and explains that by the first method.
+        explanations: Saved explanations of this network, by name, which are shown after the images.
+            They are of any method, and of one class, or one against another.
 
     Returns:
         The path.
 
     Raises:
-        DataError: if there are no images, or they differ in size.
+        DataError: if there is nothing to show, images differ in size, an explanation is of another
+            network, or logits or maps are not finite.
         UnknownNameError: for a method or a layer that does not exist.
         OptionError: for an option that the network does not take.
         UnsupportedError: if the network cannot be split or exported; lists the operations.
@@ -81,43 +87,87 @@ def write_page(
         ...     "default-src 'none'" in path.read_text(encoding="utf-8")
         True
     """
-    if len({x.shape for x in images.values()}) != 1:
+    saved = explanations or {}
+    examples = [*images.values(), *(each.x for each in saved.values())]
+    if len({x.shape for x in examples}) != 1:
         raise DataError("images to view must be of one size, and at least one")
     if top < 1:
         raise OptionError(f"top is {top}; give at least 1")
+    weights = weights_sha256(network)
+    for name, each in saved.items():
+        if each.network_sha256 != weights:
+            raise DataError(f"{name}: explains other weights, of {each.network}")
     device = next((weight.device for weight in network.model.parameters()), "cpu")
-    x = network.check(torch.stack([*images.values()]).to(device))
+    x = network.check(torch.stack([each.float() for each in examples]).to(device))
     shown = make_shown(network, x[:1], methods, layer, alphas)
-    scores = score_images(network, x, shown)
-    pictures = network.restore(x).clamp(0, 1).cpu()
+    entries = [*_describe_images(network, images, x, shown, top), *_describe_explanations(saved)]
     data = {
         "network": network.name,
         "classes": list(network.classes),
         "size": list(x.shape[1:]),
         "methods": describe_methods(shown),
-        "images": [
-            {
-                "name": name,
-                "picture": f"data:image/png;base64,{b64encode(picture_png(picture)).decode()}",
-                "scores": scored,
-                **describe_image(network, each[None], shown, top),
-            }
-            for name, picture, scored, each in zip(images, pictures, scores, x, strict=True)
-        ],
+        "images": entries,
         "style": _style(),
         "live": runtime is not None,
     }
     parts = {} if runtime is None else _live_parts(network, shown, x[:1], runtime)
     facts = {
-        "network": f"{network.name}, SHA-256 {weights_sha256(network)}",
-        **{
-            method.name: ", ".join(f"{key} {value}" for key, value in method.settings.items())
-            for method, _ in shown
-        },
+        "network": f"{network.name}, SHA-256 {weights}",
+        **{method.name: _settings_text(method.settings) for method, _ in shown},
+        **{f"{name}, {each.method}": _settings_text(each.settings) for name, each in saved.items()},
         "made by": f"dmn {__version__}",
     }
     policy = POLICY if runtime is None else POLICY_LIVE
     return write_whole(path, _render(data, parts, policy, facts=facts, name=network.name))
+
+
+def _describe_images(
+    network: Network, images: Mapping[str, Tensor], x: Tensor, shown: Sequence[Shown], top: int
+) -> list[dict[str, Any]]:
+    """Return what the page shows of the images, which are the first ones of x."""
+    if not images:
+        return []
+    x = x[: len(images)]
+    return [
+        {
+            "name": name,
+            "picture": _data_uri(picture),
+            "scores": scored,
+            **describe_image(network, each[None], shown, top),
+        }
+        for name, picture, scored, each in zip(
+            images, network.restore(x), score_images(network, x, shown), x, strict=True
+        )
+    ]
+
+
+def _describe_explanations(saved: Mapping[str, Explanation]) -> list[dict[str, Any]]:
+    """Return what the page shows of saved explanations."""
+    return [
+        {
+            "name": f"{name}: {each.method}, why {' and not '.join(_asked(each))}?",
+            "picture": _data_uri(each.image),
+            "scores": {},
+            **describe_saved(each),
+        }
+        for name, each in saved.items()
+    ]
+
+
+def _asked(explanation: Explanation) -> list[str]:
+    """Return the names of the explained class and of its rival, if there is one."""
+    asked = (explanation.target, explanation.rival)
+    return [explanation.label(index) for index in asked if index is not None]
+
+
+def _data_uri(picture: Tensor) -> str:
+    """Return a picture (C, H, W) as an address of the page's own."""
+    content = picture_png(picture.float().cpu().clamp(0, 1))
+    return f"data:image/png;base64,{b64encode(content).decode()}"
+
+
+def _settings_text(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in settings.items())
 
 
 def _style() -> dict[str, Any]:
