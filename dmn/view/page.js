@@ -136,6 +136,7 @@ function fillImages() {
 }
 
 function markImage() {
+  find("name").textContent = source === stored ? page.images[chosen.image].name : "yours";
   for (const button of find("images").children) {
     button.setAttribute("aria-pressed", source === stored && +button.dataset.image === chosen.image);
   }
