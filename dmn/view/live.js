@@ -182,7 +182,7 @@ function listenPen(canvas) {
     context.lineWidth = ((PEN * Math.min(width, height)) / 28) * zoom;
     context.beginPath();
     context.moveTo(...from);
-    context.lineTo(...to);
+    context.lineTo(to[0] + 0.01, to[1]); // a line without length would not be drawn
     context.stroke();
     from = to;
     redraw();

@@ -89,8 +89,12 @@ def describe_image(network: Network, x: Tensor, shown: Sequence[Shown], top: int
 
     Returns:
         `logits`, `classes`, the explained ones, and `maps`: by method, alpha's place and stream.
+
+    Raises:
+        DataError: if logits or maps are not finite.
     """
     logits = predict_logits(network.model, x)[0]
+    _require_finite("logits", logits)
     classes = logits.topk(min(top, len(logits))).indices
     maps: dict[str, dict[str, Any]] = {}
     places: dict[str, int] = {}
@@ -102,8 +106,13 @@ def describe_image(network: Network, x: Tensor, shown: Sequence[Shown], top: int
 
 
 def describe_saved(explanation: Explanation) -> dict[str, Any]:
-    """Return what `describe_image` does, of a saved explanation: one class and one method."""
+    """Return what `describe_image` does, of a saved explanation: one class and one method.
+
+    Raises:
+        DataError: if logits or maps are not finite.
+    """
     method, target = explanation.method, explanation.target
+    _require_finite("logits", explanation.logits)
     return {
         "logits": explanation.logits.tolist(),
         "classes": [target],
@@ -126,13 +135,17 @@ def pack(maps: Tensor) -> dict[str, Any]:
     Raises:
         DataError: if a map is not finite.
     """
-    if not maps.isfinite().all():
-        raise DataError("a map is not finite, and cannot be shown")
+    _require_finite("a map", maps)
     maps = maps.double()
     scales = maps.abs().amax(dim=(1, 2)).clamp(min=torch.finfo(torch.float32).tiny) / LEVELS
     levels = (maps / scales[:, None, None]).round().to(torch.int16)
     data = levels.numpy().astype("<i2").tobytes()
     return {"scales": scales.tolist(), "data": packed(data)}
+
+
+def _require_finite(name: str, values: Tensor) -> None:
+    if not values.isfinite().all():
+        raise DataError(f"{name}: not finite, and cannot be shown")
 
 
 def packed(data: bytes) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import tempfile
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,30 +129,35 @@ def _describe_images(
     if not images:
         return []
     x = x[: len(images)]
+    parts = zip(images, network.restore(x), score_images(network, x, shown), x, strict=True)
     return [
-        {
-            "name": name,
-            "picture": _data_uri(picture),
-            "scores": scored,
-            **describe_image(network, each[None], shown, top),
-        }
-        for name, picture, scored, each in zip(
-            images, network.restore(x), score_images(network, x, shown), x, strict=True
-        )
+        _entry(name, picture, scored, partial(describe_image, network, each[None], shown, top))
+        for name, picture, scored, each in parts
     ]
 
 
 def _describe_explanations(saved: Mapping[str, Explanation]) -> list[dict[str, Any]]:
     """Return what the page shows of saved explanations."""
     return [
-        {
-            "name": f"{name}: {each.method}, why {' and not '.join(_asked(each))}?",
-            "picture": _data_uri(each.image),
-            "scores": {},
-            **describe_saved(each),
-        }
+        _entry(
+            f"{name}: {each.method}, why {' and not '.join(_asked(each))}?",
+            each.image,
+            {},
+            partial(describe_saved, each),
+        )
         for name, each in saved.items()
     ]
+
+
+def _entry(
+    name: str, picture: Tensor, scores: Mapping[str, Any], describe: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """Put together what the page shows of an image; what is at fault is named."""
+    try:
+        described = describe()
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
+    return {"name": name, "picture": _data_uri(picture), "scores": scores, **described}
 
 
 def _asked(explanation: Explanation) -> list[str]:

@@ -8,6 +8,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from dmn.cli.main import main
 from dmn.data import MNIST
+from dmn.hub import load
 from dmn.view import runtime
 
 
@@ -49,6 +50,15 @@ def test_it_shows_pictures(folder, capsys):
     assert data["methods"][0]["name"] == "SplitCAM"
 
 
+def test_it_shows_saved_explanations(folder, capsys):
+    digits = MNIST()
+    digits.setup("test")
+    load("mnist_paired").explain(digits.test.images[3], target=3, against=8).save("three.zip")
+    main(["view", "mnist_paired", "--explanations", "three.zip", "--live", "false"])
+    data = data_of(folder / "view.html")
+    assert [each["saved"] for each in data["images"]] == [{"target": 3, "rival": 8}]
+
+
 def test_without_npm_the_page_shows_images_only(folder, capsys, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     monkeypatch.setenv("npm_config_registry", (folder / "nothing").as_uri())
@@ -66,6 +76,7 @@ def test_without_npm_the_page_shows_images_only(folder, capsys, monkeypatch):
         (["mnist_paired", "--out", "view.txt"], "--out"),
         (["mnist_paired", "--method", "GradCAM"], "GradCAM"),
         (["mnist_paired", "no.png"], "no.png"),
+        (["mnist_paired", "--explanations", "no.zip"], "no.zip"),
         (["resnet18"], "resnet18 brings no images; name some picture files"),
     ],
 )

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -165,6 +166,69 @@ def test_a_split_network_has_a_slider_for_alpha(tmp_path, visit):
     assert opened.evaluate("document.getElementById('map').toDataURL()") != before
 
 
+def test_logits_and_probabilities_are_beside_their_classes(page, visit, paired, digits):
+    opened = visit(page)
+    shown(opened, "0/-1/g-h")
+    logits = paired.model(digits[:1])[0]
+    rows = opened.locator("#bars button").all_inner_texts()
+    texts = [row.split("\n") for row in rows]
+    shares = 100 * logits.softmax(dim=0)
+    assert [text[0] for text in texts] == list(paired.classes)
+    assert [float(text[1]) for text in texts] == pytest.approx(logits.tolist(), abs=0.006)
+    assert [float(text[2].split()[0]) for text in texts] == pytest.approx(shares.tolist(), abs=0.06)
+
+
+def test_saved_explanations_are_shown_as_they_are(paired, digits, tmp_path, visit):
+    import dmn.baselines  # noqa: F401 - registers IntegratedGradients
+
+    x = digits[1]
+    explanation = paired.explain(x, "IntegratedGradients", target=1, against=7)
+    path = write_page(
+        paired, tmp_path / "v.html", {"a zero": digits[0]}, explanations={"one.zip": explanation}
+    )
+    opened = visit(path)
+    button = opened.locator("#images button").nth(1)
+    name = "one.zip: IntegratedGradients, why 1 and not 7?"
+    assert button.get_attribute("title") == name
+    button.click()
+    pixels = shown(opened, "1/7/g-h")
+    assert np.abs(pixels - drawn(x[None], explanation.maps["g-h"][None])).max() <= 2
+    assert opened.locator("#name").inner_text() == name
+    for choice, text in {"target": "1", "rival": "7", "method": "IntegratedGradients"}.items():
+        assert opened.locator(f"#{choice}").is_disabled()
+        assert opened.locator(f"#{choice} option:checked").inner_text() == text
+    opened.locator("#images button").first.click()
+    shown(opened, "0/-1/g-h")
+    assert opened.locator("#method option:checked").inner_text() == "SplitLRP"
+    assert opened.locator("#target").is_enabled()
+
+
+def test_explanations_alone_make_a_page(paired, digits, tmp_path):
+    saved = {"zero": paired.explain(digits[0], "SplitCAM", streams=["h"])}
+    path = write_page(paired, tmp_path / "v.html", {}, explanations=saved)
+    assert "zero: SplitCAM, why 0?" in path.read_text(encoding="utf-8")
+
+
+def test_an_explanation_of_other_weights_is_refused(digits, tmp_path, paired):
+    other = load("mnist_inverted").explain(digits[0])
+    with pytest.raises(DataError, match="zero: explains other weights, of mnist_inverted"):
+        write_page(paired, tmp_path / "v.html", {}, explanations={"zero": other})
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.torture("an explanation whose map is not finite", "it is refused by its name")
+@pytest.mark.parametrize("broken", ["maps", "logits"])
+def test_what_is_not_finite_is_refused(broken, digits, tmp_path, paired):
+    good = paired.explain(digits[0], streams=["g"])
+    bad = {
+        "maps": {"maps": {"g": torch.full((1, 28, 28), torch.nan)}},
+        "logits": {"logits": torch.full((10,), torch.inf)},
+    }
+    saved = {"zero": replace(good, **bad[broken])}
+    with pytest.raises(DataError, match=r"zero: .*not finite"):
+        write_page(paired, tmp_path / "v.html", {}, explanations=saved)
+
+
 @pytest.mark.torture("a page of names with HTML, scripts, templates", "they are only text")
 def test_hostile_names_are_only_text(tmp_path, visit):
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2)).eval()
@@ -195,6 +259,18 @@ def test_what_cannot_be_shown_is_refused(tmp_path, paired):
     with pytest.raises(UnknownNameError, match="GradCAM"):
         write_page(paired, tmp_path / "v.html", {"x": x}, ["GradCAM"])
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_finger_draws_on_a_phone(live, visit):
+    opened = visit(live, viewport=PHONE, has_touch=True)
+    opened.locator("body[data-live=ready]").wait_for(timeout=120_000)
+    assert opened.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    opened.get_by_role("button", name="Clear").tap()
+    box = opened.locator("#input").bounding_box()
+    opened.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    opened.locator("body[data-milliseconds]").wait_for()
+    assert max(opened.evaluate("[...live.last.pixels]")) > 0.5
+    assert opened.locator("#name").inner_text() == "yours"
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +305,16 @@ def test_a_digit_that_is_drawn_is_classified_and_explained(live, visit, paired):
     assert torch.allclose(torch.tensor(logits), paired.model(x)[0], atol=1e-3)
     expected = SplitLRP(paired.model, stream="g-h")(x, 7).flatten()
     assert torch.allclose(torch.tensor(maps), expected, atol=float(expected.abs().max()) * 1e-3)
+    assert opened.locator("#method option").all_inner_texts() == ["SplitLRP"]  # that of the graph
+    for index in (9, 0):
+        opened.locator("#bars button").nth(index).click()
+        shown(opened, f"{index}/-1/g-h")
+    opened.get_by_label("and not").select_option("7")
+    opened.get_by_label("g: evidence").check()
+    shown(opened, "0/7/g")
+    maps = opened.evaluate("[...shown.map]")
+    expected = SplitLRP(paired.model, stream="g")(x, Against(0, 7)).flatten()
+    assert torch.allclose(torch.tensor(maps), expected, atol=float(expected.abs().max()) * 2e-3)
 
 
 def test_a_picture_that_is_put_there_is_explained(live, visit, digits, tmp_path):
