@@ -135,7 +135,12 @@ def view(
     seen = dict(zip(images, map(loaded.transform, pictures), strict=True))
     shown = seen if seen or saved else _test_images(loaded)
     done = "replaced" if os.path.exists(out) else "saved"
-    options = {"layer": layer, "alphas": alpha, "top": top, "explanations": saved}
+    options: dict[str, Any] = {
+        "layer": layer,
+        "alphas": alpha,
+        "top": top,
+        "explanations": saved,
+    }
     with kinds_counted():
         if not (live and _write_live(loaded, out, shown, methods, options)):
             write_page(loaded, out, shown, methods, **options)
