@@ -118,7 +118,9 @@ function fillStreams() {
   find("shift").hidden = alphas.length < 2;
   find("alpha").max = alphas.length - 1;
   find("alpha").value = chosen.alpha;
-  find("alpha-value").value = alphas[chosen.alpha] ?? "";
+  const alpha = alphas[chosen.alpha] ?? "";
+  find("alpha-value").value = alpha;
+  find("alpha").setAttribute("aria-valuetext", alpha);
 }
 
 function fillImages() {

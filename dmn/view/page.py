@@ -114,7 +114,7 @@ def write_page(
     parts = {} if runtime is None else _live_parts(network, shown, x[:1], runtime)
     facts = {
         "network": f"{network.name}, SHA-256 {weights}",
-        **{method.name: _settings_text(method.settings) for method, _ in shown},
+        **{_name(each): _settings_text(each.method.settings) for each in shown},
         **{f"{name}, {each.method}": _settings_text(each.settings) for name, each in saved.items()},
         "made by": f"dmn {__version__}",
     }
@@ -170,6 +170,11 @@ def _data_uri(picture: Tensor) -> str:
     """Return a picture (C, H, W) as an address of the page's own."""
     content = picture_png(picture.float().cpu().clamp(0, 1))
     return f"data:image/png;base64,{b64encode(content).decode()}"
+
+
+def _name(shown: Shown) -> str:
+    """Return a method's name, with its alpha where several are shown."""
+    return shown.method.name + ("" if shown.alpha is None else f", alpha {shown.alpha:g}")
 
 
 def _settings_text(settings: Mapping[str, Any]) -> str:

@@ -162,6 +162,9 @@ def test_a_split_network_has_a_slider_for_alpha(tmp_path, visit):
     before = opened.evaluate("document.getElementById('map').toDataURL()")
     opened.locator("#alpha").fill("1")
     opened.locator("#alpha-value", has_text="0.45").wait_for()
+    assert opened.locator("#alpha").get_attribute("aria-valuetext") == "0.45"
+    names = opened.locator(".facts dt").all_text_contents()
+    assert names[1:3] == ["SplitLRP, alpha 0.3", "SplitLRP, alpha 0.45"]
     opened.wait_for_timeout(200)
     assert opened.evaluate("document.getElementById('map').toDataURL()") != before
 
