@@ -87,13 +87,15 @@ def make_method(
 
     Raises:
         UnknownNameError: for a class activation map of a network without a layer for it.
-        OptionError: for an option that the method does not take.
+        OptionError: for an option that the method does not take, or a stream that does not exist.
         UnsupportedError: if the network cannot be split, and must be; lists the operations.
     """
     given = dict(options or {})
     if unknown := given.keys() - {*spec.options[1:], "layer"} | given.keys() & {"stream"}:
         known = ", ".join(name for name in spec.options[1:] if name != "stream")
         raise OptionError(f"{spec.name} takes no option {min(unknown)!r}; there are {known}")
+    if unknown := {*(streams or ())} - {*get_args(Stream)}:
+        raise OptionError(f"no stream {min(unknown)!r}; there are {', '.join(get_args(Stream))}")
     trained = network.is_pair and not network.is_split
     if spec.kind == "split":
         pair = network.as_pair(x)

@@ -146,7 +146,7 @@ def _make_method(
 ) -> Method:
     """Make the method as `dmn explain` does, for one stream where none are named."""
     given = options if layer is None else {**options, "layer": layer}
-    if streams is None and network.is_pair and not network.is_split:
+    if not streams and network.is_pair and not network.is_split:
         streams = ("g-h",)
     return make_method(network, x, spec, stage_of(network, x, layer), streams, given)
 

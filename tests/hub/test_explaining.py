@@ -87,6 +87,11 @@ def test_options_are_the_methods(cnn):
         cnn.explain(PICTURE, stream="g")
 
 
+def test_a_stream_that_does_not_exist_is_refused(digits):
+    with pytest.raises(OptionError, match="no stream 'all'; there are g, h, g-h"):
+        digits.explain(torch.rand(1, 28, 28), streams=["all"])
+
+
 def test_classes_are_the_predicted_ones_by_default(cnn):
     first, second = cnn.explain(PICTURE).logits.topk(2).indices.tolist()
     assert (cnn.explain(PICTURE).target, cnn.explain(PICTURE).rival) == (first, None)
