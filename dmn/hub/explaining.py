@@ -94,8 +94,8 @@ def make_method(
     if unknown := given.keys() - {*spec.options[1:], "layer"} | given.keys() & {"stream"}:
         known = ", ".join(name for name in spec.options[1:] if name != "stream")
         raise OptionError(f"{spec.name} takes no option {min(unknown)!r}; there are {known}")
-    if unknown := {*(streams or ())} - {*get_args(Stream)}:
-        raise OptionError(f"no stream {min(unknown)!r}; there are {', '.join(get_args(Stream))}")
+    if missing := {*(streams or ())} - {*get_args(Stream)}:
+        raise OptionError(f"no stream {min(missing)!r}; there are {', '.join(get_args(Stream))}")
     trained = network.is_pair and not network.is_split
     if spec.kind == "split":
         pair = network.as_pair(x)
