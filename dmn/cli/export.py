@@ -13,14 +13,13 @@ from dmn.cli.messages import kinds_counted
 from dmn.cli.networks import add_network_options
 from dmn.cli.parser import Parser, number
 from dmn.errors import OptionError
-from dmn.explain import list_methods
+from dmn.explain import find_method, list_methods
 from dmn.hub import Network, load
 from dmn.io.options import require, require_output
 from dmn.io.pictures import read_picture
 from dmn.io.text import plain, plain_lines
 from dmn.nn import Contrast, Stream
 from dmn.onnx import export as export_network
-from dmn.onnx.export import find_exportable
 
 DESCRIPTION = """\
 Write a network and its explanation as one ONNX graph: images in, logits and maps out.
@@ -113,12 +112,13 @@ def export(
         **described: Further options of `dmn.load`: num_classes, size, mean, std, classes.
 
     Raises:
+        UnknownNameError: for a method that cannot be exported; names those that can.
         UnsupportedError: lists what cannot be exported.
         OptionError: names the option that cannot be as it is, and says what can.
     """
     require("--alpha", alpha, 0, 0.5)
     require_output("--onnx", onnx, ".onnx", [network, weights, *(images or ())])
-    find_exportable(method)
+    find_method(method, "split")
     pictures = [read_picture(file) for file in images or ()]
     loaded = load(network, weights, **described)
     options: dict[str, Any] = {} if alpha is None else {"alpha": alpha}

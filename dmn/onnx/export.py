@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dmn import __version__
 from dmn.errors import NotEqualError, OptionError, UnsupportedError
-from dmn.explain import METHODS, MethodSpec, find_method, list_methods
+from dmn.explain import MethodSpec, find_method
 from dmn.explain.target import class_names
 from dmn.hub import Network, load
 from dmn.hub.explaining import Method, make_method, stage_of, weights_sha256
@@ -69,8 +69,9 @@ def export(
 
     Raises:
         MissingPackageError: if onnx or onnxscript is not installed.
-        UnsupportedError: if the method is not one of ours, the network cannot be split, or an
-            operation has no counterpart in ONNX; lists them.
+        UnknownNameError: if the method is not one of these three, or for an unknown layer.
+        UnsupportedError: if the network cannot be split, or an operation has no counterpart in
+            ONNX; lists them.
         NotEqualError: if onnxruntime computes something else than torch; nothing is written.
         OptionError: names the option that cannot be as it is, and says what can.
 
@@ -84,7 +85,7 @@ def export(
         True
     """
     require_output("path", str(path), ".onnx")
-    spec = find_exportable(method)
+    spec = find_method(method, "split")
     shared_computations()  # or it would say after minutes that a package is missing
     if not isinstance(network, Network):
         network = load(network)
@@ -120,20 +121,6 @@ def export(
             raise NotEqualError(f"{os.fspath(path)} is not written:", *str(parity).splitlines())
     write_whole(path, content)
     return parity
-
-
-def find_exportable(name: str) -> MethodSpec:
-    """Find a method that can be exported, by its name in any case.
-
-    Raises:
-        UnsupportedError: for a method that differentiates by autograd; names those that can.
-        UnknownNameError: for no method at all.
-    """
-    spec = METHODS.get(str(name).lower())
-    if spec is not None and spec.kind != "split":
-        names = ", ".join(each.name for each in list_methods("split"))
-        raise UnsupportedError(f"{spec.name} cannot be exported; {names} can")
-    return find_method(name, "split")
 
 
 def _make_method(

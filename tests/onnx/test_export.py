@@ -9,7 +9,13 @@ from effort import slow_except
 from torch import nn
 
 import dmn
-from dmn.errors import MissingPackageError, NotEqualError, OptionError, UnsupportedError
+from dmn.errors import (
+    MissingPackageError,
+    NotEqualError,
+    OptionError,
+    UnknownNameError,
+    UnsupportedError,
+)
 from dmn.explain import SplitLRP
 from dmn.hub import Network
 from dmn.hub.explaining import weights_sha256
@@ -129,11 +135,11 @@ def test_without_onnxruntime_nothing_is_compared(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path):
-    import dmn.baselines  # noqa: F401 - registers the post-hoc methods
-
     path = tmp_path / "a.onnx"
-    with pytest.raises(UnsupportedError, match="GradCAM cannot be exported; SplitCAM, SplitGrad"):
+    with pytest.raises(UnknownNameError, match="no method 'gradcam'; there are SplitCAM, SplitGr"):
         export(small(), path, "gradcam")
+    with pytest.raises(OptionError, match="no stream 'f'; there are g, h, g-h"):
+        export(small(), path, streams=("g", "f"))
     with pytest.raises(OptionError, match="size of small's images is not known"):
         export(small(size=None), path)
     network = small()
@@ -149,19 +155,22 @@ def library_network(name):
     """Return a network with random weights and statistics, that predicts several classes."""
     network = dmn.load(name, size=(3, 64, 96))
     x = torch.rand(5, *network.size)
+    modules = list(network.model.modules())
+    norms = [module for module in modules if isinstance(module, nn.BatchNorm2d)]
     with torch.no_grad():
-        for module in network.model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.running_mean.normal_(std=0.2)
-                module.running_var.uniform_(0.5, 1.5)
-                module.weight.uniform_(0.5, 1.5)
-                module.bias.normal_(std=0.2)
-        layers = [each for each in network.model.modules() if isinstance(each, LAYERS)]
+        for norm in norms:
+            norm.momentum = 1  # the statistics are those of the images, or all logits become equal
+            norm.weight.uniform_(0.5, 1.5)
+            norm.bias.normal_(std=0.2)
+        network.model.train()(x)
+        for norm in norms:
+            norm.running_mean *= torch.empty_like(norm.running_mean).uniform_(0.8, 1.2)
+            norm.running_var *= torch.empty_like(norm.running_var).uniform_(0.8, 1.2)
+        layers = [module for module in modules if isinstance(module, nn.Conv2d | nn.Linear)]
         layers[-1].bias -= network.model.eval()(x).mean(0)
     return network, x
 
 
-LAYERS = (nn.Conv2d, nn.Linear)
 SHIPPED = ["mnist_paired", "mnist_inverted", "mnist_front", "scenes_front"]
 SHIPPED += ["scenes_resnet18", "scenes_vgg16"]
 LIBRARY = ["vgg11_bn", "resnet18", "densenet121", "mobilenet_v2", "squeezenet1_1"]
