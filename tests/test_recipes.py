@@ -204,6 +204,18 @@ def test_tradeoff(tmp_path, monkeypatch):
     assert Path("here.png").is_file()
 
 
+def test_certainty(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run("certainty.py", "mnist_certified", "--eps", "0", "0.02", "--images", "2", "--out", "here")
+    (row,) = csv.DictReader(Path("here.csv").read_text().splitlines())
+    assert 0.9 < float(row["0.02"]) <= float(row["0.0"])
+    assert all(isfinite(float(row[name])) for name in ("Sparseness", "MaxSensitivity"))
+    assert Path("here.png").is_file()
+    with pytest.raises(SystemExit):
+        run("certainty.py", "mnist_certified", "--at", "0.07")
+    assert "--at is 0.07; give one of --eps" in capsys.readouterr().err
+
+
 def test_finetuning_by_mosaics_by_noise_and_by_binary_cross_entropy(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     short = "--trainer.max_epochs 1 --trainer.num_sanity_val_steps 0 --heatmaps.every_n_epochs 0"
