@@ -1,10 +1,11 @@
 """An explanation comes back exactly as it was saved, or is refused."""
 
+import tempfile
 from dataclasses import fields, replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmn.errors import BundleError, DataError
@@ -60,10 +61,9 @@ def test_it_comes_back_exactly(name, dtype, tmp_path):
     assert content(Explanation.load(tmp_path / name)) == content(bare)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(width=32), min_size=20, max_size=20), st.integers(0, 3))
 def test_any_numbers_come_back_exactly(numbers, target):
-    import tempfile
-
     values = torch.tensor(numbers).view(1, 4, 5)
     made = make(target=target, rival=None, maps={"g-h": values})
     with tempfile.TemporaryDirectory() as folder:
