@@ -10,12 +10,15 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
-from playwright.sync_api import Browser, Error, sync_playwright
+from playwright.sync_api import Browser, Error, Page, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+DESK = {"width": 1280, "height": 900}
 DOWNLOAD = [sys.executable, "-m", "playwright", "install", "chromium"]
 
 
@@ -27,6 +30,39 @@ def launched() -> Iterator[Browser]:
         started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield started
         started.close()
+
+
+@contextmanager
+def visits(
+    browser: Browser, ready: str = "body", schemes: tuple[str, ...] = ("file:", "data:")
+) -> Iterator[Callable[..., Page]]:
+    """Give a function that opens a file; afterwards nothing may have been said or fetched.
+
+    Args:
+        browser: Of `launched`.
+        ready: A selector of what a page shows when it can be looked at.
+        schemes: Of what a page may ask for.
+    """
+    said: list[str] = []
+    asked: list[str] = []
+    pages: list[Page] = []
+
+    def visit(path: Path, **options: Any) -> Page:
+        page = browser.new_page(**{"viewport": DESK, **options})
+        pages.append(page)
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(path.as_uri())
+        page.locator(ready).wait_for()
+        return page
+
+    yield visit
+    for page in pages:
+        page.close()
+    assert said == []
+    assert all(url.startswith(schemes) for url in asked)
+    assert sum(url.startswith("file:") for url in asked) == len(pages)
 
 
 def fault() -> str:

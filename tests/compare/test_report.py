@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from browser import launched
+from browser import launched, visits
 from fabricated import ENTRIES, FAILED, fabricate
 
 from dmn.compare.report import write_report
@@ -14,7 +14,6 @@ from dmn.evaluate import METRICS
 HOSTILE = "<script>document.title='owned'</script>\"'{{7*7}}|*`&ü漢🦜\u202e"
 FEW = ("PixelFlipping", "Sparseness")
 PHONE = {"width": 390, "height": 844}
-DESK = {"width": 1280, "height": 900}
 
 
 def write(folder, made, title="Scenes", **changed):
@@ -68,24 +67,8 @@ def browser():
 
 @pytest.fixture
 def visit(browser):
-    """Open a report; afterwards nothing may have been said or fetched."""
-    said, asked, pages = [], [], []
-
-    def go(path, **options):
-        page = browser.new_page(**{"viewport": DESK, **options})
-        pages.append(page)
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(path.as_uri())
-        return page
-
-    yield go
-    for page in pages:
-        page.close()
-    assert said == []
-    assert all(url.startswith(("file:", "data:")) for url in asked)
-    assert sum(url.startswith("file:") for url in asked) == len(pages)
+    with visits(browser) as visit:
+        yield visit
 
 
 def names(table):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from browser import launched
+from browser import launched, visits
 from PIL import Image
 from torch import nn
 
@@ -19,7 +19,6 @@ from dmn.view import write_page
 from dmn.view.runtime import browser_runtime
 from dmn.viz import DARK, LIGHT, overlay
 
-DESK = {"width": 1280, "height": 900}
 PHONE = {"width": 360, "height": 740}
 HOSTILE = "</script><script>document.title='owned'</script>{{7*7}}"
 
@@ -53,25 +52,8 @@ def browser():
 
 @pytest.fixture
 def visit(browser):
-    """Open a page; afterwards nothing may have been said or fetched."""
-    said, asked, pages = [], [], []
-
-    def go(path, **options):
-        opened = browser.new_page(**{"viewport": DESK, **options})
-        pages.append(opened)
-        opened.on("console", lambda message: said.append(message.text))
-        opened.on("pageerror", lambda error: said.append(str(error)))
-        opened.on("request", lambda request: asked.append(request.url))
-        opened.goto(path.as_uri())
-        opened.locator("body[data-shown]").wait_for()
-        return opened
-
-    yield go
-    for opened in pages:
-        opened.close()
-    assert said == []
-    assert all(url.startswith(("file:", "data:", "blob:")) for url in asked)
-    assert sum(url.startswith("file:") for url in asked) == len(pages)
+    with visits(browser, "body[data-shown]", ("file:", "data:", "blob:")) as visit:
+        yield visit
 
 
 def shown(page, state):
