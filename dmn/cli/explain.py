@@ -13,7 +13,7 @@ import dmn.baselines  # noqa: F401 - registers the post-hoc methods
 from dmn.cli.explained import Asked, explain_row, npz, panel_columns, require_save, save_rows
 from dmn.cli.messages import kinds_counted
 from dmn.cli.networks import add_images_and_model
-from dmn.cli.parser import Parser, number
+from dmn.cli.parser import CONTRASTS, Parser, number
 from dmn.errors import OptionError
 from dmn.explain import MethodSpec, find_method, list_methods
 from dmn.hub import Network, load
@@ -51,13 +51,6 @@ called."""
 METHODS = list_methods("split", "post-hoc")
 FEATURED = tuple(spec.name for spec in METHODS if spec.featured)
 WITHOUT_RULES = ("GradCAM", "IntegratedGradients", "Occlusion")  # which explain any network
-CONTRASTS: dict[str, Contrast] = {
-    "false": False,
-    "true": True,
-    "mean": "mean",
-    "clrp": "clrp",
-    "sglrp": "sglrp",
-}
 ALPHA = find_method("SplitCAM").defaults["alpha"]
 CELL = 224  # pixels a side
 LEGEND = "Red speaks for the class, blue against it."

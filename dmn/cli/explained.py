@@ -92,12 +92,12 @@ def explain_row(
     ranked = list(likely)[: asked.top_maps] or [
         next(iter(likely)) if asked.target is None else asked.target
     ]
+    wanted = [find_rival(index, asked.rival) for index in ranked]
+    resolved = [resolve_target(network.model, x, each) for each in wanted]
     explained = []
     for method in methods:
-        for rank, index in enumerate(ranked, 1):
-            wanted = find_rival(index, asked.rival)
-            maps = {stream: make(x, wanted) for stream, make in method.explainers.items()}
-            classes = resolve_target(network.model, x, wanted)
+        for rank, (target, classes) in enumerate(zip(wanted, resolved, strict=True), 1):
+            maps = {stream: make(x, target) for stream, make in method.explainers.items()}
             explained.append(Explained(method, rank if asked.top_maps else 0, classes, maps))
     names = explained[0].classes.flatten().tolist()
     rivalled = asked.rival is not None  # which may be class 0
@@ -210,11 +210,14 @@ def save_rows(network: Network, rows: Sequence[Row], save: str) -> None:
 @torch.no_grad()
 def _classify(network: Network, x: Tensor, top: int) -> dict[int, str]:
     """Return the most probable classes of an image, the first first, and how probable each is."""
-    chances = probabilities(predict_logits(network.model, x))[0]
+    return most_probable(probabilities(predict_logits(network.model, x))[0], top)
+
+
+def most_probable(chances: Tensor, top: int) -> dict[int, str]:
+    """Return the classes of the largest probabilities (K,), the first first, each with a text."""
     shares, indices = (values.tolist() for values in chances.topk(min(top, len(chances))))
-    return dict(zip(indices, map(percent, shares), strict=True))
+    return dict(zip(indices, map(_percent, shares), strict=True))
 
 
-def percent(share: float) -> str:
-    """Return a probability as text."""
+def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.005 else "<1 %"

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from dmn.cli.messages import kinds_counted
 from dmn.cli.networks import add_network_options
-from dmn.cli.parser import Parser, number
+from dmn.cli.parser import CONTRASTS, Parser, number
 from dmn.errors import OptionError
 from dmn.explain import find_method, list_methods
 from dmn.hub import Network, load
 from dmn.io.options import require, require_output
 from dmn.io.pictures import read_picture
 from dmn.io.text import plain, plain_lines
-from dmn.nn import Contrast, Stream
+from dmn.nn import Stream
 from dmn.onnx import export as export_network
 
 DESCRIPTION = """\
@@ -39,14 +39,6 @@ A name package.module:factory asks for your own code: it is imported, also from 
 called."""
 
 Targets = Literal["predicted", "input"]
-CONTRASTS: dict[str, Contrast] = {
-    "false": False,
-    "true": True,
-    "mean": "mean",
-    "clrp": "clrp",
-    "sglrp": "sglrp",
-}
-ALL: tuple[Stream, ...] = ("g", "h", "g-h")
 
 
 def main(args: Sequence[str]) -> None:
@@ -72,7 +64,11 @@ def _parser() -> Parser:
     names = ", ".join(spec.name for spec in list_methods("split"))
     add("--method", default="SplitLRP", help=f"{names}, in any case.")
     add("--layer", help="Where to read; by default the image, of SplitCAM a late layer.")
-    add("--stream", choices=[*ALL, "all"], help="Map to return; by default the method's own.")
+    add(
+        "--stream",
+        choices=[*get_args(Stream), "all"],
+        help="Map to return; by default the method's own.",
+    )
     add("--target", choices=get_args(Targets), default="predicted", help="Class to explain.")
     add("--alpha", type=number, help="Shift of split networks, 0 to 0.5.")
     add("--contrast", choices=CONTRASTS, help="Leave out what speaks for all classes alike.")
@@ -131,7 +127,7 @@ def export(
             onnx,
             method,
             layer,
-            streams=ALL if stream == "all" else stream and (stream,),
+            streams=get_args(Stream) if stream == "all" else stream and (stream,),
             target=target == "input",
             pixels=pixels,
             images=_stack(loaded, pictures) if pictures else None,

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from argparse import Action, RawDescriptionHelpFormatter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from dmn.io.text import plain_lines
+
+if TYPE_CHECKING:
+    from dmn.nn import Contrast
+
+CONTRASTS: dict[str, Contrast] = {  # by the values of --contrast
+    "false": False,
+    "true": True,
+    "mean": "mean",
+    "clrp": "clrp",
+    "sglrp": "sglrp",
+}
 
 
 def number(text: str) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from textwrap import fill
 
 from dmn.cli.explain import CELL, LEGEND, LEGEND_AGAINST
-from dmn.cli.explained import LINE, percent
+from dmn.cli.explained import LINE, most_probable
 from dmn.cli.parser import Parser
 from dmn.explain import Explanation
 from dmn.io.options import require_output
@@ -54,8 +54,7 @@ def show(bundle: str, out: str = "shown.png") -> None:
     """
     require_output("--out", out, ".png", [bundle])
     explanation = Explanation.load(bundle)
-    shares, indices = explanation.probabilities.topk(min(TOP, len(explanation.logits)))
-    likely = dict(zip(indices.tolist(), map(percent, shares.tolist()), strict=True))
+    likely = most_probable(explanation.probabilities, TOP)
     asked = [explanation.target, *([] if explanation.rival is None else [explanation.rival])]
     names = list(map(explanation.label, asked))
     file = explanation.picture or "a picture"

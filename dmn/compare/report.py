@@ -6,7 +6,6 @@ Both are rendered from the same values by templates beside this file.
 from __future__ import annotations
 
 import re
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from dmn.compare.statistics import Floats
 from dmn.compare.summary import KINDS, LEVEL, OVERALL, arrow, cost, number, place, ranks, summarise
 from dmn.evaluate import METRICS
 from dmn.io.writing import write_whole
-from dmn.viz.panels import overlay
+from dmn.viz.panels import data_uri, overlay
 
 TILE = 128  # greatest side of a heatmap in the report, in pixels
 SPECIAL = {**{sign: f"\\{sign}" for sign in "\\`*_[]|#~$"}, "<": "&lt;", ">": "&gt;", "&": "&amp;"}
@@ -119,7 +118,7 @@ def write_report(
     for name, data in drawn.items():
         write_whole(folder / "figures" / f"{name}.png", data)
     write_whole(folder / "report.md", _render("report.md.j2", page))
-    page["drawn"] = {name: _data_uri(data) for name, data in drawn.items()}
+    page["drawn"] = {name: data_uri(data) for name, data in drawn.items()}
     return write_whole(folder / "report.html", _render("report.html.j2", page))
 
 
@@ -249,10 +248,10 @@ def _tiles(
     return [
         {
             "text": text,
-            "image": _data_uri(figures.png(pictures["image"][row])),
+            "image": data_uri(figures.png(pictures["image"][row])),
             "maps": {
                 entry: {
-                    "picture": _data_uri(figures.png(pictures[entry][row])),
+                    "picture": data_uri(figures.png(pictures[entry][row])),
                     "fault": _map_fault(values[row]),
                     "scores": scores.get((entry, image_id), []),
                 }
@@ -269,7 +268,3 @@ def _map_fault(values: Tensor) -> str:
     if not torch.isfinite(values).all():
         return "map is not finite"
     return "map is constant" if values.amax() == values.amin() else ""
-
-
-def _data_uri(data: bytes) -> str:
-    return f"data:image/png;base64,{b64encode(data).decode()}"

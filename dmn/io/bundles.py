@@ -181,9 +181,9 @@ def _read(
         refuse_unless(name in wanted, name, "does not belong to it")
     refuse_unless(MANIFEST in sizes, MANIFEST, "is missing; the bundle was not saved to the end")
     refuse_unless(sizes[MANIFEST] <= LARGEST_MANIFEST, MANIFEST, "is too large")
-    content = read(MANIFEST)
     try:
-        listed = _listed(from_json(content), names, format)
+        manifest = from_json(read(MANIFEST))
+        listed = _listed(manifest, names, format)
     except ValueError as error:
         raise BundleError(f"{path}: {MANIFEST}: {error}") from error
     refuse_unless(sum(listed.values()) <= LARGEST, MANIFEST, f"lists more than {LARGEST} bytes")
@@ -196,8 +196,8 @@ def _read(
             members[name] = read(name)
         except (zipfile.BadZipFile, OSError) as error:
             raise BundleError(f"{path}: {name}: cannot be read, {one_line(error)}") from error
-    expected = json.loads(_manifest(members, format))["members"]
-    for name, facts in json.loads(content)["members"].items():
+    expected = from_json(_manifest(members, format))["members"]
+    for name, facts in manifest["members"].items():
         refuse_unless(facts == expected[name], name, "was changed, by its hash in the manifest")
     return members
 

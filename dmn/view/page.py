@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -30,7 +29,7 @@ from dmn.view.maps import (
     score_images,
 )
 from dmn.view.runtime import MEMBERS, NAME, VERSION
-from dmn.viz.panels import DARK, INK, LIGHT, PHOTOGRAPH, SATURATED, picture_png
+from dmn.viz.panels import DARK, INK, LIGHT, PHOTOGRAPH, SATURATED, data_uri, picture_png
 
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
@@ -101,6 +100,8 @@ def write_page(
     device = next((weight.device for weight in network.model.parameters()), "cpu")
     x = network.check(torch.stack([each.float() for each in examples]).to(device))
     shown = make_shown(network, x[:1], methods, layer, alphas)
+    # first of all, as the network may have no such form
+    parts = {} if runtime is None else _live_parts(network, shown, x[:1], runtime)
     entries = [*_describe_images(network, images, x, shown, top), *_describe_explanations(saved)]
     data = {
         "network": network.name,
@@ -111,7 +112,6 @@ def write_page(
         "style": _style(),
         "live": runtime is not None,
     }
-    parts = {} if runtime is None else _live_parts(network, shown, x[:1], runtime)
     facts = {
         "network": f"{network.name}, SHA-256 {weights}",
         **{_name(each): _settings_text(each.method.settings) for each in shown},
@@ -157,19 +157,13 @@ def _entry(
         described = describe()
     except DataError as error:
         raise DataError(f"{name}: {error}") from error
-    return {"name": name, "picture": _data_uri(picture), "scores": scores, **described}
+    return {"name": name, "picture": data_uri(picture_png(picture)), "scores": scores, **described}
 
 
 def _asked(explanation: Explanation) -> list[str]:
     """Return the names of the explained class and of its rival, if there is one."""
     asked = (explanation.target, explanation.rival)
     return [explanation.label(index) for index in asked if index is not None]
-
-
-def _data_uri(picture: Tensor) -> str:
-    """Return a picture (C, H, W) as an address of the page's own."""
-    content = picture_png(picture.float().cpu().clamp(0, 1))
-    return f"data:image/png;base64,{b64encode(content).decode()}"
 
 
 def _name(shown: Shown) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import fill
@@ -210,6 +211,11 @@ def png(picture: Image.Image) -> bytes:
 def picture_png(picture: Tensor) -> bytes:
     """Return a picture (1 or 3, H, W) in [0, 1] as the content of a PNG file of its own size."""
     return png(_to_pil(picture, max(picture.shape[-2:])))
+
+
+def data_uri(content: bytes) -> str:
+    """Return the content of a PNG file as an address, which a page has inside itself."""
+    return f"data:image/png;base64,{b64encode(content).decode()}"
 
 
 def _to_pil(picture: Tensor, cell: int) -> Image.Image:
