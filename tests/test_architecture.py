@@ -48,9 +48,10 @@ MAY_IMPORT = {
         "certify",
         "graph",
     },
+    "truth": {"nn", "models", "data", "io"},
     "compare": {
         *("io", "nn", "explain", "viz", "models", "split", "baselines", "evaluate", "data", "hub"),
-        *("tracking", "train"),
+        *("tracking", "train", "truth"),
     },
     "view": {"io", "nn", "explain", "viz", "evaluate", "hub", "onnx"},
     "cli": {

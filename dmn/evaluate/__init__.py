@@ -4,8 +4,9 @@
 """
 
 from dmn.evaluate.batch import Scores
-from dmn.evaluate.metrics import METRICS, MetricSpec, metric_specs
+from dmn.evaluate.metrics import METRICS, metric_specs
 from dmn.evaluate.score import score
+from dmn.evaluate.spec import MetricSpec
 
 __all__ = [
     "METRICS",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dmn.errors import DataError
+from dmn.errors import DataError, UnsupportedError
 from dmn.explain import Explainer
 from dmn.nn import check_target, predict_logits
 
 Array = NDArray[Any]
+Remake = Callable[[nn.Module, Tensor], Explainer]  # from a network and an example of its images
 
 
 def as_array(tensor: Tensor) -> Array:
@@ -97,6 +98,8 @@ class ExplainedBatch:
         masks: Where the evidence should be, 0 or 1, (N, 1, H, W), or None.
         maps: (N, 1, H, W), float32.
         seed: For all random numbers.
+        remake: Makes the same explainer for another network, in eval mode, and an example of its
+            images (1, C, H, W); None if that is not known.
     """
 
     model: nn.Module
@@ -106,6 +109,7 @@ class ExplainedBatch:
     masks: Tensor | None
     maps: Tensor
     seed: int
+    remake: Remake | None = None
 
     @cached_property
     def classes(self) -> int:
@@ -140,3 +144,19 @@ class ExplainedBatch:
         if maps.shape != (shape := (len(x), 1, *x.shape[-2:])):
             raise DataError(f"maps of shape {tuple(maps.shape)}; {shape} would do")
         return maps.detach().float()
+
+    def change(self, model: nn.Module, example: Tensor) -> ExplainedBatch:
+        """Return the batch with another network, which is explained by the same method.
+
+        Args:
+            model: In eval mode.
+            example: One of its images, (1, C, H, W).
+
+        Raises:
+            UnsupportedError: if it is not known how the explainer was made.
+        """
+        if self.remake is None:
+            raise UnsupportedError(
+                "this score explains changed networks, too; give score(..., remake=...)"
+            )
+        return replace(self, model=model, explainer=self.remake(model, example))

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -18,50 +18,16 @@ from dmn.evaluate.batch import Array, ExplainedBatch, Scores, as_array
 from dmn.evaluate.completeness import completeness_gap
 from dmn.evaluate.grid import TILES, arrange, grid_pointing_game
 from dmn.evaluate.guard import evaluate_metric, noise, other_classes, subsets
+from dmn.evaluate.spec import MetricSpec
+from dmn.evaluate.truth import TRUTH
 from dmn.explain.target import probabilities
 
-Category = Literal[
-    "faithfulness", "robustness", "localisation", "complexity", "randomisation", "axiomatic"
-]
 Options = dict[str, Any]
 
 FLIPPING_STEPS = 32  # at most; Quantus' default is one forward pass per pixel and channel
 PATCHES = 8  # per side of the image
 SENSITIVITY_SAMPLES = 10  # Quantus' default is 200, which takes minutes
 SUBSETS = 100  # random subsets, each of one in a hundred features
-
-
-@dataclass(frozen=True)
-class MetricSpec:
-    """What is known about a metric: what it measures, its direction, its cost and its needs.
-
-    Attributes:
-        category: What is measured, one of Quantus' categories.
-        higher_is_better: Whether a higher score is better.
-        range: Lowest and highest possible score.
-        measure: Scores a batch.
-        forwards: Cost per image: forward passes of the model, at most.
-        explanations: Cost per image: further maps, counted in areas of the image.
-        needs_mask: Whether images need a mask of where the evidence should be.
-        constant_score: The score of a constant map; None drops such maps.
-        arrange: Returns the indices of images that are scored together, (G, size), and records why
-            others are dropped. None scores every image with a valid map on its own.
-
-    Examples:
-        >>> spec = METRICS["Sparseness"]
-        >>> spec.category, spec.higher_is_better, spec.range
-        ('complexity', True, (0, 1))
-    """
-
-    category: Category
-    higher_is_better: bool
-    range: tuple[float, float]
-    measure: Callable[[ExplainedBatch], Scores]
-    forwards: int = 0
-    explanations: int = 0
-    needs_mask: bool = False
-    constant_score: float | None = None
-    arrange: Callable[[ExplainedBatch, Scores], Array] | None = None
 
 
 @dataclass(frozen=True)
@@ -294,5 +260,6 @@ METRICS: dict[str, MetricSpec] = {
         explanations=1,
     ),
     "Completeness": MetricSpec("axiomatic", False, (0, math.inf), completeness_gap, forwards=2),
+    **TRUTH,
 }
 """All metrics by name; add your own to have it scored."""

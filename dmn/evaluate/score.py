@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from dmn.errors import DataError
-from dmn.evaluate.batch import Array, ExplainedBatch, Scores
-from dmn.evaluate.metrics import MetricSpec, metric_specs
+from dmn.evaluate.batch import Array, ExplainedBatch, Remake, Scores
+from dmn.evaluate.metrics import metric_specs
+from dmn.evaluate.spec import MetricSpec
 from dmn.explain import Explainer
 from dmn.explain.target import Target, class_indices, class_names
 from dmn.nn import eval_mode
@@ -32,6 +33,7 @@ def score(
     *,
     batch_size: int = 64,
     seconds: float | None = None,
+    remake: Remake | None = None,
 ) -> dict[str, Scores]:
     """Score an explainer's maps of images; a failure is recorded as the reason, not raised.
 
@@ -51,6 +53,8 @@ def score(
         seed: For the random numbers of the metrics, at least 0. The global state is restored.
         batch_size: The most images at once, which limits the memory.
         seconds: Time limit per metric; images left over have no score. None for no limit.
+        remake: Makes the same explainer for another network: from the network, in eval mode, and an
+            example of its images (1, C, H, W). Metrics that change the network need it.
 
     Returns:
         The scores by metric.
@@ -80,7 +84,7 @@ def score(
             shapes = f"{tuple(masks.shape)}, of images {tuple(x.shape)}"
             raise DataError(f"masks of shape {shapes}; {tuple(unknown.shape)} would do")
     batch = ExplainedBatch(
-        model, explainer, x, class_indices(x, y, class_names(model)), masks, unknown, seed
+        model, explainer, x, class_indices(x, y, class_names(model)), masks, unknown, seed, remake
     )
     explained = Scores(np.full(len(x), np.nan))
 
@@ -157,17 +161,17 @@ def _in_batches(
 def _scorable(spec: MetricSpec, batch: ExplainedBatch, result: Scores) -> Array:
     """Return the indices of images that a metric can score; record why not the others."""
     flat, masks = batch.maps.flatten(1), batch.masks
-    faults = {
-        "map is not finite": ~flat.isfinite().all(1),
-        "map is constant": (flat == flat[:, :1]).all(1),
-        "map is nowhere positive": (flat <= 0).all(1),
-    }
+    faults = {"map is not finite": ~flat.isfinite().all(1)}
+    if not spec.any_map:
+        faults["map is constant"] = (flat == flat[:, :1]).all(1)
+        faults["map is nowhere positive"] = (flat <= 0).all(1)
     if spec.needs_mask and masks is None:
-        faults["no mask"] = torch.ones_like(faults["map is constant"])
+        faults["no mask"] = torch.ones_like(faults["map is not finite"])
     elif spec.needs_mask and masks is not None:
         pixels = masks.flatten(1)
         faults["mask is empty"] = (pixels == 0).all(1)
-        faults["mask is not of 0 and 1"] = ((pixels != 0) & (pixels != 1)).any(1)
+        if not spec.signed_mask:
+            faults["mask is not of 0 and 1"] = ((pixels != 0) & (pixels != 1)).any(1)
     for reason, bad in faults.items():
         newly_dropped = [row for row in bad.nonzero().flatten().tolist() if not result.reasons[row]]
         if spec.constant_score is not None and reason == "map is constant":

@@ -1,0 +1,9 @@
+"""Networks and images whose right explanation is known, made by code and without downloads.
+
+`BENCHMARKS` has them by name. The metrics that are measured on them are rows of
+`dmn.evaluate.METRICS`.
+"""
+
+from dmn.truth.benchmark import BENCHMARKS, Benchmark
+
+__all__ = ["BENCHMARKS", "Benchmark"]

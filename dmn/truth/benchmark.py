@@ -1,0 +1,33 @@
+"""What a benchmark is, and the table of all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from dmn.data import ImageBatch
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A network, and images of which it is known what in them it uses.
+
+    Attributes:
+        model: A classifier from images (B, C, H, W) to logits (B, K), in eval mode, on the CPU, its
+            parameters without gradient.
+        images: Images that it classifies correctly, with the explained class and the known answer
+            as mask, (N, 1, H, W): 0 or 1, or contributions of any sign for metrics with
+            `signed_mask`.
+        accuracy: Of the network, on images of the same kind that it was not trained on; None for
+            networks that were not trained.
+    """
+
+    model: nn.Module
+    images: ImageBatch
+    accuracy: float | None = None
+
+
+BENCHMARKS: dict[str, Callable[[int, int], Benchmark]] = {}
+"""Makes each benchmark, by its name, from the number of images and a seed."""
