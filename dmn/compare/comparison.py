@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 import time
 from collections import deque
@@ -18,30 +17,31 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities import move_data_to_device
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
 from dmn.compare.cells import CellStore
+from dmn.compare.galleries import benchmark_galleries, compared_gallery
 from dmn.compare.images import ComparedImages, collect
 from dmn.compare.plan import Source, entries
-from dmn.compare.processes import Processes
-from dmn.compare.report import Gallery, write_report
-from dmn.compare.suite import FORWARDS, Budget, Split, Suite
+from dmn.compare.processes import Processes, needed
+from dmn.compare.report import REPORT, write_report
+from dmn.compare.suite import FORWARDS, Budget, Suite
 from dmn.compare.summary import ranks, summarise
+from dmn.compare.tasks import Split, Task, benchmark_task, make_benchmarks
 from dmn.data import as_batch
-from dmn.errors import DataError, TargetError, UnknownNameError
+from dmn.errors import DataError, OptionError, UnknownNameError
 from dmn.evaluate import METRICS, metric_specs
-from dmn.explain import Against, Target, resolve_target
+from dmn.evaluate.truth import TRUTH
 from dmn.hub import Network
 from dmn.io.options import SEEDS, require, require_device
 from dmn.io.text import cell, plain
 from dmn.io.versions import package_versions
 from dmn.io.writing import write_whole
 from dmn.tracking import EpochWandbLogger, Run, wandb_folders, wandb_logger
+from dmn.truth import Benchmark
 
 PACKAGES = ("dmn", "torch", "torchvision", "quantus", "captum", "torchcam", "zennit", "numpy")
 SECONDS_PER_LINE = 15.0  # of progress, where the output is not a terminal
 DEFAULT = Budget()
-log = logging.getLogger(__name__)
 
 
 class Comparison:
@@ -58,8 +58,9 @@ class Comparison:
             a list, the best value is chosen. The option `method` names the method, if the title is
             another. `dmn.explain.list_methods()` lists the methods.
         data: The images.
-        metrics: Keys of `dmn.evaluate.METRICS`; None for all.
-        choose_by: Metrics by which settings are chosen; None for PixelFlipping.
+        metrics: Keys of `dmn.evaluate.METRICS`; None for all of Quantus' categories. Those of a
+            benchmark explain the benchmark's network and images, not the given ones.
+        choose_by: Metrics by which settings are chosen, of no benchmark; None for PixelFlipping.
         budget: How many images, settings and seconds.
         gallery: Number of test images whose heatmaps are shown.
         title: Title of the report.
@@ -67,7 +68,10 @@ class Comparison:
         device: Where to compute: "cpu", "cuda", ...; None uses a GPU if there is one.
         retry: Score again what has no score at all.
         devices: Number of processes that score at once, each on its own accelerator, or all on the
-            CPU; -1 is one per accelerator. The scores are the same.
+            CPU; -1 is one per accelerator. The scores are the same. With several machines, or
+            under torchrun, the number on each.
+        num_nodes: Number of machines, each with as many processes, which torchrun or SLURM starts.
+            They need a folder in common.
 
     Raises:
         OptionError: if a number is out of its range, there is no such device, or a method has more
@@ -105,6 +109,7 @@ class Comparison:
         device: str | None = None,
         retry: bool = False,
         devices: int = 1,
+        num_nodes: int = 1,
     ) -> None:
         if unknown := methods.keys() - networks.keys():
             raise UnknownNameError(
@@ -113,13 +118,19 @@ class Comparison:
         require("gallery", gallery, 0)
         require("seed", seed, 0, SEEDS)
         self.networks, self.methods, self.data = networks, methods, data
-        self.metrics = list(metric_specs(METRICS if metrics is None else metrics))
-        self.choose_by = list(metric_specs(choose_by or ["PixelFlipping"]))
+        self.metrics = list(metric_specs(METRICS.keys() - TRUTH if metrics is None else metrics))
+        chosen_by = metric_specs(choose_by or ["PixelFlipping"])
+        if benchmarks := [name for name, spec in chosen_by.items() if spec.benchmark]:
+            raise OptionError(
+                f"choose_by: {benchmarks[0]} has no validation images; choose by another"
+            )
+        self.choose_by = list(chosen_by)
         self.budget = budget
         self.gallery, self.title, self.seed = gallery, title, seed
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         require_device("device", self.device)
-        self.retry, self.devices = retry, devices
+        self.retry, self.devices, self.num_nodes = retry, devices, num_nodes
+        self._benchmarks: dict[str, Benchmark] | None = None
 
     def run(self, run: Run, config: str = "") -> Path:
         """Score, and write the tables, the report and a Weights & Biases run.
@@ -133,24 +144,30 @@ class Comparison:
         """
         start = time.perf_counter()
         folder = Path(run.root, "compare", run.name)
-        processes = None if self.devices == 1 else Processes(self.device, self.devices)
+        processes = self._processes()
+        score_share = partial(self._score_share, folder / "cells")
+        if processes and processes.launched:
+            processes.run(score_share)
+            if not processes.is_first:
+                return folder / REPORT
         self.data.prepare_data()
         suite = self._suite(CellStore(folder / "cells", self.retry and not processes))
-        if processes:
-            processes.run(partial(self._score_share, folder / "cells"))
+        if processes and not processes.launched:
+            processes.run(score_share)
         _show_progress(suite.run(), len(suite))
         scores, cells = suite.scores(), suite.cells()
         summary = summarise(scores, cells, self.seed)
         write_tables(folder, {"scores": scores, "cells": cells, "summary": summary})
         write_whole(folder / "settings.json", json.dumps(suite.chosen, indent=2))
-        gallery = self._gallery(suite)
+        labels, benchmarks = list(self.networks), list(self._benchmarks or ())
         report = write_report(
             folder,
             title=self.title,
             scores=scores,
             cells=cells,
             settings=suite.chosen,
-            gallery=gallery,
+            gallery=compared_gallery(suite, labels[0], self.gallery),
+            benchmarks=benchmark_galleries(suite, benchmarks if self.gallery else ()),
             curves=suite.curves(),
             versions=package_versions(PACKAGES),
             config=config,
@@ -167,8 +184,14 @@ class Comparison:
         print("\n".join(map(plain, [f"see {report}", *offline])))
         return report
 
+    def _processes(self) -> Processes | None:
+        several = needed(self.devices, self.num_nodes)
+        return Processes(self.device, self.devices, self.num_nodes) if several else None
+
     def _score_share(self, cells: Path, fabric: Fabric) -> None:
         """Score this process' share of the entries."""
+        with fabric.rank_zero_first(local=True):
+            self.data.prepare_data()
         self.device = str(fabric.device)
         share = slice(fabric.global_rank, None, fabric.world_size)
         suite = self._suite(CellStore(cells, self.retry), share)
@@ -191,10 +214,14 @@ class Comparison:
             ),
             "test": self._collect(self.data.test_dataloader(), networks, self.budget.test),
         }
+        tasks = {label: Task(network, images) for label, network in networks.items()}
+        if self._benchmarks is None:
+            self._benchmarks = make_benchmarks(self.metrics, self.budget.test, self.seed)
+        for name, made in self._benchmarks.items():
+            tasks[name] = benchmark_task(name, made, self.device)
         return Suite(
-            networks,
+            tasks,
             compared[share],
-            images,
             self.metrics,
             self.choose_by,
             self.budget,
@@ -215,18 +242,9 @@ class Comparison:
         batches = (move_data_to_device(as_batch(batch), self.device) for batch in loader)
         return collect(batches, networks, count)
 
-    def _gallery(self, suite: Suite) -> Gallery:
-        """Return heatmaps of the first test images, also of their class against another."""
-        images = suite.images["test"].first(self.gallery)
-        network = next(iter(suite.networks.values()))
-        shown = network.restore(images.x).clamp(0, 1).cpu()
-        names = map(network.label, images.y.tolist())
-        rows = [f"class {name}, said {name}" for name in names]  # all are classified correctly
-        maps = _maps(suite, images.x, images.y)
-        return Gallery(shown, rows, maps, range(len(images)), _against(suite, images, shown))
-
     def _notes(self, suite: Suite, seconds: float) -> list[str]:
-        validation, test = suite.images["validation"], suite.images["test"]
+        images = next(iter(suite.tasks.values())).images
+        validation, test = images["validation"], images["test"]
         return [
             f"Scored on {len(test)} test images, the first of {test.seen} that every network "
             f"classifies correctly; metrics that need more maps, or over {FORWARDS} passes, an "
@@ -238,28 +256,6 @@ class Comparison:
             f"It took {seconds:.0f} s this time on {self.device} with {torch.get_num_threads()} "
             "threads; what was scored before was not scored again.",
         ]
-
-
-def _against(suite: Suite, images: ComparedImages, shown: Tensor) -> Gallery | None:
-    """Return heatmaps of the class against the first network's likeliest other one, if any."""
-    network = next(iter(suite.networks.values()))
-    try:
-        both = resolve_target(network.model, images.x, Against(images.y))
-    except TargetError:  # one logit
-        return None
-    rows = [f"why {network.label(y)}, not {network.label(rival)}?" for y, rival in both.tolist()]
-    return Gallery(shown, rows, _maps(suite, images.x, Against(*both.unbind(dim=1))))
-
-
-def _maps(suite: Suite, x: Tensor, target: Target) -> dict[str, Tensor]:
-    """Return each entry's maps; entries without any are missing."""
-    maps = {}
-    for entry in suite.entries:
-        try:
-            maps[entry.name] = suite.explainer(entry)(x, target)
-        except Exception as error:  # the cells say why; a picture must not stop a comparison
-            log.warning("no heatmaps of %s: %s", entry.name, error)
-    return maps
 
 
 def _show_progress(progress: Iterator[str], total: int) -> None:

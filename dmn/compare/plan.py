@@ -15,6 +15,7 @@ import dmn.baselines  # noqa: F401 - registers the post-hoc methods
 from dmn.errors import OptionError, UnknownNameError
 from dmn.explain import Explainer, MethodSpec, find_method, list_methods
 from dmn.hub import Network, load
+from dmn.hub.explaining import stage_of
 
 Kind = Literal["self", "post-hoc", "control"]
 Setting = dict[str, Any]
@@ -99,12 +100,16 @@ class Entry:
         Args:
             network: The network with this entry's label.
             setting: One of `settings`.
-            example: An image (1, C, H, W), on which the network is split, once for all entries.
+            example: An image (1, C, H, W), on which the network is split, once for all entries. A
+                class activation map whose setting names no layer reads a late one that is found on
+                it.
         """
         spec = find_method(self.method)
         if spec.kind == "control":
             return spec.factory(**setting)
         explained = network.as_pair(example) if spec.kind == "split" else network.ordinary
+        if spec.needs_layer and "layer" not in setting and example is not None:
+            setting = {"layer": stage_of(network, example, None), **setting}
         return spec.factory(explained, **setting)
 
 

@@ -23,6 +23,7 @@ from dmn.evaluate import METRICS
 from dmn.io.writing import write_whole
 from dmn.viz.panels import data_uri, overlay
 
+REPORT = "report.html"
 TILE = 128  # greatest side of a heatmap in the report, in pixels
 SPECIAL = {**{sign: f"\\{sign}" for sign in "\\`*_[]|#~$"}, "<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
@@ -62,6 +63,7 @@ def write_report(
     cells: pd.DataFrame,
     settings: Mapping[str, Mapping[str, Any]],
     gallery: Gallery,
+    benchmarks: Sequence[Gallery] = (),
     curves: Mapping[str, Floats],
     versions: Mapping[str, str],
     config: str,
@@ -77,6 +79,7 @@ def write_report(
         cells: One row for each entry, split and metric, with the times of the maps alone.
         settings: The options chosen for each entry, by its name.
         gallery: Images with the entries' maps.
+        benchmarks: The same of each benchmark.
         curves: PixelFlipping's curves of each entry, (N, steps + 1), by its name.
         versions: The version of each package, by its name.
         config: The comparison's configuration as text.
@@ -91,11 +94,11 @@ def write_report(
     order = list(ranked["entry"].unique())
     summary = summary.set_index("entry").loc[order].reset_index()
     seconds = cost(cells)
-    galleries = {"gallery": gallery, "against": gallery.against}
-    shown = {key: each for key, each in galleries.items() if each is not None and len(each.rows)}
-    pictures = {key: _overlays(each, order) for key, each in shown.items()}
+    rivals = [] if gallery.against is None else [gallery.against]
+    galleries = {"gallery": [gallery], "against": rivals, "benchmarks": list(benchmarks)}
+    shown = {key: group for key, group in galleries.items() if any(each.rows for each in group)}
     drawn = _draw(summary, ranked, seconds, curves)
-    drawn |= {key: figures.gallery(pictures[key], each.rows) for key, each in shown.items()}
+    drawn |= {key: _gallery_figure(group, order) for key, group in shown.items()}
     test = scores[scores["split"] == "test"]
     page = {
         "title": title,
@@ -109,7 +112,10 @@ def write_report(
         "entries": _entries(summary, ranked, seconds, settings),
         "standings": _standings(ranked),
         "categories": _categories(summary),
-        "galleries": {key: _tiles(each, pictures[key], test) for key, each in shown.items()},
+        "galleries": {
+            key: [row for each in group for row in _tiles(each, _overlays(each, order), test)]
+            for key, group in shown.items()
+        },
         "drawn": set(drawn),
         "versions": versions,
         "config": config,
@@ -119,7 +125,7 @@ def write_report(
         write_whole(folder / "figures" / f"{name}.png", data)
     write_whole(folder / "report.md", _render("report.md.j2", page))
     page["drawn"] = {name: data_uri(data) for name, data in drawn.items()}
-    return write_whole(folder / "report.html", _render("report.html.j2", page))
+    return write_whole(folder / REPORT, _render("report.html.j2", page))
 
 
 def _render(template: str, page: Mapping[str, Any]) -> str:
@@ -234,6 +240,20 @@ def _overlays(gallery: Gallery, order: Sequence[str]) -> dict[str, Tensor]:
     pictures |= {e: overlay(images, gallery.maps[e]) for e in order if e in gallery.maps}
     size = [min(side, TILE) for side in images.shape[2:]]
     return {name: F.interpolate(stack, size, mode="area") for name, stack in pictures.items()}
+
+
+def _gallery_figure(galleries: Sequence[Gallery], order: Sequence[str]) -> bytes:
+    """Draw galleries, which may have images of different sizes, below each other."""
+    pictures = [_overlays(each, order) for each in galleries]
+    titles = [title for title in pictures[0] if all(title in each for each in pictures)]
+    size = [
+        max(sides) for sides in zip(*(each["image"].shape[2:] for each in pictures), strict=True)
+    ]
+    joined = {
+        title: torch.cat([F.interpolate(each[title], size) for each in pictures])
+        for title in titles
+    }
+    return figures.gallery(joined, [row for each in galleries for row in each.rows])
 
 
 def _tiles(

@@ -7,27 +7,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dmn.compare.cells import Cell, CellStore, fingerprint
 from dmn.compare.images import ComparedImages
 from dmn.compare.plan import Entry, Setting, as_text
 from dmn.compare.statistics import places
 from dmn.compare.summary import EXPLANATION
+from dmn.compare.tasks import Split, Task
 from dmn.evaluate import METRICS, score
+from dmn.evaluate.batch import Remake
 from dmn.explain import Explainer, Target
 from dmn.hub import Network
 from dmn.io.options import ABOVE_ZERO, require
 
-Split = Literal["validation", "test"]
 BATCH = 32  # images explained at once
 FORWARDS = 40  # passes an image above which a metric is expensive
 
@@ -70,9 +71,8 @@ class Suite:
     """Score entries, and store each score as soon as it is computed.
 
     Args:
-        networks: The networks by label.
+        tasks: What is explained: the networks by label, with their images, and benchmarks by name.
         entries: What is compared.
-        images: The images of each split, "validation" and "test".
         metrics: Keys of `dmn.evaluate.METRICS`, in the order of the tables.
         choose_by: The metrics by which settings are chosen.
         budget: How much is scored.
@@ -85,13 +85,14 @@ class Suite:
         >>> import torch
         >>> from dmn.compare import Budget, ComparedImages, Source, Suite, entries
         >>> from dmn.compare.cells import CellStore
+        >>> from dmn.compare.tasks import Task
         >>> networks = {"pair": Source("mnist_paired").load("cpu")}
         >>> listed = entries({"pair": {"SplitLRP": {}}}, networks, budget=1)
         >>> images = ComparedImages(torch.rand(2, 1, 28, 28), torch.tensor([3, 5]), None, 2)
-        >>> both = {"validation": images, "test": images}
+        >>> tasks = {"pair": Task(networks["pair"], {"validation": images, "test": images})}
         >>> with TemporaryDirectory() as folder:
         ...     store = CellStore(Path(folder))
-        ...     suite = Suite(networks, listed, both, ["Sparseness"], [], Budget(), store)
+        ...     suite = Suite(tasks, listed, ["Sparseness"], [], Budget(), store)
         ...     steps = list(suite.run())
         >>> steps[:2]
         ['SplitLRP (pair): Explanation', 'SplitLRP (pair): Sparseness']
@@ -101,25 +102,24 @@ class Suite:
 
     def __init__(
         self,
-        networks: Mapping[str, Network],
+        tasks: Mapping[str, Task],
         entries: Sequence[Entry],
-        images: Mapping[Split, ComparedImages],
         metrics: Sequence[str],
         choose_by: Sequence[str],
         budget: Budget,
         store: CellStore,
         seed: int = 0,
     ) -> None:
-        self.networks, self.entries, self.images = networks, entries, images
+        self.tasks, self.entries = tasks, entries
         self.metrics, self.choose_by = list(metrics), list(choose_by)
         self.budget, self.store, self.seed = budget, store, seed
         self.chosen: dict[str, Setting] = {}
         self._cells: list[tuple[Entry, Setting, Split, str, Cell]] = []
         self._weights = {
-            label: fingerprint(network.model.state_dict().values())
-            for label, network in networks.items()
+            name: fingerprint(task.network.model.state_dict().values())
+            for name, task in tasks.items()
         }
-        self._image_hashes: dict[tuple[Split, int], str] = {}
+        self._image_hashes: dict[tuple[str, Split, int], str] = {}
 
     def __len__(self) -> int:
         """Return how many steps `run` takes: one per entry, setting and metric."""
@@ -141,9 +141,9 @@ class Suite:
             for metric, _ in self._score(entry, setting, "test", [EXPLANATION, *self.metrics]):
                 yield f"{entry.name}: {metric}"
 
-    def explainer(self, entry: Entry) -> Explainer:
-        """Return an entry's explainer in the chosen setting."""
-        return self._explainer(entry, self.chosen[entry.name])
+    def explainer(self, entry: Entry, task: str) -> Explainer:
+        """Return an entry's explainer of a task's network, in the chosen setting."""
+        return self._explainer(entry, self.chosen[entry.name], self.tasks[task])
 
     def scores(self) -> pd.DataFrame:
         """Return the scores: one row for each entry, setting, split, metric and image."""
@@ -184,23 +184,33 @@ class Suite:
     def _score(
         self, entry: Entry, setting: Setting, split: Split, metrics: Sequence[str]
     ) -> Iterator[tuple[str, Cell]]:
-        explainer_factory = _LazyExplainer(partial(self._explainer, entry, setting))
+        makers = {
+            name: _LazyExplainer(partial(self._explainer, entry, setting, task))
+            for name, task in self.tasks.items()
+        }
         for metric in metrics:
-            images = self._images(split, metric)
+            name = _benchmark(metric) or entry.network
+            images = self._images(name, split, metric)
             key = self._key(entry, setting, split, metric, images)
             cell = self.store.get(key)
             if cell is None:
-                cell = self._measure(entry, explainer_factory, metric, images)
+                remake = partial(self._remake, entry, setting, self.tasks[name].network)
+                cell = self._measure(name, makers[name], remake, metric, images)
                 self.store.put(key, cell)
             self._cells.append((entry, setting, split, metric, cell))
             yield metric, cell
 
-    def _explainer(self, entry: Entry, setting: Setting) -> Explainer:
-        example = self.images["validation"].x[:1]
-        return entry.explainer(self.networks[entry.network], setting, example)
+    def _explainer(self, entry: Entry, setting: Setting, task: Task) -> Explainer:
+        return entry.explainer(task.network, setting, task.images["validation"].x[:1])
 
-    def _images(self, split: Split, metric: str) -> ComparedImages:
-        images = self.images[split]
+    def _remake(
+        self, entry: Entry, setting: Setting, network: Network, model: nn.Module, example: Tensor
+    ) -> Explainer:
+        """Return an entry's explainer of a changed network."""
+        return entry.explainer(replace(network, model=model), setting, example)
+
+    def _images(self, task: str, split: Split, metric: str) -> ComparedImages:
+        images = self.tasks[task].images[split]
         spec = METRICS.get(metric)
         expensive = spec is not None and (spec.explanations > 0 or spec.forwards > FORWARDS)
         return images.first(self.budget.expensive) if expensive and split == "test" else images
@@ -208,34 +218,36 @@ class Suite:
     def _key(
         self, entry: Entry, setting: Setting, split: Split, metric: str, images: ComparedImages
     ) -> dict[str, Any]:
-        if (split, len(images)) not in self._image_hashes:
+        task = _benchmark(metric) or entry.network
+        hashed = (task, split, len(images))
+        if hashed not in self._image_hashes:
             tensors = [images.x, images.y, *([] if images.masks is None else [images.masks])]
-            self._image_hashes[split, len(images)] = fingerprint(tensors)
+            self._image_hashes[hashed] = fingerprint(tensors)
         return {
-            "network": self._weights[entry.network],
+            "network": self._weights[task],
             "method": entry.method,
             "setting": setting,
             "metric": metric,
-            "images": self._image_hashes[split, len(images)],
+            "images": self._image_hashes[hashed],
             "seed": self.seed,
             "seconds": self.budget.seconds,
             "versions": [version("dmn"), version("quantus")],
         }
 
     def _measure(
-        self, entry: Entry, explainer_factory: _LazyExplainer, metric: str, images: ComparedImages
+        self, task: str, make: _LazyExplainer, remake: Remake, metric: str, images: ComparedImages
     ) -> Cell:
         """Score one cell; an error becomes the reason for having no score."""
         start = time.perf_counter()
         try:
-            explainer = explainer_factory()
+            explainer = make()
             if metric == EXPLANATION:
                 explainer.explain_all(images)
                 seconds = time.perf_counter() - start
                 return Cell([None] * len(images), [""] * len(images), seconds)
             result = score(
                 [metric],
-                self.networks[entry.network].model,
+                self.tasks[task].network.model,
                 explainer,
                 images.x,
                 images.y,
@@ -243,6 +255,7 @@ class Suite:
                 self.seed,
                 batch_size=BATCH,
                 seconds=self.budget.seconds,
+                remake=remake,
             )[metric]
         except Exception as error:  # of any library: one cell must not stop a comparison
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -283,6 +296,12 @@ class _CachedExplainer:
         for rows in range(0, len(images), BATCH):
             x, y = images.x[rows : rows + BATCH], images.y[rows : rows + BATCH]
             self._maps[fingerprint([x, y])] = self._explainer(x, y)
+
+
+def _benchmark(metric: str) -> str | None:
+    """Return the benchmark that a metric is measured on, if it is not the entry's own network."""
+    spec = METRICS.get(metric)
+    return None if spec is None else spec.benchmark
 
 
 def mean(cell: Cell) -> float:

@@ -11,6 +11,7 @@ from dmn.compare import Budget, ComparedImages, Suite
 from dmn.compare.cells import CellStore
 from dmn.compare.plan import Entry
 from dmn.compare.suite import best_setting
+from dmn.compare.tasks import Task
 from dmn.errors import OptionError
 from dmn.hub import Network
 
@@ -74,12 +75,16 @@ def suite(tmp_path):
     return make(tmp_path)
 
 
+def toy(test, model=None):
+    model = (model or InkIn()).eval()
+    network = Network("toy", model, tuple("0123"), None, None, None, torch.as_tensor, {})
+    return Task(network, {"validation": images(4), "test": test})
+
+
 def make(folder, **changed):
-    network = Network("toy", InkIn().eval(), tuple("0123"), None, None, None, torch.as_tensor, {})
     options = {
-        "networks": {"toy": network},
+        "tasks": {"toy": toy(images(8))},
         "entries": ENTRIES,
-        "images": {"validation": images(4), "test": images(8)},
         "metrics": METRICS,
         "choose_by": ["PixelFlipping", "PointingGame"],
         "budget": Budget(expensive=3),
@@ -156,7 +161,7 @@ def test_a_run_that_is_cut_short_goes_on(tmp_path):
     [
         {"seed": 1},
         {"budget": Budget(expensive=3, seconds=7.0)},
-        {"images": {"validation": images(4), "test": images(7)}},
+        {"tasks": {"toy": toy(images(7))}},
     ],
 )
 def test_what_scores_depend_on_is_part_of_their_key(suite, tmp_path, changed):
@@ -172,8 +177,9 @@ def test_other_weights_are_scored_anew(suite, tmp_path):
     other = make(tmp_path)
     model = InkIn().eval()
     model.scale.data.mul_(2)
-    network = replace(other.networks["toy"], model=model)
-    list(make(tmp_path, networks={"toy": network}).run())
+    network = replace(other.tasks["toy"].network, model=model)
+    changed = replace(other.tasks["toy"], network=network)
+    list(make(tmp_path, tasks={"toy": changed}).run())
     assert len(CALLS) > before
 
 
