@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
@@ -42,6 +43,7 @@ class Processes:
     """
 
     def __init__(self, device: str, count: int, num_nodes: int = 1) -> None:
+        environment = _environment()
         self.launched = num_nodes > 1 or _world_size() > 1
         # Processes wait for one another only when all is scored, whatever their accelerator.
         strategy = DDPStrategy(
@@ -54,6 +56,8 @@ class Processes:
             self._fabric = Fabric(
                 accelerator=accelerator, devices=count, num_nodes=num_nodes, strategy=strategy
             )
+            if environment:
+                environment.validate_settings(strategy.num_processes, num_nodes)
         except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
             where = f" on each of {num_nodes} machines" if num_nodes > 1 else ""
             raise RunError(f"devices: {count} of {device}{where}: {error}") from error
@@ -97,5 +101,9 @@ def needed(count: int, num_nodes: int) -> bool:
 
 def _world_size() -> int:
     """Return how many processes torchrun or SLURM has started; 1 if neither has."""
-    found = (environment() for environment in ENVIRONMENTS if environment.detect())
-    return next((environment.world_size() for environment in found), 1)
+    environment = _environment()
+    return environment.world_size() if environment else 1
+
+
+def _environment() -> ClusterEnvironment | None:
+    return next((environment() for environment in ENVIRONMENTS if environment.detect()), None)
