@@ -10,7 +10,7 @@ Source: Rao, Böhle & Schiele 2022, "Towards better understanding attribution me
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from copy import deepcopy
 from functools import partial
@@ -59,38 +59,27 @@ class OnTiles(nn.Module):
         return put_together(self.norm(self.layer(take_apart(x))))
 
 
-class TilesApart(nn.Module):
-    """The first layer of the head, from mosaics to tiles one after the other in the batch.
+class OfOneTile(nn.Module):
+    """The first layer of the head, such as a global pooling, applied to one tile of a mosaic.
 
     Args:
-        layer: Such as a global pooling.
-        sides: Height and width of the mosaics. The middle line of an odd side is of two tiles, and
-            is left out.
+        layer: The layer.
+        place: Of the tile, from 0 to TILES - 1, row by row. The middle line of an odd side is of
+            two tiles, and is left out.
     """
 
-    def __init__(self, layer: nn.Module, sides: tuple[int, int]) -> None:
+    def __init__(self, layer: nn.Module, place: int) -> None:
         super().__init__()
         self.layer = layer
-        self.odd = [(axis, side) for axis, side in zip((2, 3), sides, strict=True) if side % SIDE]
+        self.row, self.column = divmod(place, SIDE)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what each tile becomes, (TILES B, ...)."""
-        for axis, side in self.odd:
-            half = side // SIDE
-            x = torch.cat([x.narrow(axis, 0, half), x.narrow(axis, side - half, half)], dim=axis)
-        return self.layer(take_apart(x))  # type: ignore[no-any-return]
-
-
-class TileLogits(nn.Module):
-    """The last layer of the head, from tiles to the logits of all tiles of a mosaic."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits (B, TILES K)."""
-        return torch.unflatten(self.layer(x), 0, (-1, TILES)).flatten(1)
+        """Return what the tile becomes."""
+        for axis, index in ((2, self.row), (3, self.column)):
+            side = x.shape[axis]
+            length = side // SIDE
+            x = x.narrow(axis, index * (side - length), length)
+        return self.layer(x)  # type: ignore[no-any-return]
 
 
 class _Call(NamedTuple):
@@ -109,100 +98,78 @@ class _Call(NamedTuple):
     value: Tensor
 
 
-def difull(model: nn.Module, example: Tensor) -> nn.Module:
+def difull(model: nn.Module, example: Tensor, place: int) -> nn.Module:
     """Turn a network into one of mosaics that runs every layer on each tile alone.
 
     Args:
         model: A classifier whose convolutions and pooling layers are modules, and whose head begins
-            with an `nn.AdaptiveAvgPool2d`, `nn.AdaptiveMaxPool2d` or `nn.Flatten` and ends in a
-            module, such as ResNets, VGGs and plain networks. It is copied and not changed.
+            with an `nn.AdaptiveAvgPool2d`, `nn.AdaptiveMaxPool2d` or `nn.Flatten`, such as ResNets,
+            VGGs and plain networks. It is copied and not changed.
         example: Images of one tile (B, C, h, w); only the shape and the type matter.
+        place: Of the tile to classify, from 0 to 3, row by row.
 
     Returns:
-        The copy, in eval mode, from mosaics (B, C, 2h, 2w) of `dmn.evaluate.grid.tile` to logits
-        (B, 4K), class k of tile t at index K t + k. Layers keep their names and, below the head,
-        return mosaics. BatchNorm runs within the convolution before it, and leaves an identity in
-        its place, so that it can still be folded.
+        The copy, in eval mode, from mosaics (B, C, 2h, 2w) to the logits of that tile, (B, K).
+        Layers keep their names and, below the head, return mosaics. BatchNorm runs within the
+        convolution before it, and leaves an identity in its place, so that it can still be folded.
 
     Raises:
-        UnsupportedError: if the tiles cannot be told apart; names the layer where that fails.
+        UnsupportedError: if the tiles cannot be disconnected; names the layer where that fails.
 
     Examples:
         >>> from dmn.evaluate.grid import tile
         >>> from dmn.models import PlainCNN
         >>> net, images = PlainCNN(1, widths=(4, 8), num_classes=3).eval(), torch.rand(4, 1, 28, 28)
-        >>> logits = difull(net, images)(tile(images))
-        >>> logits.shape, torch.allclose(logits.view(4, 3), net(images), atol=1e-6)
-        (torch.Size([1, 12]), True)
+        >>> logits = difull(net, images, place=2)(tile(images))
+        >>> logits.shape, torch.allclose(logits, net(images)[2:3], atol=1e-6)
+        (torch.Size([1, 3]), True)
     """
-    return _disconnect(model, example, full=True)
+    return _disconnect(model, example, place, full=True)
 
 
-def dipart(model: nn.Module, example: Tensor) -> nn.Module:
-    """Turn a network into one of mosaics that pools and classifies each tile alone.
+def dipart(model: nn.Module, example: Tensor, place: int) -> nn.Module:
+    """Turn a network into one of mosaics that pools and classifies one tile alone.
 
     Args:
         model: As for `difull`.
         example: As for `difull`.
+        place: As for `difull`.
 
     Returns:
         As from `difull`, with the same names.
 
     Raises:
-        UnsupportedError: if the head cannot be applied to each tile; names the layer.
+        UnsupportedError: if there is no head that can be applied to one tile; names a layer.
 
     Examples:
         >>> from dmn.models import PlainCNN
         >>> net = PlainCNN(1, widths=(4, 8), num_classes=3)
-        >>> dipart(net, torch.rand(1, 1, 28, 28))(torch.rand(5, 1, 56, 56)).shape
-        torch.Size([5, 12])
+        >>> dipart(net, torch.rand(1, 1, 28, 28), place=0)(torch.rand(5, 1, 56, 56)).shape
+        torch.Size([5, 3])
     """
-    return _disconnect(model, example, full=False)
+    return _disconnect(model, example, place, full=False)
 
 
-def _disconnect(model: nn.Module, example: Tensor, full: bool) -> nn.Module:
+def _disconnect(model: nn.Module, example: Tensor, place: int, full: bool) -> nn.Module:
     tiles = _noise((TILES, *example.shape[1:]), example)
-    copy: Any = deepcopy(model).eval()
-    copy.classes = None  # names are of the classes of one tile
+    copy = deepcopy(model).eval()
     with torch.no_grad(), eval_mode(model):
         calls = _record(model, tiles)
         leaves = [call for call in calls if not any(True for _ in call.module.children())]
-        first, last = _head(leaves)
-        names = [call.name for call in calls]
-        head = calls[names.index(first.name) :]
-        if full:
-            with_norm = _wrap_layers(copy, leaves[: leaves.index(first)])
-            checked = [call for call in calls if call.name not in with_norm]
-            height, width = (SIDE * side for side in first.input.shape[2:])
-        else:
-            checked = head
-            height, width = _sides(model, first, tile(tiles))
-        _replace(copy, first.name, partial(TilesApart, sides=(height, width)))
-        _replace(copy, last.name, TileLogits)
-        _check(checked, copy, tile(tiles), compare_numbers=full)
+        first = _head(leaves)
+        below = leaves[: leaves.index(first)]
+        with_norm = _wrap_layers(copy, below) if full else set()
+        _replace(copy, first.name, partial(OfOneTile, place=place))
+        checked = [call for call in calls if call.name not in with_norm]
+        if not full:
+            checked = checked[checked.index(first) :]
+        _check(checked, copy, tile(tiles), place, compare_numbers=full)
     return copy
 
 
 def _noise(shape: tuple[int, ...], like: Tensor) -> Tensor:
     """Return the same noise for all images of a shape, so that no copy depends on the images."""
     return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(like)
-
-
-def _sides(model: nn.Module, first: _Call, mosaic: Tensor) -> tuple[int, int]:
-    """Return height and width of what a layer gets of a mosaic, by the network as it is."""
-    seen: list[torch.Size] = []
-    hook = model.get_submodule(first.name).register_forward_pre_hook(
-        lambda module, args: seen.append(args[0].shape)
-    )
-    try:
-        model(mosaic)
-    except Exception:  # of the head, which may have a size of its own
-        if not seen:
-            raise
-    finally:
-        hook.remove()
-    height, width = seen[-1][2:]
-    return height, width
 
 
 def _record(model: nn.Module, x: Tensor) -> list[_Call]:
@@ -220,21 +187,15 @@ def _record(model: nn.Module, x: Tensor) -> list[_Call]:
     return calls
 
 
-def _head(leaves: list[_Call]) -> tuple[_Call, _Call]:
-    """Return the first layer of the head and the last.
-
-    The first is the last adaptive pooling or, where there is none, the flattening.
-    """
-    last = leaves[-1]
-    if last.output.dim() != 2:
-        raise _unsupported(last, "is the last layer, and does not return logits (B, K)")
+def _head(leaves: list[_Call]) -> _Call:
+    """Return the first layer of the head: the last adaptive pooling, or else the flattening."""
     images = [call for call in leaves if call.input.dim() == 4]
     pools = [call for call in images if isinstance(call.module, _POOLS)]
     flattens = [call for call in images if isinstance(call.module, nn.Flatten)]
     if not pools and not flattens:
         modules = "AdaptiveAvgPool2d, AdaptiveMaxPool2d or Flatten"
-        raise _unsupported(last, f"comes after no {modules} module of images; give it one")
-    return (pools[-1] if pools else flattens[0]), last
+        raise _unsupported(leaves[-1], f"comes after no {modules} module of images; give it one")
+    return pools[-1] if pools else flattens[0]
 
 
 def _wrap_layers(copy: nn.Module, calls: list[_Call]) -> set[str]:
@@ -275,13 +236,16 @@ def _replace(model: nn.Module, name: str, make: Callable[[nn.Module], nn.Module]
             setattr(model.get_submodule(parent), child, new)
 
 
-def _check(calls: list[_Call], copy: nn.Module, mosaic: Tensor, compare_numbers: bool) -> None:
+def _check(
+    calls: list[_Call], copy: nn.Module, mosaic: Tensor, place: int, compare_numbers: bool
+) -> None:
     """Compare layers on a mosaic with the original's on its tiles, and name the first that differs.
 
     Args:
         calls: Of the original, in order, one for each run of a layer.
         copy: The disconnected network.
         mosaic: Of the same tiles.
+        place: Of the tile that the copy classifies.
         compare_numbers: Whether to compare numbers, or only shapes.
     """
     left = iter(calls)
@@ -289,8 +253,11 @@ def _check(calls: list[_Call], copy: nn.Module, mosaic: Tensor, compare_numbers:
 
     def compare(name: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         call = next(left)
-        tiles = _as_tiles(output, call.value.shape)
-        if tiles is None or (compare_numbers and not _close(tiles, call.value)):
+        equal = any(
+            one.shape == other.shape and (not compare_numbers or _close(one, other))
+            for one, other in _comparable(output, call.value, place)
+        )
+        if not equal:
             raise _unsupported(call, "does not do to each tile of a mosaic what it does to images")
 
     with ExitStack() as hooks:
@@ -306,19 +273,15 @@ def _check(calls: list[_Call], copy: nn.Module, mosaic: Tensor, compare_numbers:
             raise _unsupported(call, f"fails on mosaics: {reason}") from error
 
 
-def _as_tiles(output: Tensor, shape: torch.Size) -> Tensor | None:
-    """Return what a layer makes of a mosaic as that of its tiles; None if the shape is not so."""
-    if output.shape == shape:
-        return output
-    if output.dim() == 2 and output.numel() == shape.numel():
-        return output.view(shape)
+def _comparable(output: Tensor, of_tiles: Tensor, place: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield what may have to be equal: of the head, of layers on tiles, and of those on mosaics."""
+    yield output, of_tiles[place : place + 1]
+    yield output, of_tiles
     for axis in (1, 3):  # where the channels may be
-        image = output.movedim(axis, 1) if output.dim() == 4 else output
-        if image.dim() == 4 and not any(side % SIDE for side in image.shape[2:]):
-            tiles = take_apart(image).movedim(1, axis)
-            if tiles.shape == shape:
-                return tiles
-    return None
+        if output.dim() == 4:
+            image = output.movedim(axis, 1)
+            if not any(side % SIDE for side in image.shape[2:]):
+                yield take_apart(image).movedim(1, axis), of_tiles
 
 
 def _close(tiles: Tensor, expected: Tensor) -> bool:
@@ -332,9 +295,9 @@ def _unsupported(call: _Call, reason: str) -> UnsupportedError:
 
 
 def disconnection(
-    disconnect: Callable[[nn.Module, Tensor], nn.Module], batch: ExplainedBatch
+    disconnect: Callable[[nn.Module, Tensor, int], nn.Module], batch: ExplainedBatch
 ) -> Scores:
-    """Return the share of a map's magnitude in the tile whose class is explained.
+    """Return the share of a map's magnitude in the tile that is classified.
 
     A map that lies in the tile has 1; noise, also signed, and constant maps have 1/4. A map that is
     0 everywhere scores as these do, and the reason says so.
@@ -346,15 +309,17 @@ def disconnection(
     Raises:
         UnsupportedError: if the network cannot be disconnected, or the explainer cannot explain it.
     """
-    mosaics = tile(batch.x).repeat_interleave(TILES, dim=0)
-    model = disconnect(batch.model, batch.x[:1])
-    rows = torch.arange(len(mosaics), device=mosaics.device)
-    places = rows % TILES
-    changed = batch.change(model, _noise((1, *mosaics.shape[1:]), mosaics))
-    maps = changed.explain(mosaics, batch.classes * places + batch.y)
-    cells = cell_sums(maps.double().abs())
-    total = cells.sum(dim=1)
-    shares = torch.where(total == 0, CHANCE, cells[rows, places] / total)
-    scores = Scores(shares.cpu().numpy())
-    scores.note((total == 0).nonzero().flatten().tolist(), f"map is 0, scored {CHANCE:g}")
+    mosaics, classes = tile(batch.x), batch.y.view(-1, TILES)
+    example = _noise((1, *mosaics.shape[1:]), mosaics)
+    shares = torch.empty(len(mosaics), TILES, dtype=torch.float64)
+    empty = torch.zeros_like(shares, dtype=torch.bool)
+    for place in range(TILES):
+        changed = batch.change(disconnect(batch.model, batch.x[:1], place), example)
+        cells = cell_sums(changed.explain(mosaics, classes[:, place]).double().abs()).cpu()
+        total = cells.sum(dim=1)
+        shares[:, place] = cells[:, place] / total
+        empty[:, place] = total == 0
+    shares[empty] = CHANCE
+    scores = Scores(shares.flatten().numpy())
+    scores.note(empty.flatten().nonzero().flatten().tolist(), f"map is 0, scored {CHANCE:g}")
     return scores
