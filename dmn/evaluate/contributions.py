@@ -6,7 +6,6 @@ Source: after Brandt, Raatjens & Gaydadjiev 2023, "Precise benchmarking of expla
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from dmn.evaluate.batch import ExplainedBatch, Scores

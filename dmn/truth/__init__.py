@@ -5,5 +5,8 @@
 """
 
 from dmn.truth.benchmark import BENCHMARKS, Benchmark
+from dmn.truth.constructed import constructed
+
+BENCHMARKS["constructed"] = constructed
 
 __all__ = ["BENCHMARKS", "Benchmark"]

@@ -129,7 +129,9 @@ def constructed(count: int, seed: int) -> Benchmark:
     """
     model = ConstructedCNN(seed)
     random = torch.Generator().manual_seed(seed)
-    images, labels, masks = [], [], []
+    images: list[Tensor] = []
+    labels: list[int] = []
+    masks: list[Tensor] = []
     while len(images) < count:
         scene = draw_scene(random)
         logits = model.bias + model.weights[:, scene.glyphs].sum(dim=1)
@@ -223,7 +225,9 @@ def _head(weights: Tensor, mix: Tensor, random: torch.Generator) -> Tensor:
     inverse = torch.linalg.pinv(mix)
     free = torch.randn(len(weights), len(mix), generator=random, dtype=torch.float64)
     unseen = free - free @ mix @ inverse  # of which no glyph has an effect
-    return (weights @ inverse + unseen) * (IMAGE // 2) ** 2  # means are over the pooled positions
+    positions = (IMAGE // 2) ** 2  # over which the means are
+    by_feature: Tensor = (weights @ inverse + unseen) * positions
+    return by_feature
 
 
 def _uniform(random: torch.Generator, low: float, high: float, *shape: int) -> Tensor:
