@@ -57,7 +57,7 @@ def test_rows_use_the_sign_of_the_mask_and_score_any_map():
     maps = torch.stack([mask[0], -mask[0], torch.zeros_like(mask[0])])
     names = ["PositivePrecision", "NegativePrecision"]
     scored = score(names, torch.nn.Flatten(), lambda images, target: maps, x, y, mask)
-    assert scored[names[0]].values.tolist() == [1, 0.25, 0.25]
+    assert scored[names[0]].values.tolist() == [1, 0, 0.25]
     assert scored[names[1]].values.tolist() == [1, 0, 1 / 16]
     one_sided = score(names, torch.nn.Flatten(), lambda *_: maps, x, y, mask.clamp(min=0))
     assert set(one_sided[names[1]].remarks) == {"the score is not a number"}
