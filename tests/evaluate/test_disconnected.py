@@ -264,7 +264,9 @@ def test_every_method_explains_disconnected_networks(name):
         assert heat.shape == (1, 1, *mosaic.shape[2:]), spec.name
         assert heat.isfinite().all(), spec.name
         if not spec.needs_layer and spec.name != "Occlusion":  # whose windows cross the border
-            assert (heat[..., ~inside] == 0).all(), spec.name
+            outside = heat[..., ~inside].abs().max()
+            exact = spec.name != "FeatureAblation"  # which subtracts logits of other batches
+            assert outside == 0 or (not exact and outside < 1e-6), spec.name
 
 
 class Mean(nn.Module):
