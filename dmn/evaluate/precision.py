@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from dmn.evaluate.batch import ExplainedBatch, Scores, as_array
 from dmn.errors import DataError
+from dmn.evaluate.batch import ExplainedBatch, Scores, as_array
 
 
 def precision(maps: Tensor, masks: Tensor) -> Tensor:

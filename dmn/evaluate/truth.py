@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
+from dmn.evaluate.batch import ExplainedBatch, Scores
 from dmn.evaluate.contributions import negative_precision, positive_precision
 from dmn.evaluate.disconnected import difull, dipart, disconnection
 from dmn.evaluate.grid import TILES, arrange
-from dmn.evaluate.spec import MetricSpec
+from dmn.evaluate.precision import mass_in_mask, precision_in_mask
+from dmn.evaluate.spec import Category, MetricSpec
+
+
+def _in_mask(
+    category: Category, benchmark: str, measure: Callable[[ExplainedBatch], Scores]
+) -> MetricSpec:
+    return MetricSpec(
+        category, True, (0, 1), measure, needs_mask=True, benchmark=benchmark, any_map=True
+    )
+
 
 _disconnected = partial(
-    MetricSpec,
-    "disconnection",
-    True,
-    (0, 1),
-    explanations=TILES,
-    arrange=arrange,
-    any_map=True,
+    MetricSpec, "disconnection", True, (0, 1), explanations=TILES, arrange=arrange, any_map=True
 )
 _constructed = partial(
     MetricSpec,
@@ -28,10 +34,18 @@ _constructed = partial(
     signed_mask=True,
     any_map=True,
 )
+_pattern = partial(_in_mask, "patterns", measure=precision_in_mask)
 
 TRUTH: dict[str, MetricSpec] = {
     "DiFull": _disconnected(partial(disconnection, difull)),
     "DiPart": _disconnected(partial(disconnection, dipart)),
     "PositivePrecision": _constructed(positive_precision),
     "NegativePrecision": _constructed(negative_precision),
+    "LinearPattern": _pattern("linear"),
+    "MultiplicativePattern": _pattern("multiplicative"),
+    "RigidPattern": _pattern("rigid"),
+    "CorrelatedPattern": _pattern("correlated"),
+    "SuppressorPattern": _pattern("suppressor"),
+    "TriggerPrecision": _in_mask("trigger", "trigger", precision_in_mask),
+    "TriggerMass": _in_mask("trigger", "trigger", mass_in_mask),
 }

@@ -4,9 +4,7 @@
 `dmn.evaluate.METRICS`.
 """
 
-from dmn.truth.benchmark import BENCHMARKS, Benchmark
-from dmn.truth.constructed import constructed
-
-BENCHMARKS["constructed"] = constructed
+from dmn.truth.benchmark import Benchmark
+from dmn.truth.table import BENCHMARKS
 
 __all__ = ["BENCHMARKS", "Benchmark"]

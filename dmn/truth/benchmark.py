@@ -1,8 +1,7 @@
-"""What a benchmark is, and the table of all."""
+"""What a benchmark is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
@@ -27,7 +26,3 @@ class Benchmark:
     model: nn.Module
     images: ImageBatch
     accuracy: float | None = None
-
-
-BENCHMARKS: dict[str, Callable[[int, int], Benchmark]] = {}
-"""Makes each benchmark, by its name, from the number of images and a seed."""
