@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -9,8 +10,14 @@ from dmn.evaluate.batch import ExplainedBatch, Scores
 from dmn.evaluate.contributions import negative_precision, positive_precision
 from dmn.evaluate.disconnected import difull, dipart, disconnection
 from dmn.evaluate.grid import TILES, arrange
+from dmn.evaluate.parts import part_removal
 from dmn.evaluate.precision import mass_in_mask, precision_in_mask
+from dmn.evaluate.randomised import entropy_rise, independent, top_down
+from dmn.evaluate.rank import rank_correlation
+from dmn.evaluate.shuffle import DEPTHS
 from dmn.evaluate.spec import Category, MetricSpec
+from dmn.evaluate.stability import PERTURBATIONS, stability
+from dmn.evaluate.structure import structural_similarity
 
 
 def _in_mask(
@@ -34,6 +41,7 @@ _constructed = partial(
     signed_mask=True,
     any_map=True,
 )
+_randomised = partial(MetricSpec, "sanity", False, (-1, 1), explanations=DEPTHS, any_map=True)
 _pattern = partial(_in_mask, "patterns", measure=precision_in_mask)
 
 TRUTH: dict[str, MetricSpec] = {
@@ -48,4 +56,29 @@ TRUTH: dict[str, MetricSpec] = {
     "SuppressorPattern": _pattern("suppressor"),
     "TriggerPrecision": _in_mask("trigger", "trigger", precision_in_mask),
     "TriggerMass": _in_mask("trigger", "trigger", mass_in_mask),
+    "PartRemoval": MetricSpec(
+        "parts",
+        True,
+        (-1, 1),
+        part_removal,
+        needs_mask=True,
+        benchmark="parts",
+        signed_mask=True,
+        any_map=True,
+    ),
+    "TopDownMPRT": _randomised(partial(top_down, similarity=rank_correlation)),
+    "TopDownMPRTSSIM": _randomised(partial(top_down, similarity=structural_similarity)),
+    "IndependentMPRT": _randomised(partial(independent, similarity=rank_correlation)),
+    "EfficientMPRT": MetricSpec(
+        "sanity", True, (-1, math.inf), entropy_rise, explanations=1, any_map=True
+    ),
+    "Stability": MetricSpec(
+        "sanity",
+        True,
+        (-1, 1),
+        stability,
+        forwards=1 + len(PERTURBATIONS),
+        explanations=len(PERTURBATIONS),
+        any_map=True,
+    ),
 }
