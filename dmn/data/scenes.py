@@ -10,7 +10,7 @@ import math
 from functools import cache
 from itertools import permutations
 from pathlib import Path
-from typing import Literal, overload
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from dmn.data.batch import ImageBatch
 from dmn.data.mnist import MNIST, STROKE, Digits, Fold
+from dmn.data.strokes import DRAWS_PER_STROKE, draw_curves, interpolate, paint
 from dmn.io.options import require
 
 DataSplit = Literal["train", "validation", "test"]
@@ -41,14 +42,8 @@ PHOTOGRAPHS: dict[DataSplit, tuple[str, ...]] = {
 }
 DIGIT = (0.45, 0.65)  # side of the digit's box, as a share of the image's
 WINDOW = (0.3, 0.8)  # side of the crop, as a share of the photograph's shorter side
-STROKE_LENGTH = (0.12, 0.3)  # of a distractor, as a share of the image's side
-THICKNESS = (0.015, 0.035)  # half of a stroke's, as a share of the image's side
 BRIGHTEST = 0.5  # of a photograph, so that strokes stand out from it
-DARKEST = 0.4  # of a stroke's channels
-BEND = 0.5  # largest offset of a stroke's middle, as a share of its length
-POINTS = 24  # of a curve
 SHARED_DRAWS = 11  # of photograph, crop, digit and its colour
-DRAWS_PER_STROKE = 9  # place, angle, length, bend, thickness, colour
 VARIED_DRAWS = 5  # two flips, negative, order of colours, brightness
 DIMMEST = 0.3  # of a varied photograph, as a share of its brightness
 
@@ -88,28 +83,14 @@ class SceneSet(Dataset[ImageBatch]):
         indices = torch.tensor([index for _, index in pairs])
         draws = self._epoch_draws(pairs[0][0])[indices]
         shared, strokes, variation = draws.tensor_split([SHARED_DRAWS, self._unvaried], dim=1)
-        x = BRIGHTEST * self._backgrounds(shared[:, :4])
+        x = draw_backgrounds(self.part, shared[:, :4], self.size)
         if self.varied:
             x = _vary(x, variation)
         for stroke in strokes.view(len(pairs), self.distractors, DRAWS_PER_STROKE).unbind(dim=1):
-            x = _paint(x, _draw_curves(stroke, self.size), stroke[:, 6:])
+            x = paint(x, draw_curves(stroke, self.size), stroke[:, 6:])
         ink = _place_digits(self.digits.images[indices], shared[:, 4:8], self.size)
-        x = _paint(x, ink, shared[:, 8:])
+        x = paint(x, ink, shared[:, 8:])
         return ImageBatch(x, self.digits.labels[indices], (ink > STROKE).float())
-
-    def _backgrounds(self, draws: Tensor) -> Tensor:
-        """Crop photographs to (B, 3, S, S) by draws (B, 4) of photograph, size and position."""
-        photographs = _photographs(self.part)
-        crops = []
-        for choice, scale, down, right in draws.tolist():
-            photograph = photographs[int(choice * len(photographs))]
-            height, width = photograph.shape[-2:]
-            side = round(_interpolate(WINDOW, scale) * min(height, width))
-            top, left = int(down * (height - side)), int(right * (width - side))
-            window = photograph[None, :, top : top + side, left : left + side]
-            size = (self.size, self.size)
-            crops.append(F.interpolate(window, size, mode="bilinear", antialias=True))
-        return torch.cat(crops).clamp(0, 1)
 
     def _epoch_draws(self, epoch: int) -> Tensor:
         """Return the random numbers of all scenes for an epoch, uniform in [0, 1)."""
@@ -203,6 +184,26 @@ def _photographs(part: DataSplit) -> list[Tensor]:
     return photographs
 
 
+def draw_backgrounds(part: DataSplit, draws: Tensor, size: int) -> Tensor:
+    """Crop and dim photographs: (B, 3, S, S) in [0, BRIGHTEST].
+
+    Args:
+        part: The part whose photographs they are.
+        draws: (B, 4), each in [0, 1): photograph, size and position.
+        size: Side in pixels.
+    """
+    photographs = _photographs(part)
+    crops = []
+    for choice, scale, down, right in draws.tolist():
+        photograph = photographs[int(choice * len(photographs))]
+        height, width = photograph.shape[-2:]
+        side = round(interpolate(WINDOW, scale) * min(height, width))
+        top, left = int(down * (height - side)), int(right * (width - side))
+        window = photograph[None, :, top : top + side, left : left + side]
+        crops.append(F.interpolate(window, (size, size), mode="bilinear", antialias=True))
+    return BRIGHTEST * torch.cat(crops).clamp(0, 1)
+
+
 def _vary(photographs: Tensor, draws: Tensor) -> Tensor:
     """Flip, invert, recolour and dim photographs (B, 3, S, S) in [0, BRIGHTEST]."""
     down, across, negative, _, _ = (draws < 0.5).view(-1, VARIED_DRAWS, 1, 1, 1).unbind(dim=1)
@@ -212,12 +213,12 @@ def _vary(photographs: Tensor, draws: Tensor) -> Tensor:
     orders = torch.tensor(list(permutations(range(3))))
     order = orders[(draws[:, 3] * len(orders)).long()]
     x = x.gather(1, order[:, :, None, None].expand_as(x))
-    return x * _interpolate((DIMMEST, 1.0), draws[:, 4])[:, None, None, None]
+    return x * interpolate((DIMMEST, 1.0), draws[:, 4])[:, None, None, None]
 
 
 def _place_digits(digits: Tensor, draws: Tensor, size: int) -> Tensor:
     """Scale, rotate and shift digits (B, 1, 28, 28) into images of ink, (B, 1, S, S)."""
-    side = _interpolate(DIGIT, draws[:, 0])
+    side = interpolate(DIGIT, draws[:, 0])
     angle = math.radians(15) * (2 * draws[:, 1] - 1)
     room = (1 - side)[:, None] * (2 * draws[:, 2:4] - 1)  # of the centre, in [-1, 1]
     rotation = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(-1, 2, 2)
@@ -225,35 +226,3 @@ def _place_digits(digits: Tensor, draws: Tensor, size: int) -> Tensor:
     affine = torch.cat([inverse, -inverse @ room[:, :, None]], dim=2)
     grid = F.affine_grid(affine, [len(digits), 1, size, size], align_corners=False)
     return F.grid_sample(digits, grid, align_corners=False)
-
-
-def _draw_curves(draws: Tensor, size: int) -> Tensor:
-    """Draw bent strokes as ink (B, 1, S, S): quadratic Bezier curves with a thickness."""
-    centre = draws[:, 0:2]
-    angle = 2 * math.pi * draws[:, 2]
-    along = torch.stack([angle.cos(), angle.sin()], 1) * _interpolate(STROKE_LENGTH, draws[:, 3:4])
-    across = torch.stack([-along[:, 1], along[:, 0]], 1) * BEND * (2 * draws[:, 4:5] - 1)
-    start, end, control = centre - along / 2, centre + along / 2, centre + 2 * across
-    axis = (torch.arange(size) + 0.5) / size
-    nearest = torch.full((len(draws), size, size), math.inf)
-    for t in torch.linspace(0, 1, POINTS).tolist():
-        point = (1 - t) ** 2 * start + 2 * t * (1 - t) * control + t**2 * end
-        right, down = (axis - point[:, :, None]).square().unbind(dim=1)
-        nearest = torch.minimum(nearest, right[:, None, :] + down[:, :, None])
-    thickness = _interpolate(THICKNESS, draws[:, 5])[:, None, None]
-    return ((thickness - nearest.sqrt()) * size + 0.5).clamp(0, 1).unsqueeze(1)
-
-
-def _paint(x: Tensor, ink: Tensor, draws: Tensor) -> Tensor:
-    """Draw ink (B, 1, S, S) on images (B, 3, S, S), in bright colours by draws (B, 3)."""
-    colour = _interpolate((DARKEST, 1.0), draws)[:, :, None, None]
-    return x * (1 - ink) + colour * ink
-
-
-@overload
-def _interpolate(limits: tuple[float, float], share: Tensor) -> Tensor: ...
-@overload
-def _interpolate(limits: tuple[float, float], share: float) -> float: ...
-def _interpolate(limits: tuple[float, float], share: Tensor | float) -> Tensor | float:
-    low, high = limits
-    return low + (high - low) * share

@@ -15,7 +15,8 @@ def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
     """Return the structural similarity (SSIM) of maps, each divided by its largest absolute value.
 
     It is the mean over all square windows of 7 pixels, or of the map's shorter side if that is
-    less.
+    less. Windows without values are similar, so maps of few values are, too; and a window whose
+    mean and whose deviations both have the other sign is similar, as -1 times -1 is 1.
 
     Args:
         a: Maps (B, 1, H, W).
@@ -41,7 +42,8 @@ def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
     c1, c2 = (LUMINANCE * RANGE) ** 2, (CONTRAST * RANGE) ** 2
     luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
     structure = (2 * covariance + c2) / (variances + c2)
-    return (luminance * structure).mean(dim=(1, 2, 3))
+    similarity: Tensor = (luminance * structure).mean(dim=(1, 2, 3))
+    return similarity
 
 
 def _normalise(maps: Tensor) -> Tensor:
