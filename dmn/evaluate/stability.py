@@ -51,16 +51,19 @@ def stability(batch: ExplainedBatch) -> Scores:
     post-hoc attributions?", of whose three similarities this is one.
     """
     before = _predicted(batch.logits(batch.x))
-    similarities = []
+    similarities, finite = [], torch.ones_like(before, dtype=torch.bool)
     for perturbation in PERTURBATIONS.values():
         x = perturbation.change(batch.x, batch.seed)
         unchanged = _predicted(batch.logits(x)) == before
-        maps = _overlap(batch.maps, batch.explain(x, batch.y), perturbation)
-        similarities.append(torch.where(unchanged, rank_correlation(*maps), torch.nan))
-    pairs = torch.stack(similarities)
-    scores = Scores(pairs.nanmean(dim=0).cpu().numpy())
-    without = np.flatnonzero(np.isnan(scores.values))
-    scores.note(without, "every small change of the image changes the predicted class")
+        maps = batch.explain(x, batch.y)
+        finite &= maps.flatten(1).isfinite().all(dim=1) | ~unchanged
+        similarity = rank_correlation(*_overlap(batch.maps, maps, perturbation))
+        similarities.append(torch.where(unchanged, similarity, torch.nan))
+    means = torch.where(finite, torch.stack(similarities).nanmean(dim=0), torch.nan)
+    scores = Scores(means.cpu().numpy())
+    changed = "every small change of the image changes the predicted class"
+    scores.note(np.flatnonzero(np.isnan(scores.values)), changed)
+    scores.note(np.flatnonzero(~finite.cpu().numpy()), "map of a changed image is not finite")
     return scores
 
 

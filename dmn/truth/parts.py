@@ -218,4 +218,5 @@ def _distance(points: Tensor, start: Tensor, end: Tensor) -> Tensor:
     along = end - start
     share = ((points - start) * along).sum(-1) / along.square().sum(-1)
     nearest = start + share.clamp(0, 1)[..., None] * along
-    return (points - nearest).norm(dim=-1)
+    distance: Tensor = (points - nearest).norm(dim=-1)
+    return distance

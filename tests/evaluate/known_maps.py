@@ -4,9 +4,10 @@ import torch
 from torch import nn
 
 from dmn.evaluate import METRICS
+from dmn.evaluate.truth import TRUTH
 
 SIZE = 8
-ALONE = tuple(name for name, spec in METRICS.items() if not spec.arrange)
+ALONE = tuple(name for name, spec in METRICS.items() if not spec.arrange and name not in TRUTH)
 
 
 class InkIn(nn.Module):
