@@ -7,6 +7,9 @@ of the T are the exact answer. In "rigid" the class is the shape, a T or an L, w
 rotation are random; the pixels beside it, which stay grey, tell the shape, too, and count as wrong,
 so that no map needs to be perfect there.
 
+The background is grey, as images are in [0, 1]. Methods that compare with black, such as occlusion,
+do not remove a pattern by it: black is as far from the grey as the strongest pattern.
+
 Source: the idea of Clark, Budding & Haufe 2023, "XAI-TRIS: non-linear image benchmarks to quantify
 false positive post-hoc attribution of feature importance". What counts as right is of Haufe et al.
 2014, "On the interpretation of weight vectors of linear models in multivariate neuroimaging".
