@@ -162,6 +162,7 @@ def _disconnect(model: nn.Module, example: Tensor, place: int, full: bool) -> nn
         _replace(copy, first.name, partial(OfOneTile, place=place))
         checked = [call for call in calls if call.name not in with_norm]
         if not full:
+            _refuse_other_pools(below)
             checked = checked[checked.index(first) :]
         _check(checked, copy, tile(tiles), place, compare_numbers=full)
     return copy
@@ -196,6 +197,13 @@ def _head(leaves: list[_Call]) -> _Call:
         modules = "AdaptiveAvgPool2d, AdaptiveMaxPool2d or Flatten"
         raise _unsupported(leaves[-1], f"comes after no {modules} module of images; give it one")
     return pools[-1] if pools else flattens[0]
+
+
+def _refuse_other_pools(below: list[_Call]) -> None:
+    """Refuse a network that pools whole images below its head, or has several heads."""
+    for call in below:
+        if isinstance(call.module, _POOLS):
+            raise _unsupported(call, "pools the whole mosaic, and is not the head's only pooling")
 
 
 def _wrap_layers(copy: nn.Module, calls: list[_Call]) -> set[str]:

@@ -14,7 +14,14 @@ from dmn.evaluate.disconnected import difull, dipart, put_together, take_apart
 from dmn.evaluate.grid import TILES, tile
 from dmn.explain import RandomMap, list_methods
 from dmn.explain.layers import last_stage
-from dmn.models import VGG16BN, ConvNeXt, PlainCNN, ResNet18
+from dmn.models import (
+    VGG16BN,
+    ConvNeXt,
+    DifferenceOfMonotone,
+    MonotoneConvNet,
+    PlainCNN,
+    ResNet18,
+)
 from dmn.split import split
 
 NETWORKS = {
@@ -228,6 +235,14 @@ def test_a_layer_that_cannot_be_disconnected_is_named(model, layer):
         return
     with pytest.raises(UnsupportedError, match=layer):
         difull(model.eval(), x, 0)
+
+
+def test_dipart_refuses_what_pools_whole_mosaics_below_the_head():
+    with pytest.raises(UnsupportedError, match=r"layer gate \(AdaptiveAvgPool2d\) pools the whole"):
+        dipart(Gated().eval(), torch.rand(1, 2, 32, 32), 0)
+    pair = DifferenceOfMonotone(*(MonotoneConvNet(2, (4,), 2, 3) for _ in range(2))).eval()
+    with pytest.raises(UnsupportedError, match="pools the whole mosaic"):
+        dipart(pair, torch.rand(1, 1, 8, 8), 0)
 
 
 def test_what_fails_on_mosaics_is_named():
