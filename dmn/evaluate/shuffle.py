@@ -27,10 +27,10 @@ DEPTHS = 5  # at most, to which a network is randomised
 
 
 def layer_blocks(model: nn.Module, example: Tensor) -> list[list[str]]:
-    """Divide a network's layers into up to 5 consecutive blocks of equally many with weights.
+    """Divide a network's layers into up to 5 consecutive blocks of about equally many depths.
 
-    Layers are ordered by the longest way from the logits to their parameters, so that layers side
-    by side, as those of a pair g - h, are at the same depth. A layer without a matrix or kernel,
+    The depth of a layer is the longest way from the logits to its parameters, so that layers side
+    by side, as those of a pair g - h, are randomised together. A layer without a matrix or kernel,
     such as a batch normalisation, belongs to the one with weights before it.
 
     Args:
@@ -46,24 +46,23 @@ def layer_blocks(model: nn.Module, example: Tensor) -> list[list[str]]:
     copy = deepcopy(model).requires_grad_(True)
     with torch.enable_grad():
         ways = _longest_ways(predict_logits(copy, example))
-    layers = []
+    layers: dict[str, int] = {}
+    levels: set[int] = set()  # ways to layers with weights
     for name, module in copy.named_modules():
         own = [each for each in module.parameters(recurse=False) if id(each) in ways]
         if own:
-            has_weights = any(each.dim() > 1 for each in own)
-            layers.append((max(ways[id(each)] for each in own), name, has_weights))
-    layers.sort(key=lambda layer: -layer[0])
-    total = sum(has_weights for *_, has_weights in layers)
-    if not total:
+            layers[name] = max(ways[id(each)] for each in own)
+            if any(each.dim() > 1 for each in own):
+                levels.add(layers[name])
+    if not levels:
         raise UnsupportedError(
             f"{network_name(model)} has no weights to randomise on the way to its logits; score "
             "a network with convolutions or linear layers"
         )
-    blocks: list[list[str]] = [[] for _ in range(min(DEPTHS, total))]
-    passed = 0
-    for _, name, has_weights in layers:
-        passed += has_weights
-        blocks[max(0, passed - 1) * len(blocks) // total].append(name)
+    blocks: list[list[str]] = [[] for _ in range(min(DEPTHS, len(levels)))]
+    for name, way in sorted(layers.items(), key=lambda layer: -layer[1]):
+        level = sum(each >= way for each in levels) - 1
+        blocks[max(0, level) * len(blocks) // len(levels)].append(name)
     return blocks
 
 
