@@ -31,7 +31,9 @@ def top_down(batch: ExplainedBatch, similarity: Similarity) -> Scores:
     0 by rank correlation.
 
     High layers alone leave the activations below as they are, so a method that is right to show
-    where these are large cannot score 0 (Binder et al. 2023).
+    where these are large cannot score 0 (Binder et al. 2023). A negative score is no better than 0:
+    the pattern stays and its sign turns, as that of relevance does when the random logit is
+    negative. Structural similarity does not see the sign in that case, and stays high.
 
     Args:
         batch: The images.
@@ -63,7 +65,9 @@ def entropy_rise(batch: ExplainedBatch) -> Scores:
     values other than zero has little entropy, and may rise many times over.
 
     Quantus chooses the bins by all images together, and divides by zero for a constant map. Here a
-    constant map has no score, unless it is constant for the random network, too, and scores 0.
+    constant map has no score, unless it is constant for the random network, too, and scores 0. A
+    map that is constant for the random network only, as Grad-CAM's where nothing speaks for the
+    class, scores -1.
 
     Source: Hedström, Weber, Lapuschkin & Höhne 2024, "A fresh look at sanity checks for saliency
     maps", efficient model parameter randomisation test.
