@@ -20,15 +20,15 @@ def precision(maps: Tensor, masks: Tensor) -> Tensor:
 
     Args:
         maps: (B, 1, H, W).
-        masks: 0 or 1, (B, 1, H, W), none of them empty.
+        masks: 0 or 1, (B, 1, H, W).
 
     Returns:
-        Precision in [0, 1], (B,), float64.
+        Precision in [0, 1], (B,), float64; NaN where the mask is empty.
     """
     values, inside = maps.flatten(1), masks.flatten(1).double()
     size = inside.sum(dim=1, keepdim=True)
     ordered = values.sort(dim=1, descending=True).values
-    threshold = ordered.gather(1, size.long() - 1)
+    threshold = ordered.gather(1, (size.long() - 1).clamp(min=0))
     above, equal = (values > threshold).double(), (values == threshold).double()
     share = (size - above.sum(dim=1, keepdim=True)) / equal.sum(dim=1, keepdim=True)
     return ((above + share * equal) * inside).sum(dim=1) / size.squeeze(1)
