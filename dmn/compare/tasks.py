@@ -50,8 +50,7 @@ def benchmark_task(name: str, made: Benchmark, device: torch.device | str) -> Ta
     model = deepcopy(made.model).to(device)
     channels, height, width = x.shape[1:]
     classes = tuple(map(str, range(model(x[:1]).shape[1])))
-    network = Network(
-        name, model, classes, (channels, height, width), None, None, torch.as_tensor, {}
-    )
+    size, mean = (channels, height, width), (made.mean,) * channels
+    network = Network(name, model, classes, size, mean, None, torch.as_tensor, {})
     images = ComparedImages(x, y, masks, len(x))
     return Task(network, {"validation": images, "test": images})

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dmn.evaluate.batch import ExplainedBatch, Scores
+from dmn.evaluate.rank import rank_correlation
 from dmn.evaluate.shuffle import layer_blocks, randomise
 
 BINS = 100  # of a histogram of a map's values, Quantus' default
@@ -22,18 +23,24 @@ BINS = 100  # of a histogram of a map's values, Quantus' default
 Similarity = Callable[[Tensor, Tensor], Tensor]
 
 
+def unsigned_rank_correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Return the magnitude of the rank correlation of maps (B, 1, H, W), (B,).
+
+    Where a random logit is negative, relevance keeps its pattern and only changes its sign.
+    """
+    return rank_correlation(a, b).abs()
+
+
 def top_down(batch: ExplainedBatch, similarity: Similarity) -> Scores:
-    """Return the mean similarity of maps to those of networks randomised from the output down.
+    """Return how similar maps are to those of networks randomised from the output down, in mean.
 
     The network is randomised to up to 5 evenly spaced depths, of which the last is the whole
     network. A method that ignores the network scores 1 (and so do all controls, as their maps
     depend on the image and the class only), one whose maps are independent noise for every network
-    0 by rank correlation.
+    about .8 / sqrt(N) by rank correlation, where a map has N pixels.
 
     High layers alone leave the activations below as they are, so a method that is right to show
-    where these are large cannot score 0 (Binder et al. 2023). A negative score is no better than 0:
-    the pattern stays and its sign turns, as that of relevance does when the random logit is
-    negative. Structural similarity does not see the sign in that case, and stays high.
+    where these are large cannot score 0 (Binder et al. 2023).
 
     Args:
         batch: The images.

@@ -12,8 +12,12 @@ from dmn.evaluate.disconnected import difull, dipart, disconnection
 from dmn.evaluate.grid import TILES, arrange
 from dmn.evaluate.parts import part_removal
 from dmn.evaluate.precision import mass_in_mask, precision_in_mask
-from dmn.evaluate.randomised import entropy_rise, independent, top_down
-from dmn.evaluate.rank import rank_correlation
+from dmn.evaluate.randomised import (
+    entropy_rise,
+    independent,
+    top_down,
+    unsigned_rank_correlation,
+)
 from dmn.evaluate.shuffle import DEPTHS
 from dmn.evaluate.spec import Category, MetricSpec
 from dmn.evaluate.stability import PERTURBATIONS, stability
@@ -41,7 +45,7 @@ _constructed = partial(
     signed_mask=True,
     any_map=True,
 )
-_randomised = partial(MetricSpec, "sanity", False, (-1, 1), explanations=DEPTHS, any_map=True)
+_randomised = partial(MetricSpec, "sanity", False, explanations=DEPTHS, any_map=True)
 _pattern = partial(_in_mask, "patterns", measure=precision_in_mask)
 
 TRUTH: dict[str, MetricSpec] = {
@@ -66,9 +70,11 @@ TRUTH: dict[str, MetricSpec] = {
         signed_mask=True,
         any_map=True,
     ),
-    "TopDownMPRT": _randomised(partial(top_down, similarity=rank_correlation)),
-    "TopDownMPRTSSIM": _randomised(partial(top_down, similarity=structural_similarity)),
-    "IndependentMPRT": _randomised(partial(independent, similarity=rank_correlation)),
+    "TopDownMPRT": _randomised((0, 1), partial(top_down, similarity=unsigned_rank_correlation)),
+    "TopDownMPRTSSIM": _randomised((-1, 1), partial(top_down, similarity=structural_similarity)),
+    "IndependentMPRT": _randomised(
+        (0, 1), partial(independent, similarity=unsigned_rank_correlation)
+    ),
     "EfficientMPRT": MetricSpec(
         "sanity", True, (-1, math.inf), entropy_rise, explanations=1, any_map=True
     ),

@@ -21,8 +21,16 @@ class Benchmark:
             `signed_mask`.
         accuracy: Of the network, on images of the same kind that it was not trained on; None for
             networks that were not trained.
+        mean: Subtracted from images in [0, 1].
+
+    Examples:
+        >>> from dmn.truth import BENCHMARKS
+        >>> benchmark = BENCHMARKS["constructed"](4, 0)
+        >>> benchmark.images.image.shape, benchmark.images.mask.shape
+        (torch.Size([4, 1, 32, 32]), torch.Size([4, 1, 32, 32]))
     """
 
     model: nn.Module
     images: ImageBatch
     accuracy: float | None = None
+    mean: float = 0.0

@@ -123,8 +123,9 @@ def constructed(count: int, seed: int) -> Benchmark:
         within a glyph, too, but they are no different from the ground; they count as 0.
 
     Examples:
-        >>> model, images, _ = vars(constructed(4, seed=0)).values()
-        >>> images.image.shape, torch.equal(model(images.image).argmax(dim=1), images.label)
+        >>> benchmark = constructed(4, seed=0)
+        >>> image, label, mask = benchmark.images
+        >>> image.shape, torch.equal(benchmark.model(image).argmax(dim=1), label)
         (torch.Size([4, 1, 32, 32]), True)
     """
     model = ConstructedCNN(seed)

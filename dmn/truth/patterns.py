@@ -7,8 +7,8 @@ of the T are the exact answer. In "rigid" the class is the shape, a T or an L, w
 rotation are random; the pixels beside it, which stay grey, tell the shape, too, and count as wrong,
 so that no map needs to be perfect there.
 
-The background is grey, as images are in [0, 1]. Methods that compare with black, such as occlusion,
-do not remove a pattern by it: black is as far from the grey as the strongest pattern.
+The grey is subtracted, so that methods that compare with 0, such as occlusion, remove a pattern by
+it.
 
 Source: the idea of Clark, Budding & Haufe 2023, "XAI-TRIS: non-linear image benchmarks to quantify
 false positive post-hoc attribution of feature importance". What counts as right is of Haufe et al.
@@ -35,7 +35,7 @@ Paint = Callable[[Tensor, Tensor, Generator], Tensor]
 
 SIDE = 32
 CELL = 4  # pixels per side of a cell of a pattern
-GREY = 0.5  # the mean of the background
+GREY = 0.5  # the mean of the background, which is subtracted: what an image lacks is 0
 NOISE = 0.12  # standard deviation of the background
 BLUR = 3.0  # pixels, standard deviation of the Gaussian that correlates the background
 T_SHAPE = torch.tensor([[1.0, 1.0, 1.0], [0.0, 1.0, 0.0]])
@@ -69,8 +69,8 @@ def draw(variant: str, count: int, generator: Generator) -> ImageBatch:
         generator: For all random numbers.
 
     Returns:
-        Images in [0, 1], (count, 1, SIDE, SIDE), with the pixels of the pattern that tells the
-        class; none in class 0 of all variants but "rigid".
+        Images minus a mean grey, in [-0.5, 0.5], (count, 1, SIDE, SIDE), with the pixels of the
+        pattern that tells the class; none in class 0 of all variants but "rigid".
     """
     return VARIANTS[variant](count, generator)
 
@@ -108,13 +108,13 @@ def patterns(variant: str, count: int, seed: int) -> Benchmark:
         assert batch.mask is not None
         right = predict(model, batch.image) == batch.label
         found.append(batch.take(right & batch.mask.flatten(1).any(dim=1)))
-    return Benchmark(deepcopy(model), concatenate(found).take(slice(count)), rate)
+    return Benchmark(deepcopy(model), concatenate(found).take(slice(count)), rate, GREY)
 
 
 def _fixed(paint: Paint, count: int, generator: Generator) -> ImageBatch:
     labels, others = torch.randint(2, (2, count), generator=generator)
     present, other = (each.float().view(-1, 1, 1, 1) for each in (labels, others))
-    images = (GREY + paint(present, other, generator)).clamp(0, 1)
+    images = paint(present, other, generator).clamp(-GREY, GREY)
     return ImageBatch(images, labels, present * T)
 
 
@@ -169,7 +169,7 @@ def _rigid(count: int, generator: Generator) -> ImageBatch:
         shape = _pixels(torch.rot90((T_SHAPE, L_SHAPE)[label], int(4 * turn)))
         height, width = shape.shape
         mask[:] = _placed(shape, int(down * (SIDE - height + 1)), int(right * (SIDE - width + 1)))
-    images = (GREY + 0.1 * _noise(count, generator) + 0.2 * masks).clamp(0, 1)
+    images = (0.1 * _noise(count, generator) + 0.2 * masks).clamp(-GREY, GREY)
     return ImageBatch(images, labels, masks)
 
 

@@ -91,7 +91,8 @@ def test_seeds_are_other_weights_of_the_same_kind(seed):
 
 
 def test_images_are_classified_correctly_and_hold_every_sign():
-    model, images, accuracy = vars(BENCHMARKS["constructed"](24, 5)).values()
+    made = BENCHMARKS["constructed"](24, 5)
+    model, images, accuracy = made.model, made.images, made.accuracy
     assert accuracy is None
     assert torch.equal(model(images.image).argmax(dim=1), images.label)
     assert set(images.image.unique().tolist()) == {0, 1}
@@ -107,7 +108,8 @@ def test_images_are_classified_correctly_and_hold_every_sign():
 
 
 def test_every_method_explains_it():
-    model, (x, y, _), _ = vars(constructed(3, 0)).values()
+    made = constructed(3, 0)
+    model, (x, y, _) = made.model, made.images
     pair, layer = split(model, x[:1]), last_stage(model, x[:1])
     for spec in list_methods():
         if spec.needs_attention:
@@ -120,7 +122,8 @@ def test_every_method_explains_it():
 
 
 def test_perfect_and_random_maps_score_as_stated():
-    model, (x, y, mask), _ = vars(constructed(200, 1)).values()
+    made = constructed(200, 1)
+    model, (x, y, mask) = made.model, made.images
     names = [name for name, spec in METRICS.items() if spec.benchmark == "constructed"]
     right = score(
         names, model, lambda images, target: mask[: len(images)], x, y, mask, batch_size=200
@@ -137,7 +140,8 @@ def test_perfect_and_random_maps_score_as_stated():
 
 def test_positive_propagation_is_blind_to_the_sign():
     """As known of Guided Backprop and Excitation Backprop; SplitLRP is not."""
-    model, (x, y, mask), _ = vars(constructed(12, 0)).values()
+    made = constructed(12, 0)
+    model, (x, y, mask) = made.model, made.images
     scores = {}
     for name in ("GuidedBackprop", "ExcitationBackprop", "SplitLRP"):
         spec = next(spec for spec in list_methods() if spec.name == name)

@@ -159,7 +159,8 @@ def test_other_seeds_give_other_images_and_the_first_do_not_depend_on_how_many(q
 
 @pytest.mark.slow
 def test_the_network_knows_its_digits_and_methods_beat_controls():
-    model, (image, label, mask), accuracy = vars(BENCHMARKS["parts"](100, 0)).values()
+    made = BENCHMARKS["parts"](100, 0)
+    model, (image, label, mask), accuracy = made.model, made.images, made.accuracy
     assert accuracy > 0.96
 
     def mean(explainer):

@@ -35,9 +35,9 @@ def separation(values, labels):
 def test_images_and_masks_are_of_the_stated_kind(drawn):
     variant, (images, labels, masks) = drawn
     assert images.shape == masks.shape == (4000, 1, SIDE, SIDE)
-    assert images.min() >= 0
-    assert images.max() <= 1
-    assert ((images == 0) | (images == 1)).float().mean() < 0.01
+    assert images.min() >= -0.5
+    assert images.max() <= 0.5
+    assert (images.abs() == 0.5).float().mean() < 0.01
     assert labels.bincount().min() > 1850
     sizes = masks.flatten(1).sum(1)
     shown = labels >= 0 if variant == "rigid" else labels == 1
@@ -50,7 +50,7 @@ def test_the_class_shows_in_the_pattern_and_in_no_other_pixel(variant):
     """In the mean and in the spread of each pixel."""
     images, labels, masks = draw(variant, 4000, Generator().manual_seed(8))
     assert torch.equal(masks[labels == 1], T.expand_as(masks[labels == 1]))
-    spread = (images - 0.5).square()
+    spread = images.square()
     apart = torch.maximum(*(separation(each, labels).abs() for each in (images, spread)))
     assert apart[T == 1].min() > 7
     assert apart[T == 0].max() < 5  # of 960 pixels
