@@ -25,6 +25,7 @@ PLACES = {
     "onnx": (0, 2, "maps without", "torch"),
     "hub": (0, 3, "networks by", "name or file"),
     "viz": (2, 3, "maps over images,", "panels"),
+    "truth": (5, 2, "benchmarks with", "a known answer"),
     "evaluate": (3, 3, "Quantus and", "other metrics"),
     "data": (4, 3, "data modules,", "batches"),
     "tracking": (5, 3, "CSV and Weights", "&amp; Biases"),

@@ -94,9 +94,7 @@ def write_report(
     order = list(ranked["entry"].unique())
     summary = summary.set_index("entry").loc[order].reset_index()
     seconds = cost(cells)
-    rivals = [] if gallery.against is None else [gallery.against]
-    galleries = {"gallery": [gallery], "against": rivals, "benchmarks": list(benchmarks)}
-    shown = {key: group for key, group in galleries.items() if any(each.rows for each in group)}
+    shown = _shown(gallery, benchmarks)
     drawn = _draw(summary, ranked, seconds, curves)
     drawn |= {key: _gallery_figure(group, order) for key, group in shown.items()}
     test = scores[scores["split"] == "test"]
@@ -126,6 +124,13 @@ def write_report(
     write_whole(folder / "report.md", _render("report.md.j2", page))
     page["drawn"] = {name: data_uri(data) for name, data in drawn.items()}
     return write_whole(folder / REPORT, _render("report.html.j2", page))
+
+
+def _shown(gallery: Gallery, benchmarks: Sequence[Gallery]) -> dict[str, list[Gallery]]:
+    """Return the galleries that have images, by where the page shows them."""
+    rivals = [] if gallery.against is None else [gallery.against]
+    galleries = {"gallery": [gallery], "against": rivals, "benchmarks": list(benchmarks)}
+    return {key: group for key, group in galleries.items() if any(each.rows for each in group)}
 
 
 def _render(template: str, page: Mapping[str, Any]) -> str:
