@@ -125,6 +125,9 @@ class Comparison:
                 f"choose_by: {benchmarks[0]} has no validation images; choose by another"
             )
         self.choose_by = list(chosen_by)
+        made = {spec.benchmark or "" for spec in metric_specs(self.metrics).values()} - {""}
+        if taken := made & networks.keys():
+            raise OptionError(f"networks: {min(taken)} is a benchmark; give another label")
         self.budget = budget
         self.gallery, self.title, self.seed = gallery, title, seed
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -245,14 +248,29 @@ class Comparison:
     def _notes(self, suite: Suite, seconds: float) -> list[str]:
         images = next(iter(suite.tasks.values())).images
         validation, test = images["validation"], images["test"]
+        searched = any(len(entry.settings) > 1 for entry in suite.entries)
+        choice = (
+            f"Settings were chosen on {len(validation)} validation images of {validation.seen}: "
+            f"for each method the one with the best mean rank over {', '.join(self.choose_by)}, of "
+            f"at most {self.budget.settings}."
+        )
+        trained = {
+            name: made.accuracy
+            for name, made in (self._benchmarks or {}).items()
+            if made.accuracy is not None
+        }
+        accuracies = ", ".join(f"{name} {share:.3f}" for name, share in trained.items())
         return [
             f"Scored on {len(test)} test images, the first of {test.seen} that every network "
             f"classifies correctly; metrics that need more maps, or over {FORWARDS} passes, an "
             f"image on the first {min(self.budget.expensive, len(test))}. Explained is the true "
             "class.",
-            f"Settings were chosen on {len(validation)} validation images of {validation.seen}: "
-            f"for each method the one with the best mean rank over {', '.join(self.choose_by)}, of "
-            f"at most {self.budget.settings}.",
+            choice if searched else "No settings were chosen: each method has one.",
+            *(
+                [f"Accuracy of the networks that benchmarks train: {accuracies}."]
+                if trained
+                else []
+            ),
             f"It took {seconds:.0f} s this time on {self.device} with {torch.get_num_threads()} "
             "threads; what was scored before was not scored again.",
         ]

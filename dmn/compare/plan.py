@@ -15,7 +15,8 @@ import dmn.baselines  # noqa: F401 - registers the post-hoc methods
 from dmn.errors import OptionError, UnknownNameError
 from dmn.explain import Explainer, MethodSpec, find_method, list_methods
 from dmn.hub import Network, load
-from dmn.hub.explaining import stage_of
+from dmn.hub.explaining import layer_at, stage_of
+from dmn.split import FrontAdapter
 
 Kind = Literal["self", "post-hoc", "control"]
 Setting = dict[str, Any]
@@ -108,8 +109,10 @@ class Entry:
         if spec.kind == "control":
             return spec.factory(**setting)
         explained = network.as_pair(example) if spec.kind == "split" else network.ordinary
-        if spec.needs_layer and "layer" not in setting and example is not None:
-            setting = {"layer": stage_of(network, example, None), **setting}
+        named = "layer" in setting or isinstance(explained, FrontAdapter)  # whose default is one
+        if spec.needs_layer and not named and example is not None:
+            stage = stage_of(network, example, None)
+            setting = {"layer": layer_at(network, spec, stage), **setting}
         return spec.factory(explained, **setting)
 
 

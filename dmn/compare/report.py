@@ -95,8 +95,9 @@ def write_report(
     summary = summary.set_index("entry").loc[order].reset_index()
     seconds = cost(cells)
     shown = _shown(gallery, benchmarks)
+    pictures = {key: [_overlays(each, order) for each in group] for key, group in shown.items()}
     drawn = _draw(summary, ranked, seconds, curves)
-    drawn |= {key: _gallery_figure(group, order) for key, group in shown.items()}
+    drawn |= {key: _gallery_figure(group, pictures[key]) for key, group in shown.items()}
     test = scores[scores["split"] == "test"]
     page = {
         "title": title,
@@ -110,10 +111,7 @@ def write_report(
         "entries": _entries(summary, ranked, seconds, settings),
         "standings": _standings(ranked),
         "categories": _categories(summary),
-        "galleries": {
-            key: [row for each in group for row in _tiles(each, _overlays(each, order), test)]
-            for key, group in shown.items()
-        },
+        "galleries": {key: _tiles(group, pictures[key], test) for key, group in shown.items()},
         "drawn": set(drawn),
         "versions": versions,
         "config": config,
@@ -247,9 +245,10 @@ def _overlays(gallery: Gallery, order: Sequence[str]) -> dict[str, Tensor]:
     return {name: F.interpolate(stack, size, mode="area") for name, stack in pictures.items()}
 
 
-def _gallery_figure(galleries: Sequence[Gallery], order: Sequence[str]) -> bytes:
+def _gallery_figure(
+    galleries: Sequence[Gallery], pictures: Sequence[Mapping[str, Tensor]]
+) -> bytes:
     """Draw galleries, which may have images of different sizes, below each other."""
-    pictures = [_overlays(each, order) for each in galleries]
     titles = [title for title in pictures[0] if all(title in each for each in pictures)]
     size = [
         max(sides) for sides in zip(*(each["image"].shape[2:] for each in pictures), strict=True)
@@ -262,6 +261,17 @@ def _gallery_figure(galleries: Sequence[Gallery], order: Sequence[str]) -> bytes
 
 
 def _tiles(
+    galleries: Sequence[Gallery], pictures: Sequence[Mapping[str, Tensor]], test: pd.DataFrame
+) -> list[dict[str, Any]]:
+    """Return the rows of galleries, one after the other."""
+    return [
+        row
+        for gallery, drawn in zip(galleries, pictures, strict=True)
+        for row in _gallery_tiles(gallery, drawn, test)
+    ]
+
+
+def _gallery_tiles(
     gallery: Gallery, pictures: Mapping[str, Tensor], test: pd.DataFrame
 ) -> list[dict[str, Any]]:
     """Return the gallery's rows: an image and each entry's heatmap with its scores or fault."""

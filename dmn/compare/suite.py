@@ -191,7 +191,7 @@ class Suite:
         for metric in metrics:
             name = _benchmark(metric) or entry.network
             images = self._images(name, split, metric)
-            key = self._key(entry, setting, split, metric, images)
+            key = self._key(name, entry, setting, split, metric, images)
             cell = self.store.get(key)
             if cell is None:
                 remake = partial(self._remake, entry, setting, self.tasks[name].network)
@@ -216,9 +216,14 @@ class Suite:
         return images.first(self.budget.expensive) if expensive and split == "test" else images
 
     def _key(
-        self, entry: Entry, setting: Setting, split: Split, metric: str, images: ComparedImages
+        self,
+        task: str,
+        entry: Entry,
+        setting: Setting,
+        split: Split,
+        metric: str,
+        images: ComparedImages,
     ) -> dict[str, Any]:
-        task = _benchmark(metric) or entry.network
         hashed = (task, split, len(images))
         if hashed not in self._image_hashes:
             tensors = [images.x, images.y, *([] if images.masks is None else [images.masks])]

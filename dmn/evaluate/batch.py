@@ -145,6 +145,17 @@ class ExplainedBatch:
             raise DataError(f"maps of shape {tuple(maps.shape)}; {shape} would do")
         return maps.detach().float()
 
+    @property
+    def known_masks(self) -> Tensor:
+        """The masks, for scores that need them.
+
+        Raises:
+            DataError: if there are none.
+        """
+        if self.masks is None:
+            raise DataError("this score compares maps with masks; give images with masks")
+        return self.masks
+
     def change(self, model: nn.Module, example: Tensor) -> ExplainedBatch:
         """Return the batch with another network, which is explained by the same method.
 

@@ -16,8 +16,7 @@ def positive_precision(batch: ExplainedBatch) -> Scores:
     Args:
         batch: Its masks hold contributions of any sign.
     """
-    assert batch.masks is not None, "the row says that masks are needed"
-    return Scores(precision(batch.maps, batch.masks > 0).cpu().numpy())
+    return Scores(precision(batch.maps, batch.known_masks > 0).cpu().numpy())
 
 
 def negative_precision(batch: ExplainedBatch) -> Scores:
@@ -26,5 +25,4 @@ def negative_precision(batch: ExplainedBatch) -> Scores:
     Args:
         batch: Its masks hold contributions of any sign.
     """
-    assert batch.masks is not None, "the row says that masks are needed"
-    return Scores(precision(-batch.maps, batch.masks < 0).cpu().numpy())
+    return Scores(precision(-batch.maps, batch.known_masks < 0).cpu().numpy())

@@ -79,7 +79,8 @@ class OfOneTile(nn.Module):
             side = x.shape[axis]
             length = side // SIDE
             x = x.narrow(axis, index * (side - length), length)
-        return self.layer(x)  # type: ignore[no-any-return]
+        output: Tensor = self.layer(x)
+        return output
 
 
 class _Call(NamedTuple):
@@ -275,7 +276,7 @@ def _check(
             copy(mosaic)
         except UnsupportedError:
             raise
-        except Exception as error:
+        except Exception as error:  # of whatever module meets a size that it was not made for
             call = next(left, calls[-1])
             reason = str(error).partition("\n")[0]
             raise _unsupported(call, f"fails on mosaics: {reason}") from error

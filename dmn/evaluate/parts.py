@@ -25,9 +25,8 @@ def part_removal(batch: ExplainedBatch) -> Scores:
     Args:
         batch: The images, with masks of importance.
     """
-    assert batch.masks is not None  # the row of the table needs masks
     scores = Scores(np.full(len(batch.x), np.nan))
-    for row, (map_, mask) in enumerate(zip(batch.maps.double(), batch.masks, strict=True)):
+    for row, (map_, mask) in enumerate(zip(batch.maps.double(), batch.known_masks, strict=True)):
         worth = mask.unique()
         worth = worth[worth != 0]
         if len(worth) < 2:

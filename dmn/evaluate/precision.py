@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from dmn.errors import DataError
 from dmn.evaluate.batch import ExplainedBatch, Scores, as_array
 
 
@@ -54,15 +53,9 @@ def mass(maps: Tensor, masks: Tensor) -> Tensor:
 
 def precision_in_mask(batch: ExplainedBatch) -> Scores:
     """Score maps by `precision`, with the masks of the batch."""
-    return Scores(as_array(precision(batch.maps, _masks(batch))))
+    return Scores(as_array(precision(batch.maps, batch.known_masks)))
 
 
 def mass_in_mask(batch: ExplainedBatch) -> Scores:
     """Score maps by `mass`, with the masks of the batch."""
-    return Scores(as_array(mass(batch.maps, _masks(batch))))
-
-
-def _masks(batch: ExplainedBatch) -> Tensor:
-    if batch.masks is None:
-        raise DataError("this score compares maps with masks; give images with masks")
-    return batch.masks
+    return Scores(as_array(mass(batch.maps, batch.known_masks)))

@@ -67,6 +67,12 @@ def stage_of(network: Network, x: Tensor, layer: str | None) -> str:
     return layer or last_stage(network.ordinary, x).removeprefix("h.net.")
 
 
+def layer_at(network: Network, spec: MethodSpec, stage: str) -> str:
+    """Return the name of a stage for a method; one that does not know g and h reads that of g."""
+    trained = network.is_pair and not network.is_split
+    return f"g.net.{stage}" if trained and spec.kind != "split" else stage
+
+
 def make_method(
     network: Network,
     x: Tensor,
@@ -116,7 +122,7 @@ def make_method(
                 f"{spec.name} reads a layer of the network that holds an image, and the "
                 "last one holds none: name another by --layer, or other methods by --method"
             )
-        given["layer"] = f"g.net.{stage}" if trained else stage
+        given["layer"] = layer_at(network, spec, stage)
     return Method(spec.name, {"g-h": spec.factory(network.ordinary, **given)}, given, False)
 
 

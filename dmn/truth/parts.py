@@ -10,17 +10,19 @@ analysis of explainable AI methods", the single deletion protocol.
 from __future__ import annotations
 
 import math
+from copy import deepcopy
+from functools import cache
 from itertools import combinations
 
 import torch
 from torch import Tensor, nn
 
-from dmn.data import ImageBatch
+from dmn.data import ImageBatch, concatenate
 from dmn.data.scenes import DataSplit, draw_backgrounds
 from dmn.data.strokes import DRAWS_PER_STROKE, draw_curves, interpolate, paint
 from dmn.models import PlainCNN
 from dmn.truth.benchmark import Benchmark
-from dmn.truth.training import accuracy, fit, predict
+from dmn.truth.training import accuracy, fit, one_thread, predict
 
 SIZE = 40  # side of an image in pixels
 STROKES = 2  # distractors beside each digit
@@ -78,26 +80,28 @@ def part_benchmark(count: int, seed: int) -> Benchmark:
         seed: For the network and the images, at least 0.
     """
     model = train(seed)
-    test = _digits("test", TEST_IMAGES, 4 * seed + 1)
-    share = accuracy(model, *test)
     generator = torch.Generator().manual_seed(4 * seed + 2)
     found: list[ImageBatch] = []
-    while sum(len(batch.image) for batch in found) < count:
-        draws = torch.rand(CHUNK, DRAWS, generator=generator)
-        labels = torch.randint(len(SEGMENTS), (CHUNK,), generator=generator)
-        right = predict(model, draw_digits(draws, SEGMENTS[labels], "test")) == labels
-        found.append(_with_importance(model, draws[right], labels[right]))
-    images = ImageBatch(*(torch.cat(parts)[:count] for parts in zip(*found, strict=True)))
-    return Benchmark(model, images, share)
+    with one_thread(seed):
+        share = accuracy(model, *_digits("test", TEST_IMAGES, 4 * seed + 1))
+        while sum(len(batch.image) for batch in found) < count:
+            draws = torch.rand(CHUNK, DRAWS, generator=generator)
+            labels = torch.randint(len(SEGMENTS), (CHUNK,), generator=generator)
+            images = draw_digits(draws, SEGMENTS[labels], "test")
+            right = predict(model, images) == labels
+            found.append(_with_importance(model, images[right], draws[right], labels[right]))
+    return Benchmark(deepcopy(model), concatenate(found).take(slice(count)), share)
 
 
+@cache
 def train(seed: int) -> nn.Module:
-    """Train a small network on digits of strokes, of which half lack one or two.
+    """Train a small network on digits of strokes, of which half lack one or two, once in a process.
 
     Args:
         seed: For its weights and images, at least 0.
     """
-    images, labels = _digits("train", TRAINING_IMAGES, 4 * seed, incomplete=True)
+    with one_thread(seed):
+        images, labels = _digits("train", TRAINING_IMAGES, 4 * seed, incomplete=True)
     return fit(PlainCNN(3, WIDTHS, grid=5), images, labels, EPOCHS, seed)
 
 
@@ -189,10 +193,9 @@ def _digits(
     return torch.cat([draw_digits(*chunk, part) for chunk in chunks]), labels
 
 
-def _with_importance(model: nn.Module, draws: Tensor, labels: Tensor) -> ImageBatch:
-    """Draw test images, and measure what each part of each digit is worth to the network."""
+def _with_importance(model: nn.Module, images: Tensor, draws: Tensor, labels: Tensor) -> ImageBatch:
+    """Measure what each part of each digit is worth to the network, on test images."""
     present = SEGMENTS[labels]
-    images = draw_digits(draws, present, "test")
     ink = draw_parts(draws[:, -DIGIT_DRAWS:]) * present[:, :, None, None]
     owner = ink.argmax(dim=1)
     masks = torch.zeros_like(images[:, :1])

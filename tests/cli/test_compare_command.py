@@ -175,6 +175,7 @@ def test_a_comparison_that_is_interrupted_goes_on(folder, config, monkeypatch, c
         ("--methods={other: {Gradient: {}}}", "methods for other, but networks are own, cnn"),
         ("--methods={cnn: {Nope: {}}}", "Nope (cnn): no method 'Nope'; there are SplitCAM"),
         ("--metrics=[Nope]", "no metric Nope; there are PixelFlipping"),
+        ("--choose_by=[LinearPattern]", "choose_by: LinearPattern has no validation images"),
         ("--budget.settings=1", "SplitCAM (own): 2 settings, but each method has 1"),
         ("--networks.cnn.name=nope", "no network 'nope'"),
         ("--devices=0", "devices: 0 of cpu: "),

@@ -17,7 +17,9 @@ from dmn.hub import load
 CONTROLS = {spec.name: spec.factory for spec in list_methods("control")}
 ON_RESNETS = [m.name for m in list_methods("split", "post-hoc") if not m.needs_attention]
 LAYERS = {"GradCAM": "layer3", "GradCAM++": "layer3", "LayerCAM": "layer3", "SplitCAM": "layer3"}
-LOCALISATION = [name for name, spec in METRICS.items() if spec.needs_mask]
+LOCALISATION = [
+    name for name, spec in METRICS.items() if spec.needs_mask and not spec.benchmark
+]  # on any images
 
 
 @pytest.fixture(scope="module")
