@@ -13,7 +13,7 @@ from torch import Tensor
 from dmn.explain.base import Explainer
 from dmn.explain.draws import generators
 from dmn.explain.registry import list_methods, register
-from dmn.explain.target import Against, Target, class_indices
+from dmn.explain.target import Target, class_indices
 
 
 @register("control", "Random")
@@ -35,7 +35,6 @@ class RandomMap:
 
     def __call__(self, x: Tensor, target: Target = None) -> Tensor:
         """Return noise in [0, 1), (B, 1, H, W); the target only says which."""
-        target = target.target if isinstance(target, Against) else target
         targets = [-1] * len(x) if target is None else class_indices(x, target).tolist()
         noise = [
             rng.random((1, *x.shape[2:]), dtype=np.float32)
