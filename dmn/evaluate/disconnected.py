@@ -21,97 +21,36 @@ from torch import Tensor, nn
 
 from dmn.errors import UnsupportedError
 from dmn.evaluate.batch import ExplainedBatch, Scores
+from dmn.evaluate.calls import Call, record_calls, unsupported
 from dmn.evaluate.grid import SIDE, TILES, cell_sums, tile
+from dmn.evaluate.heads import POOLS, find_heads, mark_head
+from dmn.evaluate.mosaics import OfOneTile, OnTiles, take_apart
 from dmn.nn import eval_mode
 
 CHANCE = 1 / TILES
-_TOLERANCE = 1e-3  # of the largest number of a layer; what leaks from other tiles is larger
+_TOLERANCE = 1e-2  # of how much tiles differ in a layer; what leaks from other tiles is larger
+_ROUNDING = 1e-5  # of the largest number of a layer
 _SPATIAL = (  # which let positions depend on their neighbours, or on the place in the image
     *(nn.Conv2d, nn.ConvTranspose2d, nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d, nn.GroupNorm),
     *(nn.InstanceNorm2d, nn.Upsample, nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d),
     *(nn.ReplicationPad2d, nn.CircularPad2d),
 )
-_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-
-
-def take_apart(x: Tensor) -> Tensor:
-    """Move the tiles of mosaics (B, C, SIDE h, SIDE w) to the batch: (TILES B, C, h, w)."""
-    tiles = torch.unflatten(torch.unflatten(x, 3, (SIDE, -1)), 2, (SIDE, -1))
-    return tiles.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
-
-
-def put_together(tiles: Tensor) -> Tensor:
-    """Undo `take_apart`."""
-    x = torch.unflatten(tiles, 0, (-1, SIDE, SIDE)).permute(0, 3, 1, 4, 2, 5)
-    return x.flatten(4, 5).flatten(2, 3)
-
-
-class OnTiles(nn.Module):
-    """Layers that see each tile of a mosaic alone, and return a mosaic."""
-
-    def __init__(self, layer: nn.Module, norm: nn.Module | None = None) -> None:
-        super().__init__()
-        self.layer = layer
-        self.norm = norm or nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the mosaic of what each tile becomes."""
-        return put_together(self.norm(self.layer(take_apart(x))))
-
-
-class OfOneTile(nn.Module):
-    """The first layer of the head, such as a global pooling, applied to one tile of a mosaic.
-
-    Args:
-        layer: The layer.
-        place: Of the tile, from 0 to TILES - 1, row by row. The middle line of an odd side is of
-            two tiles, and is left out.
-    """
-
-    def __init__(self, layer: nn.Module, place: int) -> None:
-        super().__init__()
-        self.layer = layer
-        self.row, self.column = divmod(place, SIDE)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return what the tile becomes."""
-        for axis, index in ((2, self.row), (3, self.column)):
-            side = x.shape[axis]
-            length = side // SIDE
-            x = x.narrow(axis, index * (side - length), length)
-        output: Tensor = self.layer(x)
-        return output
-
-
-class _Call(NamedTuple):
-    """One call of a module.
-
-    Attributes:
-        input: The tensor that it got.
-        output: The tensor that it returned; it may have been overwritten.
-        value: What it returned.
-    """
-
-    name: str
-    module: nn.Module
-    input: Tensor
-    output: Tensor
-    value: Tensor
 
 
 def difull(model: nn.Module, example: Tensor, place: int) -> nn.Module:
     """Turn a network into one of mosaics that runs every layer on each tile alone.
 
     Args:
-        model: A classifier whose convolutions and pooling layers are modules, and whose head begins
-            with an `nn.AdaptiveAvgPool2d`, `nn.AdaptiveMaxPool2d` or `nn.Flatten`, such as ResNets,
-            VGGs and plain networks. It is copied and not changed.
+        model: A classifier whose layers hold images up to its head: a convolutional network, also
+            with gates such as squeeze-and-excitation, or a difference network. It is copied and
+            not changed.
         example: Images of one tile (B, C, h, w); only the shape and the type matter.
         place: Of the tile to classify, from 0 to 3, row by row.
 
     Returns:
         The copy, in eval mode, from mosaics (B, C, 2h, 2w) to the logits of that tile, (B, K).
-        Layers keep their names and, below the head, return mosaics. BatchNorm runs within the
+        Layers keep their names and, below the head, return mosaics; those within a block that only
+        as a whole can see each tile alone, such as a gate, return tiles. BatchNorm runs within the
         convolution before it, and leaves an identity in its place, so that it can still be folded.
 
     Raises:
@@ -132,7 +71,7 @@ def dipart(model: nn.Module, example: Tensor, place: int) -> nn.Module:
     """Turn a network into one of mosaics that pools and classifies one tile alone.
 
     Args:
-        model: As for `difull`.
+        model: As for `difull`, without gates.
         example: As for `difull`.
         place: As for `difull`.
 
@@ -151,22 +90,33 @@ def dipart(model: nn.Module, example: Tensor, place: int) -> nn.Module:
     return _disconnect(model, example, place, full=False)
 
 
+class _Fault(NamedTuple):
+    """Where a copy fails first, and the error that says how."""
+
+    call: Call
+    error: UnsupportedError
+
+
 def _disconnect(model: nn.Module, example: Tensor, place: int, full: bool) -> nn.Module:
     tiles = _noise((TILES, *example.shape[1:]), example)
-    copy = deepcopy(model).eval()
+    tiles *= torch.arange(1, TILES + 1).to(tiles).view(-1, 1, 1, 1) / TILES  # so that means differ
     with torch.no_grad(), eval_mode(model):
-        calls = _record(model, tiles)
-        leaves = [call for call in calls if not any(True for _ in call.module.children())]
-        first = _head(leaves)
-        below = leaves[: leaves.index(first)]
-        with_norm = _wrap_layers(copy, below) if full else set()
-        _replace(copy, first.name, partial(OfOneTile, place=place))
-        checked = [call for call in calls if call.name not in with_norm]
-        if not full:
-            _refuse_other_pools(below)
-            checked = checked[checked.index(first) :]
-        _check(checked, copy, tile(tiles), place, compare_numbers=full)
-    return copy
+        calls = record_calls(model, tiles)
+        if not find_heads(calls):
+            model = mark_head(model, calls)
+            calls = record_calls(model, tiles)
+        whole = _gates(calls) if full else []
+        fault = None
+        while True:
+            copy, checked = _replace_layers(model, calls, whole, place, full)
+            last, fault = fault, _find_fault(checked, copy, tile(tiles), place, full)
+            if fault is None:
+                return copy
+            if last and last.call.is_within(fault.call):
+                fault = fault._replace(error=last.error)  # of the smallest block that fails
+            if not full or (block := _block_around(fault.call, calls, whole)) is None:
+                raise fault.error
+            whole = [*(one for one in whole if not one.is_within(block)), block]
 
 
 def _noise(shape: tuple[int, ...], like: Tensor) -> Tensor:
@@ -174,40 +124,63 @@ def _noise(shape: tuple[int, ...], like: Tensor) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(like)
 
 
-def _record(model: nn.Module, x: Tensor) -> list[_Call]:
-    """Run a network, and return all calls of modules with a single tensor, in order."""
-    calls: list[_Call] = []
+def _replace_layers(
+    model: nn.Module, calls: list[Call], whole: list[Call], place: int, full: bool
+) -> tuple[nn.Module, list[Call]]:
+    """Return a copy of a network of mosaics, and the calls whose results it should share.
 
-    def note(name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
-            calls.append(_Call(name, module, args[0], output, output.clone()))
-
-    with ExitStack() as hooks:
-        for name, module in model.named_modules():
-            hooks.enter_context(module.register_forward_hook(partial(note, name)))
-        model(x)
-    return calls
-
-
-def _head(leaves: list[_Call]) -> _Call:
-    """Return the first layer of the head: the last adaptive pooling, or else the flattening."""
-    images = [call for call in leaves if call.input.dim() == 4]
-    pools = [call for call in images if isinstance(call.module, _POOLS)]
-    flattens = [call for call in images if isinstance(call.module, nn.Flatten)]
-    if not pools and not flattens:
-        modules = "AdaptiveAvgPool2d, AdaptiveMaxPool2d or Flatten"
-        raise _unsupported(leaves[-1], f"comes after no {modules} module of images; give it one")
-    return pools[-1] if pools else flattens[0]
-
-
-def _refuse_other_pools(below: list[_Call]) -> None:
-    """Refuse a network that pools whole images below its head, or has several heads."""
-    for call in below:
-        if isinstance(call.module, _POOLS):
-            raise _unsupported(call, "pools the whole mosaic, and is not the head's only pooling")
+    Args:
+        model: The network.
+        calls: Its calls.
+        whole: Those of blocks that see each tile alone as a whole.
+        place: Of the tile that the copy classifies.
+        full: Whether layers see each tile alone, or the head only.
+    """
+    copy, heads = deepcopy(model).eval(), find_heads(calls)
+    outside = [call for call in calls if not any(call.is_within(block) for block in whole)]
+    names = {head.name for head in heads}
+    with_norm = set()
+    if full:
+        layers = [call for call in outside if call.is_leaf and call not in whole]
+        with_norm = _wrap_layers(copy, [call for call in layers if call.name not in names])
+    else:
+        _refuse_other_pools(calls, names)
+        outside = [call for call in outside if call.name in names or call.value.dim() != 4]
+    for block in whole:
+        _replace(copy, block.name, OnTiles)
+    for name in names:
+        _replace(copy, name, partial(OfOneTile, place=place))
+    return copy, [call for call in outside if call.name not in with_norm]
 
 
-def _wrap_layers(copy: nn.Module, calls: list[_Call]) -> set[str]:
+def _refuse_other_pools(calls: list[Call], heads: set[str]) -> None:
+    """Refuse a network that pools whole images elsewhere than in its heads."""
+    for call in calls:
+        if isinstance(call.module, POOLS) and call.name not in heads:
+            raise unsupported(call, "pools the whole mosaic, and is not the head's only pooling")
+
+
+def _gates(calls: list[Call]) -> list[Call]:
+    """Return the smallest blocks that use a pooling of their images and return images."""
+    heads = find_heads(calls)
+    pools = (call for call in calls if isinstance(call.module, POOLS) and call not in heads)
+    found = (_block_around(pool, calls, [pool]) for pool in pools)
+    return [block for block in dict.fromkeys(found) if block]
+
+
+def _block_around(failed: Call, calls: list[Call], whole: list[Call]) -> Call | None:
+    """Return the smallest block, or layer, around a failure that can see each tile alone."""
+    heads = find_heads(calls)
+    for call in calls:
+        if call is not failed and not failed.is_within(call):
+            continue
+        has_head = any(head is call or head.is_within(call) for head in heads)
+        if call.name and call.maps_images and not has_head and call not in whole:
+            return call
+    return None
+
+
+def _wrap_layers(copy: nn.Module, calls: list[Call]) -> set[str]:
     """Let layers of a copy see each tile alone; returns the names of those that include a norm."""
     with_norm = set()
     after = {id(call.output): call for call in calls}  # the calls keep the tensors alive
@@ -245,10 +218,10 @@ def _replace(model: nn.Module, name: str, make: Callable[[nn.Module], nn.Module]
             setattr(model.get_submodule(parent), child, new)
 
 
-def _check(
-    calls: list[_Call], copy: nn.Module, mosaic: Tensor, place: int, compare_numbers: bool
-) -> None:
-    """Compare layers on a mosaic with the original's on its tiles, and name the first that differs.
+def _find_fault(
+    calls: list[Call], copy: nn.Module, mosaic: Tensor, place: int, compare_numbers: bool
+) -> _Fault | None:
+    """Compare layers on a mosaic with the original's on its tiles, and find the first that differs.
 
     Args:
         calls: Of the original, in order, one for each run of a layer.
@@ -259,27 +232,39 @@ def _check(
     """
     left = iter(calls)
     modules = dict(copy.named_modules(remove_duplicate=False))
+    different: list[Call] = []
+    running: list[str] = []
+    failure = None
+
+    def enter(name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+        running.append(name)
 
     def compare(name: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        running.pop()
         call = next(left)
-        equal = any(
-            one.shape == other.shape and (not compare_numbers or _close(one, other))
+        allowed = _allowed(call.value)
+        if not any(
+            one.shape == other.shape
+            and (not compare_numbers or (one - other).abs().max() <= allowed)
             for one, other in _comparable(output, call.value, place)
-        )
-        if not equal:
-            raise _unsupported(call, "does not do to each tile of a mosaic what it does to images")
+        ):
+            different.append(call)
 
     with ExitStack() as hooks:
         for name in {call.name for call in calls}:
+            hooks.enter_context(modules[name].register_forward_pre_hook(partial(enter, name)))
             hooks.enter_context(modules[name].register_forward_hook(partial(compare, name)))
         try:
             copy(mosaic)
-        except UnsupportedError:
-            raise
         except Exception as error:  # of whatever module meets a size that it was not made for
-            call = next(left, calls[-1])
+            call = next(call for call in calls if call.name == running[-1])
             reason = str(error).partition("\n")[0]
-            raise _unsupported(call, f"fails on mosaics: {reason}") from error
+            failure = _Fault(call, unsupported(call, f"fails on mosaics: {reason}"))
+            failure.error.__cause__ = error
+    if different:
+        reason = "does not do to each tile of a mosaic what it does to images"
+        return _Fault(different[0], unsupported(different[0], reason))
+    return failure
 
 
 def _comparable(output: Tensor, of_tiles: Tensor, place: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -293,14 +278,10 @@ def _comparable(output: Tensor, of_tiles: Tensor, place: int) -> Iterator[tuple[
                 yield take_apart(image).movedim(1, axis), of_tiles
 
 
-def _close(tiles: Tensor, expected: Tensor) -> bool:
-    return bool((tiles - expected).abs().max() <= _TOLERANCE * expected.abs().max())
-
-
-def _unsupported(call: _Call, reason: str) -> UnsupportedError:
-    kind = type(call.module).__name__
-    layer = f"layer {call.name} ({kind})" if call.name else f"the network ({kind})"
-    return UnsupportedError(f"cannot disconnect the tiles of a mosaic: {layer} {reason}")
+def _allowed(of_tiles: Tensor) -> Tensor:
+    """Return the largest difference from the original's results that rounding may make."""
+    spread = (of_tiles - of_tiles.mean(dim=0)).abs().max()
+    return torch.maximum(_TOLERANCE * spread, _ROUNDING * of_tiles.abs().max())
 
 
 def disconnection(

@@ -6,7 +6,6 @@ from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmn.certify import Bounds, bounds
@@ -201,17 +200,18 @@ class DifferenceOfMonotone(nn.Module):
         paths = ["input" if layer == self.sees else f"net.{layer}" for layer in layers]
         read = read_layers(network, x, target, paths, config, create_graph, start)
         return {
-            layer: self._reading(layer, x, *values)
+            layer: self._reading(layer, x, network.get_submodule("input"), *values)
             for layer, values in zip(layers, read, strict=True)
         }
 
-    def _reading(self, layer: str, x: Tensor, values: Tensor, sensitivities: Tensor) -> Reading:
+    def _reading(
+        self, layer: str, x: Tensor, view: Any, values: Tensor, sensitivities: Tensor
+    ) -> Reading:
         if values.dim() != 4:
             raise UnknownNameError(f"layer {layer!r} holds no image, {tuple(values.shape)}")
         channels = values.shape[1]
         if layer == self.sees:
-            crop = (-self.margin,) * 4
-            values, sensitivities = F.pad(values, crop), F.pad(sensitivities, crop)
+            values, sensitivities = view.crop(values), view.crop(sensitivities)
             channels = x.shape[1]  # x is the part p, a complement beside it the part n
         p, n = values.tensor_split([channels], dim=1)
         return Reading(p, n, *sensitivities.tensor_split([channels], dim=1))

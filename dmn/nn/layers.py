@@ -112,6 +112,10 @@ class View(nn.Module):
         """Return what the network sees of the padded image."""
         return x
 
+    def crop(self, x: Tensor) -> Tensor:
+        """Remove the margin from what the network sees."""
+        return F.pad(x, (-self.margin,) * 4)
+
     def extra_repr(self) -> str:
         """Name the margin in the printed network."""
         return f"margin={self.margin}"

@@ -10,8 +10,9 @@ from torch import nn
 import dmn.baselines  # noqa: F401 - registers the post-hoc methods
 from dmn.errors import UnsupportedError
 from dmn.evaluate import METRICS, score
-from dmn.evaluate.disconnected import difull, dipart, put_together, take_apart
+from dmn.evaluate.disconnected import difull, dipart
 from dmn.evaluate.grid import TILES, tile
+from dmn.evaluate.mosaics import put_together, take_apart
 from dmn.explain import RandomMap, list_methods
 from dmn.explain.layers import last_stage
 from dmn.models import (
@@ -19,6 +20,7 @@ from dmn.models import (
     ConvNeXt,
     DifferenceOfMonotone,
     MonotoneConvNet,
+    MonotoneMLP,
     PlainCNN,
     ResNet18,
 )
@@ -45,8 +47,50 @@ NETWORKS = {
         lambda: torchvision.models.googlenet(num_classes=3, init_weights=False),
         (3, 64, 64),
     ),
+    "functional": (lambda: Pools(), (2, 8, 10)),
+    "block": (lambda: Blurs(), (2, 8, 8)),
+    "gated": (lambda: torchvision.models.mobilenet_v3_small(num_classes=3), (3, 64, 64)),
+    "swin": (lambda: torchvision.models.swin_t(num_classes=3), (3, 64, 64)),
+    "inception": (
+        lambda: torchvision.models.inception_v3(num_classes=3, init_weights=False),
+        (3, 96, 96),
+    ),
+    "densenet": (lambda: torchvision.models.densenet121(num_classes=3), (3, 64, 64)),
+    **{
+        f"difference, {inputs}": (lambda inputs=inputs: pair(inputs), (1, 12, 16))
+        for inputs in ("paired", "inverted", "plain", "opposed")
+    },
+    "difference of perceptrons": (lambda: perceptrons(), (1, 6, 6)),
+    "difference with a front": (
+        lambda: pair("opposed", nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU()), 3),
+        (2, 12, 12),
+    ),
 }
-QUICK = ("plain", "odd", "flattened", "shared", "resnet", "vgg")
+QUICK = (
+    *("plain", "odd", "flattened", "shared", "resnet", "vgg", "functional", "block"),
+    *("difference, paired", "difference, inverted", "difference of perceptrons"),
+    "difference with a front",
+)
+PARTLY = [  # DiPart has no gates, and a layer to read has weights and positions
+    name for name in NETWORKS if name not in ("gated", "block", "difference of perceptrons")
+]
+
+
+def pair(inputs, front=None, channels=1):
+    """Return a difference of monotone networks, whose views add a margin."""
+    channels *= 1 if inputs in ("plain", "inverted") else 2
+    sides = (
+        MonotoneConvNet(channels, (4, 6), 1, grid=2, num_classes=3, constraint="abs")
+        for _ in range(2)
+    )
+    return DifferenceOfMonotone(*sides, inputs=inputs, front=front)
+
+
+def perceptrons():
+    """Return a difference of monotone networks without convolutions."""
+    return DifferenceOfMonotone(
+        *(MonotoneMLP(72, (8,), num_classes=3, constraint="abs") for _ in range(2)), margin=0
+    )
 
 
 class Shared(nn.Module):
@@ -101,7 +145,9 @@ def test_each_tile_is_classified_as_the_image_that_it_is(name):
         assert (gradient[..., inside] != 0).any()
 
 
-@pytest.mark.parametrize("name", effort.slow_except(QUICK, NETWORKS))
+@pytest.mark.parametrize(
+    "name", effort.slow_except([name for name in QUICK if name in PARTLY], PARTLY)
+)
 def test_layers_of_dipart_are_those_of_the_network_on_the_mosaic(name):
     model, tiles = make(name)
     mosaic = tile(tiles)
@@ -109,7 +155,7 @@ def test_layers_of_dipart_are_those_of_the_network_on_the_mosaic(name):
     outputs = {}
     for network in (model, dipart(model, tiles, 3)):
         hook = network.get_submodule(layer).register_forward_hook(
-            lambda module, args, output: outputs.update({module: output})
+            lambda module, args, output: outputs.update({module: output.clone()})
         )
         try:
             logits = network(mosaic)
@@ -189,6 +235,24 @@ class Pools(nn.Module):
         return self.fc(self.conv(x).mean(dim=(2, 3)))
 
 
+class Tokens(nn.Module):
+    """Reads the mean of tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(2, 4, 4, 4), nn.LayerNorm(4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.fc(self.norm(self.conv(x).flatten(2).transpose(1, 2)).mean(dim=1))
+
+
+class Branches(Pools):
+    """Branches on a value in its own forward."""
+
+    def forward(self, x):
+        return super().forward(x if x.max() < 2 else x / 2)
+
+
 class Gated(nn.Module):
     """Weighs channels by a pooling of the whole image."""
 
@@ -220,29 +284,30 @@ class Blur(nn.Module):
 @pytest.mark.parametrize(
     ("model", "layer"),
     [
-        (Pools(), r"layer fc \(Linear\) comes after no AdaptiveAvgPool2d"),
+        (Tokens(), r"layer fc \(Linear\) comes after no AdaptiveAvgPool2d"),
+        (Branches(), r"layer fc \(Linear\) comes after no AdaptiveAvgPool2d"),
+        (nn.Sequential(Pools(), nn.Softmax(1)), r"layer 1 \(Softmax\) comes after no Adaptive"),
         (Gated(), r"layer gate \(AdaptiveAvgPool2d\) does not do to each tile"),
-        (Blurs(), r"layer block \(Blur\) does not do to each tile"),
-        (torchvision.models.swin_t(num_classes=3), r"ShiftedWindowAttention\) does not do to each"),
-        (nn.Sequential(nn.Upsample((4, 4)), nn.Flatten(), nn.Linear(32, 3)), None),
     ],
-    ids=["functional", "gate", "block", "windows", "upsampling"],
+    ids=["tokens", "branch on values", "within a block", "gate"],
 )
 def test_a_layer_that_cannot_be_disconnected_is_named(model, layer):
-    x = torch.rand(1, 3 if layer and "Shifted" in layer else 2, 32, 32)
-    if layer is None:  # which works: the size is that of a tile
-        assert difull(model.eval(), x, 0)(torch.rand(1, 2, 64, 64)).shape == (1, 3)
-        return
     with pytest.raises(UnsupportedError, match=layer):
-        difull(model.eval(), x, 0)
+        difull(model.eval(), torch.rand(1, 2, 32, 32), 0)
+
+
+def test_a_layer_may_return_a_size_of_its_own():
+    model = nn.Sequential(nn.Upsample((4, 4)), nn.Flatten(), nn.Linear(32, 3)).eval()
+    network = difull(model, torch.rand(1, 2, 32, 32), 0)
+    assert network(torch.rand(1, 2, 64, 64)).shape == (1, 3)
 
 
 def test_dipart_refuses_what_pools_whole_mosaics_below_the_head():
     with pytest.raises(UnsupportedError, match=r"layer gate \(AdaptiveAvgPool2d\) pools the whole"):
         dipart(Gated().eval(), torch.rand(1, 2, 32, 32), 0)
-    pair = DifferenceOfMonotone(*(MonotoneConvNet(2, (4,), 2, 3) for _ in range(2))).eval()
-    with pytest.raises(UnsupportedError, match="pools the whole mosaic"):
-        dipart(pair, torch.rand(1, 1, 8, 8), 0)
+    model = torchvision.models.mobilenet_v3_small(num_classes=3).eval()
+    with pytest.raises(UnsupportedError, match=r"block.1.avgpool \(AdaptiveAvgPool2d\) pools the"):
+        dipart(model, torch.rand(1, 3, 64, 64), 0)
 
 
 def test_what_fails_on_mosaics_is_named():
@@ -264,7 +329,10 @@ def explainers(model, x):
             yield spec, spec.factory(pair if spec.kind == "split" else model, **options)
 
 
-@pytest.mark.parametrize("name", effort.slow_except(["plain"], ["plain", "resnet", "vgg"]))
+EXPLAINED = ["plain", "functional", "resnet", "vgg"]
+
+
+@pytest.mark.parametrize("name", effort.slow_except(["plain", "functional"], EXPLAINED))
 def test_every_method_explains_disconnected_networks(name):
     model, tiles = make(name)
     model, tiles = model.float(), tiles.float()
@@ -282,6 +350,19 @@ def test_every_method_explains_disconnected_networks(name):
             outside = heat[..., ~inside].abs().max()
             exact = spec.name != "FeatureAblation"  # which subtracts logits of other batches
             assert outside <= (0 if exact else 1e-4 * heat.abs().max()), spec.name
+
+
+@pytest.mark.parametrize("method", ["SplitLRP", "SplitGrad"])
+@pytest.mark.parametrize("inputs", ["paired", "inverted", "opposed"])
+def test_a_difference_network_explains_a_tile_as_the_image_that_it_is(inputs, method):
+    model, tiles = make(f"difference, {inputs}")
+    expected = model.explain(tiles, 1, method)
+    for place in range(TILES):
+        heat = difull(model, tiles, place).explain(tile(tiles), 1, method)
+        inside = area(place, tiles.shape)
+        assert (heat[..., ~inside] == 0).all()
+        assert torch.allclose(heat[..., inside], expected[place].flatten(1), rtol=1e-8, atol=1e-12)
+        assert heat.abs().max() > 0
 
 
 class Mean(nn.Module):
