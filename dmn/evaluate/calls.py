@@ -47,9 +47,7 @@ class Call:
 
     def is_within(self, block: Call) -> bool:
         """Return whether this is a call of a module within another's."""
-        return self.name != block.name and f"{self.name}.".startswith(
-            f"{block.name}." if block.name else ""
-        )
+        return self.name.startswith(f"{block.name}.") if block.name else bool(self.name)
 
 
 def record_calls(model: nn.Module, x: Tensor) -> list[Call]:

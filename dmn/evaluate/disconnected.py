@@ -102,19 +102,26 @@ def _disconnect(model: nn.Module, example: Tensor, place: int, full: bool) -> nn
     tiles *= torch.arange(1, TILES + 1).to(tiles).view(-1, 1, 1, 1) / TILES  # so that means differ
     with torch.no_grad(), eval_mode(model):
         calls = record_calls(model, tiles)
-        if not find_heads(calls):
+        heads = find_heads(calls)
+        if not heads:
             model = mark_head(model, calls)
             calls = record_calls(model, tiles)
-        whole = _gates(calls) if full else []
+            heads = find_heads(calls)
+        if not full:
+            _refuse_other_pools(calls, heads)
+        whole = _gates(calls, heads) if full else []
         fault = None
         while True:
-            copy, checked = _replace_layers(model, calls, whole, place, full)
+            copy = deepcopy(model).eval()
+            checked = _replace_layers(copy, calls, heads, whole, full)
+            for name in {head.name for head in heads}:
+                _replace(copy, name, partial(OfOneTile, place=place))
             last, fault = fault, _find_fault(checked, copy, tile(tiles), place, full)
             if fault is None:
                 return copy
             if last and last.call.is_within(fault.call):
                 fault = fault._replace(error=last.error)  # of the smallest block that fails
-            if not full or (block := _block_around(fault.call, calls, whole)) is None:
+            if not full or (block := _block_around(fault.call, calls, heads, whole)) is None:
                 raise fault.error
             whole = [*(one for one in whole if not one.is_within(block)), block]
 
@@ -125,57 +132,55 @@ def _noise(shape: tuple[int, ...], like: Tensor) -> Tensor:
 
 
 def _replace_layers(
-    model: nn.Module, calls: list[Call], whole: list[Call], place: int, full: bool
-) -> tuple[nn.Module, list[Call]]:
-    """Return a copy of a network of mosaics, and the calls whose results it should share.
+    copy: nn.Module, calls: list[Call], heads: list[Call], whole: list[Call], full: bool
+) -> list[Call]:
+    """Let layers below the heads of a copy see each tile alone, if all are to.
 
     Args:
-        model: The network.
-        calls: Its calls.
-        whole: Those of blocks that see each tile alone as a whole.
-        place: Of the tile that the copy classifies.
-        full: Whether layers see each tile alone, or the head only.
+        copy: The network that is changed.
+        calls: Of the original.
+        heads: Their first layers.
+        whole: Blocks that see each tile alone as a whole.
+        full: Whether layers see each tile alone, or the heads only.
+
+    Returns:
+        The calls whose results the copy should share.
     """
-    copy, heads = deepcopy(model).eval(), find_heads(calls)
+    if not full:
+        return [call for call in calls if call in heads or call.value.dim() != 4]
     outside = [call for call in calls if not any(call.is_within(block) for block in whole)]
-    names = {head.name for head in heads}
-    with_norm = set()
-    if full:
-        layers = [call for call in outside if call.is_leaf and call not in whole]
-        with_norm = _wrap_layers(copy, [call for call in layers if call.name not in names])
-    else:
-        _refuse_other_pools(calls, names)
-        outside = [call for call in outside if call.name in names or call.value.dim() != 4]
+    below = outside[: outside.index(heads[-1])]
+    with_norm = _wrap_layers(
+        copy, [call for call in below if call.is_leaf and call not in (*heads, *whole)]
+    )
     for block in whole:
         _replace(copy, block.name, OnTiles)
-    for name in names:
-        _replace(copy, name, partial(OfOneTile, place=place))
-    return copy, [call for call in outside if call.name not in with_norm]
+    return [call for call in outside if call.name not in with_norm]
 
 
-def _refuse_other_pools(calls: list[Call], heads: set[str]) -> None:
+def _refuse_other_pools(calls: list[Call], heads: list[Call]) -> None:
     """Refuse a network that pools whole images elsewhere than in its heads."""
     for call in calls:
-        if isinstance(call.module, POOLS) and call.name not in heads:
+        if isinstance(call.module, POOLS) and call not in heads:
             raise unsupported(call, "pools the whole mosaic, and is not the head's only pooling")
 
 
-def _gates(calls: list[Call]) -> list[Call]:
+def _gates(calls: list[Call], heads: list[Call]) -> list[Call]:
     """Return the smallest blocks that use a pooling of their images and return images."""
-    heads = find_heads(calls)
     pools = (call for call in calls if isinstance(call.module, POOLS) and call not in heads)
-    found = (_block_around(pool, calls, [pool]) for pool in pools)
+    found = (_block_around(pool, calls, heads, [pool]) for pool in pools)
     return [block for block in dict.fromkeys(found) if block]
 
 
-def _block_around(failed: Call, calls: list[Call], whole: list[Call]) -> Call | None:
+def _block_around(
+    failed: Call, calls: list[Call], heads: list[Call], refused: list[Call]
+) -> Call | None:
     """Return the smallest block, or layer, around a failure that can see each tile alone."""
-    heads = find_heads(calls)
     for call in calls:
         if call is not failed and not failed.is_within(call):
             continue
         has_head = any(head is call or head.is_within(call) for head in heads)
-        if call.name and call.maps_images and not has_head and call not in whole:
+        if call.name and call.maps_images and not has_head and call not in refused:
             return call
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, fx, nn
 
 from dmn.evaluate.calls import Call, unsupported
+from dmn.graph.tracer import Tracer, tensors_by_type
 
 POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
@@ -53,13 +54,6 @@ def _classifier(layer: Call, calls: list[Call]) -> Call | None:
     return next(features, None)
 
 
-class _ShallowTracer(fx.Tracer):
-    """Follow the network's own forward only."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return True
-
-
 def mark_head(model: nn.Module, calls: list[Call]) -> nn.Module:
     """Mark the head of a network that pools or flattens by a function in its own forward.
 
@@ -77,8 +71,9 @@ def mark_head(model: nn.Module, calls: list[Call]) -> nn.Module:
     if not images or any(call.value.dim() == 3 for call in children):
         raise refused
     try:
-        graph = _ShallowTracer().trace(model)
-    except Exception as error:  # of whatever a forward does with a value that is not there
+        with tensors_by_type():
+            graph = Tracer(is_leaf=lambda module: True).trace(model)
+    except Exception as error:  # a trace runs the network's own code, which can raise anything
         raise refused from error
     marked = fx.GraphModule(model, graph, type(model).__name__)
     marked.add_module("head_input", HeadInput())

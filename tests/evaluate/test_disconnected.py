@@ -36,6 +36,13 @@ NETWORKS = {
         ),
         (2, 12, 12),
     ),
+    "convolution in the head": (
+        lambda: nn.Sequential(
+            *(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(3)),
+            *(nn.Conv2d(4, 3, 3), nn.Flatten()),
+        ),
+        (2, 8, 8),
+    ),
     "shared": (lambda: Shared(), (2, 8, 8)),
     "resnet": (lambda: ResNet18(3, width=4, stem="small"), (3, 32, 32)),
     "vgg": (lambda: VGG16BN(3, width=4, grid=2), (3, 32, 32)),
@@ -67,6 +74,7 @@ NETWORKS = {
     ),
 }
 QUICK = (
+    "convolution in the head",
     *("plain", "odd", "flattened", "shared", "resnet", "vgg", "functional", "block"),
     *("difference, paired", "difference, inverted", "difference of perceptrons"),
     "difference with a front",
@@ -204,8 +212,9 @@ def test_a_middle_line_belongs_to_no_tile():
         assert (dipart(model, tiles, place)(mosaic) == 0).all()
 
 
-def test_the_network_itself_is_left_as_it_was():
-    model, tiles = make("resnet")
+@pytest.mark.parametrize("name", ["resnet", "functional"])
+def test_the_network_itself_is_left_as_it_was(name):
+    model, tiles = make(name)
     model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     names = [name for name, _ in model.named_modules()]
