@@ -31,8 +31,8 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def built(monkeypatch):
-    """Return what a command line builds, without running it."""
+def built(folder, monkeypatch):
+    """Return what a command line builds in a folder, without running it."""
     kept = []
     monkeypatch.setattr(DmnCLI, "_run_subcommand", lambda cli, _: kept.append(cli))
 
